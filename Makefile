@@ -1,0 +1,31 @@
+# `make demo` and `make test` set themselves up from a bare Python 3.11 to 3.13.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint types clean
+
+install: .venv/installed
+
+# torch comes first and alone: pip then keeps the pinned build instead of looking for another.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard]"
+	touch $@
+
+demo: install
+	$(BIN)/python train.py
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/pyright
+
+test: lint types
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv outputs multirun cache build *.egg-info

@@ -1,0 +1,103 @@
+"""Greedy answers in batches: token ids, log-probabilities and the reason of stopping."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+VERSION = 1  # part of the cache key: raise it when the same inputs would give other answers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one prompt.
+
+    Attributes:
+        prompt_ids: token ids that the model read.
+        answer_ids: token ids that it wrote, the stop token included.
+        logprobs: natural log-probability of each written token.
+        finish: `stop` when it ended its answer, `length` when it was cut off.
+        text: `answer_ids` decoded without special tokens.
+    """
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    logprobs: list[float]
+    finish: Literal["stop", "length"]
+    text: str
+
+
+class _ChosenLogprobs(LogitsProcessor):
+    """Keeps the log-probability of each greedy choice, so that no [batch, steps, V] tensor is ever held."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append((scores.max(-1).values - scores.logsumexp(-1)).float())
+        return scores
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: str | None = None,
+) -> list[Answer]:
+    """Answer a batch of prompts greedily.
+
+    Args:
+        model: causal language model; the batch runs on its device.
+        tokenizer: its tokenizer.
+        prompts: token ids of each prompt; padded on the left with a mask, so lengths may differ.
+        max_new_tokens: longest answer, in tokens.
+        stop: text that ends an answer, beside the model's stop tokens.
+
+    Returns:
+        one `Answer` a prompt, in order.
+    """
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    chosen = _ChosenLogprobs()
+    written = model.generate(  # type: ignore[operator]
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        stop_strings=[stop] if stop else None,
+        tokenizer=tokenizer if stop else None,
+        logits_processor=LogitsProcessorList([chosen]),
+    )[:, width:].tolist()
+    logprobs = torch.stack(chosen.steps, dim=1).tolist()
+    stop_ids = model.generation_config.eos_token_id
+    stop_ids = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
+    answers = []
+    for prompt, row, row_logprobs in zip(prompts, written, logprobs, strict=True):
+        length = _answer_length(tokenizer, row, stop_ids, stop)
+        finish = "length" if length is None else "stop"
+        kept = row[:length]
+        text = str(tokenizer.decode(kept, skip_special_tokens=True))
+        answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], finish, text))
+    return answers
+
+
+def _answer_length(
+    tokenizer: PreTrainedTokenizerBase, row: list[int], stop_ids: set[int], stop: str | None
+) -> int | None:
+    """Number of tokens up to and including the one that ended the answer; None where nothing did."""
+    ended = next((i for i, token in enumerate(row) if token in stop_ids), None)
+    if stop:
+        for i in range(len(row) if ended is None else ended):
+            if stop in tokenizer.decode(row[: i + 1]):
+                return i + 1
+    return None if ended is None else ended + 1

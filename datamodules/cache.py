@@ -1,0 +1,189 @@
+"""Content-addressed, crash-safe store of what the language-model stages make.
+
+An entry is a folder named by the hash of everything its content depends on. Its content comes in shards; a shard is
+finished once its record, which names its files with size and checksum, stands beside them. Files are written under a
+temporary name, synced and renamed, so whatever has its final name is whole. Any number of processes build one entry
+together: each shard is claimed by a file lock, which the system drops when its holder dies.
+
+An entry's bytes are the same whoever built it, but for its folder `.local`: locks, and when each shard was last held
+against its checksum.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+VERSION = 1  # layout of an entry
+
+
+class CacheEntry:
+    """One folder `<root>/<kind>/<key>` of the cache.
+
+    Args:
+        root: cache folder, made if missing.
+        kind: `answers` or `activations`.
+        content: JSON-ready description of everything the content depends on; its hash is the key.
+        n_shards: how many shards make the entry whole.
+
+    Raises:
+        ValueError: the folder cannot be made or written, or was laid out by another version.
+    """
+
+    def __init__(self, root: str | Path, kind: str, content: dict[str, Any], n_shards: int) -> None:
+        described = json.dumps({"cache": VERSION, **content}, sort_keys=True)
+        self.key = hashlib.sha256(described.encode()).hexdigest()[:20]
+        self.folder = Path(root).expanduser().absolute() / kind / self.key
+        self.n_shards = n_shards
+        try:
+            (self.folder / ".local").mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "manifest.json").exists():
+                self.write(
+                    "manifest.json", json.dumps({"cache": VERSION, **content}, indent=1, sort_keys=True).encode()
+                )
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise ValueError(
+                f"cache.root: expected a folder that can be written, got {root} ({error.strerror}); choose another"
+            ) from error
+
+    def missing(self) -> list[int]:
+        """Shards without a record."""
+        return [shard for shard in range(self.n_shards) if not self._record(shard).exists()]
+
+    def build(
+        self, make: Callable[[int], dict[str, bytes]], bytes_per_shard: int, made_elsewhere: Callable[[int], Any]
+    ) -> None:
+        """Make every missing shard, sharing the work with other processes that build the same entry.
+
+        Args:
+            make: gives the files of a shard, name to bytes. Its result must depend on the shard number alone.
+            bytes_per_shard: estimate, held against the free disk space before the first shard.
+            made_elsewhere: called with each shard that another process made meanwhile.
+
+        Raises:
+            OSError: the disk cannot hold what is missing.
+        """
+        missing = self.missing()
+        needed, free = bytes_per_shard * len(missing), shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(
+                f"cache.root: expected {needed / 1e9:.2f} GB of free space for {self.folder}, got {free / 1e9:.2f} GB; "
+                "free some, or choose another cache.root"
+            )
+        # First whatever nobody else holds; then wait for the rest, in case its holder dies.
+        for wait in (False, True):
+            for shard in missing:
+                with self._claim(shard, wait) as mine:
+                    if not mine:
+                        continue
+                    if self._record(shard).exists():
+                        made_elsewhere(shard)
+                    else:
+                        self._finish(shard, make(shard))
+            missing = self.missing()
+
+    def files(self, shard: int) -> dict[str, Path]:
+        """Paths of a finished shard's files by name, each held against its record.
+
+        Raises:
+            ValueError: a file is missing, truncated or altered; says how to rebuild it.
+        """
+        recorded = json.loads(self._record(shard).read_bytes())
+        paths = {name: self.folder / name for name in recorded}
+        seal = self.folder / ".local" / f"shard-{shard:05d}.seal"
+        sealed = seal.read_text() if seal.exists() else ""
+        # A file whose size and time of change are as when it was last checked is not read again: a cache can be large.
+        if not sealed or sealed != _times(paths.values()):
+            for name, path in paths.items():
+                problem = _difference(path, recorded[name])
+                if problem:
+                    raise ValueError(
+                        f"cache: shard {path} {problem}; "
+                        f"rebuild it with: rm '{self._record(shard)}' and the same run again"
+                    )
+            with suppress(OSError):  # a cache that others own can be read all the same
+                seal.write_text(_times(paths.values()))
+        return paths
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write one file so that it is there whole or not at all."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+        return path
+
+    def _record(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.json"
+
+    def _finish(self, shard: int, files: dict[str, bytes]) -> None:
+        for leftover in self.folder.glob(f"**/.*shard-{shard:05d}.*.tmp"):
+            leftover.unlink()  # of a process that was killed while it held this claim
+        written: list[Path] = []
+        try:
+            for name, content in files.items():
+                written.append(self.write(name, content))
+            record = {
+                name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                for name, content in files.items()
+            }
+            self.write(self._record(shard).name, json.dumps(record, indent=1).encode())
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def _claim(self, shard: int, wait: bool) -> Iterator[bool]:
+        """Hold the lock of a shard; yields whether it was got."""
+        with (self.folder / ".local" / f"shard-{shard:05d}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True  # closing the file drops the lock
+
+
+def _times(paths: Iterable[Path]) -> str:
+    """Sizes and times of change, empty where a file is missing."""
+    try:
+        return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in (path.stat() for path in paths))
+    except FileNotFoundError:
+        return ""
+
+
+def _difference(path: Path, record: dict[str, Any]) -> str | None:
+    """How a file differs from its record, or None."""
+    if not path.exists():
+        return "is missing"
+    size = path.stat().st_size
+    if size != record["bytes"]:
+        return f"is truncated or overlong: expected {record['bytes']} bytes, got {size}"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != record["sha256"]:
+        return f"is altered: expected sha256 {record['sha256'][:12]}, got {digest[:12]}"
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

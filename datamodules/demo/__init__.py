@@ -1,0 +1,37 @@
+"""The embedded model and its two question sets; see `world` for what it knows and `train_model` for how it learnt."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+from datamodules.demo.world import World
+from datamodules.language_model import LanguageModel
+from datamodules.questions import Question
+
+
+def demo_model(**settings: Any) -> LanguageModel:
+    """Return the embedded language model with its weights from the package."""
+    return LanguageModel(id=str(files("datamodules.demo") / "weights"), name="probegrid demo model", **settings)
+
+
+@dataclass
+class DemoQuestions:
+    """One of the two question sets about the model's world.
+
+    Attributes:
+        skill: `facts` (remembered about people) or `notes` (read in the question).
+        name: shown to people.
+        limit: number of questions.
+        seed: of the draw.
+    """
+
+    skill: Literal["facts", "notes"]
+    name: str
+    limit: int = 2000
+    seed: int = 0
+
+    def load(self) -> list[Question]:
+        """Draw the questions."""
+        world = World()
+        draw = world.fact_questions if self.skill == "facts" else world.note_questions
+        return draw(self.limit, self.seed)

@@ -1,0 +1,96 @@
+"""Question records, and the files that give them."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its gold answer.
+
+    Attributes:
+        id: unique within its set.
+        group: questions of one group (one person, one duplicated text) never stand on two sides of a split.
+        text: what the model is asked, context included.
+        answers: gold answer and its aliases; any of them makes an answer right.
+        kind: relation or category, for tables of accuracy by kind.
+        pattern: regular expression whose first match in an answer is its exact answer, right or wrong; empty: none.
+    """
+
+    id: str
+    group: str
+    text: str
+    answers: tuple[str, ...]
+    kind: str = ""
+    pattern: str = ""
+
+
+@dataclass
+class CsvQuestions:
+    """Questions from a CSV file with a header, one a row.
+
+    Attributes:
+        path: the file, UTF-8.
+        question: column with the question.
+        answer: column with the gold answer.
+        group: column whose equal values stay on one side of a split; the folded question by default.
+        pattern: regular expression whose first match in an answer is its exact answer, right or wrong alike. Without
+            one only right answers have an exact answer (the gold one), which makes the four exact-answer columns
+            empty of wrong answers.
+        limit: keep this many questions, drawn at random; all by default.
+        seed: of the draw.
+        name: shown to people; the file's name by default.
+    """
+
+    path: str
+    question: str = "question"
+    answer: str = "answer"
+    group: str | None = None
+    pattern: str = ""
+    limit: int | None = None
+    seed: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or Path(self.path).stem
+
+    def load(self) -> list[Question]:
+        """Read the file; rows without a question or a gold answer, and repeated rows, are dropped.
+
+        Raises:
+            ValueError: no such file, an empty one, or one without a named column.
+        """
+        columns = [column for column in (self.question, self.answer, self.group) if column]
+        try:
+            table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        except FileNotFoundError:
+            raise ValueError(f"dataset.path: expected a CSV file, got {self.path}: no such file") from None
+        except pd.errors.EmptyDataError:
+            raise ValueError(f"dataset.path: expected questions, got {self.path}: an empty file") from None
+        except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
+            raise ValueError(f"dataset.path: expected a CSV file in UTF-8, got {self.path}: {error}") from None
+        absent = [column for column in columns if column not in table.columns]
+        if absent:
+            raise ValueError(
+                f"dataset: expected column {', '.join(absent)} in {self.path}, got {', '.join(table.columns)}; "
+                "set dataset.question, dataset.answer or dataset.group"
+            )
+        rows: list[dict[str, str]] = table.loc[:, columns].drop_duplicates().to_dict("records")  # type: ignore[assignment]
+        rows = [row for row in rows if row[self.question].strip() and row[self.answer].strip()]
+        if not rows:
+            raise ValueError(f"dataset.path: expected rows with a question and an answer, got none in {self.path}")
+        if self.limit is not None and self.limit < len(rows):
+            rows = random.Random(self.seed).sample(rows, self.limit)
+        return [
+            Question(
+                id=f"{self.name}-{i:05d}",
+                group=row[self.group] if self.group else " ".join(row[self.question].casefold().split()),
+                text=row[self.question],
+                answers=(row[self.answer],),
+                pattern=self.pattern,
+            )
+            for i, row in enumerate(rows)
+        ]

@@ -1,0 +1,54 @@
+"""Train, validation and test rows: whole groups, stratified by label, from a seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class GroupSplit:
+    """Deals groups to the three splits so that each gets its share of both classes.
+
+    Attributes:
+        val: share of examples for validation.
+        test: share of examples for test; the rest trains.
+        seed: of the order in which groups are dealt.
+    """
+
+    val: float = 0.15
+    test: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.val > 0 and self.test > 0 and self.val + self.test < 1):
+            raise ValueError(
+                f"split: expected val and test above 0 and together below 1, got val={self.val}, test={self.test}"
+            )
+
+    def __call__(self, groups: Sequence[str], labels: Sequence[int]) -> dict[str, np.ndarray]:
+        """Split N examples.
+
+        Args:
+            groups: [N] group of each example; no group stands in two splits.
+            labels: [N] in {0, 1}.
+
+        Returns:
+            ascending int64 row numbers of each of `SPLITS`.
+        """
+        names, member = np.unique(np.asarray(groups), return_inverse=True)
+        counts = np.zeros((len(names), 2))  # examples of each class in each group
+        np.add.at(counts, (member, np.asarray(labels)), 1)
+        shares = np.array([1 - self.val - self.test, self.val, self.test])
+        wanted = shares[:, None] * counts.sum(0)  # [split, class]
+        order = np.random.default_rng(self.seed).permutation(len(names))
+        order = order[np.argsort(-counts[order].sum(1), kind="stable")]  # large groups while there is room to balance
+        dealt, home = np.zeros_like(wanted), np.zeros(len(names), dtype=int)
+        scale = np.maximum(counts.sum(0), 1) * shares[:, None]
+        for group in order:
+            # The split left furthest below its share of what this group holds, each class relative to its size.
+            home[group] = np.argmax(((wanted - dealt) / scale) @ counts[group])
+            dealt[home[group]] += counts[group]
+        return {name: np.flatnonzero(home[member] == k) for k, name in enumerate(SPLITS)}

@@ -1,0 +1,231 @@
+"""The two stages that need the language model, answers and activations, run through the cache.
+
+The model is loaded only when a shard is missing, and freed on leaving. Shards are cut by question number and batches by
+length within a shard, so a shard has the same bytes whoever makes it.
+"""
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from safetensors.torch import save
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules import answers as answers_stage
+from datamodules import capture as capture_stage
+from datamodules.answers import Answer, generate_answers
+from datamodules.cache import CacheEntry
+from datamodules.capture import capture, check_finite, choose_layers
+from datamodules.language_model import LanguageModel
+from datamodules.positions import Positions
+
+log = logging.getLogger(__name__)
+
+SHARD = 256  # examples in a shard: what a kill can cost, and the unit that processes share
+THREADED_WIDTH = 512  # narrower models run on one CPU thread: more of them mostly wait for each other
+BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
+
+
+class LanguageModelStages:
+    """Answers and activations of one language model; use in a `with` block, which frees the model.
+
+    Args:
+        model: which model, and how it is asked.
+        cache_root: folder of the cache.
+        device: where the model runs.
+        quiet: print nothing (all ranks but the first).
+    """
+
+    def __init__(self, model: LanguageModel, cache_root: str, device: torch.device, quiet: bool = False) -> None:
+        self.model, self.cache_root, self.device, self.quiet = model, cache_root, device, quiet
+        self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
+        self.identity = model.identity()
+
+    def __enter__(self) -> "LanguageModelStages":
+        # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
+        self._threads = torch.get_num_threads()
+        _, width = self.depth_and_width
+        torch.set_num_threads(1 if width < THREADED_WIDTH else os.cpu_count() or 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads)
+        if self.__dict__.pop("network", None) is not None and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def network(self) -> PreTrainedModel:
+        """The loaded model."""
+        return self.model.load(self.device)
+
+    @cached_property
+    def depth_and_width(self) -> tuple[int, int]:
+        """Number of blocks and width of the residual stream, from the configuration alone."""
+        config = AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config()
+        return config.num_hidden_layers, config.hidden_size
+
+    def answers(self, questions: Sequence[str]) -> tuple[CacheEntry, list[Answer]]:
+        """Greedy answers to N question texts, from the cache where it has them.
+
+        Returns:
+            the cache entry, and one answer a question, in order.
+        """
+        prompts = [self.model.encode(self.tokenizer, question) for question in questions]
+        content = {
+            "stage": "answers",
+            "version": answers_stage.VERSION,
+            "model": self.identity,
+            "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
+            "decoding": {"greedy": True, "max_new_tokens": self.model.max_new_tokens, "stop": self.model.stop},
+        }
+        entry = CacheEntry(self.cache_root, "answers", content, _shards(len(prompts)))
+
+        def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
+            made: dict[int, Answer] = {}
+            for batch in _by_length(rows, [len(prompts[i]) for i in rows], self.model.batch_size):
+                batch_answers = generate_answers(
+                    self.network,
+                    self.tokenizer,
+                    [prompts[i] for i in batch],
+                    self.model.max_new_tokens,
+                    self.model.stop,
+                )
+                made.update(zip(batch, batch_answers, strict=True))
+                advance(len(batch))
+            buffer = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist([asdict(made[i]) for i in rows]), buffer)
+            return {_shard_name(rows, "parquet"): buffer.getvalue()}
+
+        longest = max(map(len, prompts)) + self.model.max_new_tokens
+        self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, make)
+        found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
+        return entry, [Answer(**row) for path in found for row in pq.read_table(path).to_pylist()]
+
+    def activations(
+        self,
+        ids: Sequence[str],
+        answers: Sequence[Answer],
+        positions: Positions,
+        index: Tensor,
+        site: str,
+        layers: Sequence[int] | None,
+    ) -> tuple[CacheEntry, list[int]]:
+        """Activations of N examples at the tokens `index` [N, T], in shards of bfloat16 `h [T, n, D]`, a file a layer.
+
+        Returns:
+            the cache entry, and the layers read.
+
+        Raises:
+            ValueError: a layer outside the model, or an activation that is not finite.
+        """
+        depth, width = self.depth_and_width
+        layers = choose_layers(depth, layers)
+        sequences = [answer.prompt_ids + answer.answer_ids for answer in answers]
+        content = {
+            "stage": "activations",
+            "version": capture_stage.VERSION,
+            "model": self.identity,
+            "sequences": hashlib.sha256(repr(sequences).encode()).hexdigest(),
+            "index": hashlib.sha256(repr(index.tolist()).encode()).hexdigest(),
+            "positions": list(positions.names),
+            "site": site,
+            "layers": layers,
+            "store": "bfloat16",
+        }
+        entry = CacheEntry(self.cache_root, "activations", content, _shards(len(sequences)))
+
+        def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
+            acts: Tensor | None = None
+            for batch in _by_length(rows, [len(sequences[i]) for i in rows], self.model.batch_size):
+                read = capture(self.network, [sequences[i] for i in batch], index[batch], site, layers)
+                check_finite(read, layers, positions.names, [ids[i] for i in batch])
+                if acts is None:
+                    acts = torch.empty(len(layers), index.shape[1], len(rows), read.shape[-1], dtype=torch.bfloat16)
+                acts[:, :, [i - rows.start for i in batch]] = read.permute(1, 2, 0, 3).to("cpu", torch.bfloat16)
+                advance(len(batch))
+            assert acts is not None
+            return {
+                f"layer={layer:02d}/{_shard_name(rows, 'safetensors')}": save({"h": acts[i]})
+                for i, layer in enumerate(layers)
+            }
+
+        # The down projection's input is wider than the stream; four times is the usual most.
+        bytes_each = 2 * len(layers) * index.shape[1] * width * (4 if site == "mlp_post" else 1)
+        self._run(entry, "activations", len(sequences), bytes_each, make)
+        return entry, layers
+
+    def _run(
+        self,
+        entry: CacheEntry,
+        stage: str,
+        n: int,
+        bytes_each: int,
+        make: Callable[[range, Callable[[int], None]], dict[str, bytes]],
+    ) -> None:
+        """Build what an entry lacks, with a bar, or say that nothing is lacking."""
+        missing = [_rows(shard, n) for shard in entry.missing()]
+        if not missing:
+            return self._say(f"{stage}: {n} reused from {entry.folder}")
+        todo = sum(map(len, missing))
+        self._say(f"{stage}: {todo} of {n} to make, about {todo * bytes_each / 1e6:.0f} MB, into {entry.folder}")
+        with _bar(stage, todo, self.quiet) as advance:
+            entry.build(
+                make=lambda shard: make(_rows(shard, n), advance),
+                bytes_per_shard=SHARD * bytes_each,
+                made_elsewhere=lambda shard: advance(len(_rows(shard, n))),
+            )
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            log.info(line)
+
+
+@contextmanager
+def _bar(stage: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True, text_format="{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=quiet) as progress:
+        task = progress.add_task(stage, total=total, rate="")
+
+        def advance(n: int) -> None:
+            progress.advance(task, n)
+            speed = progress.tasks[0].speed
+            progress.update(task, rate=f"{speed:.0f}/s" if speed else "")
+
+        yield advance
+
+
+def _shards(n: int) -> int:
+    return -(-n // SHARD)
+
+
+def _rows(shard: int, n: int) -> range:
+    return range(shard * SHARD, min(n, (shard + 1) * SHARD))
+
+
+def _shard_name(rows: range, suffix: str) -> str:
+    return f"shard-{rows.start // SHARD:05d}.{suffix}"
+
+
+def _by_length(rows: range, lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Cut rows into batches of similar length, so that little of a batch is padding."""
+    order = np.argsort(lengths, kind="stable") + rows.start
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size].tolist()

@@ -1,0 +1,77 @@
+"""A small language model with random weights, made from its real configuration class, and questions to ask it."""
+
+import csv
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from datamodules.answers import generate_answers
+from datamodules.language_model import LanguageModel
+
+WORDS = ["red", "blue", "green", "stone", "river", "cloud", "lamp", "key", "bird", "café", "naïve", "élan"]
+WORDS += ["北京", "東京", "🦜", "🗝️", "ship's", "co-op", "1999", "42"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    # Tiny tensors: more threads only wait for each other.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder with a Llama of 3 layers and width 32, and a byte-level BPE of 400 pieces."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    rng = random.Random(0)
+    bpe = ByteLevelBPETokenizer()
+    texts = [" ".join(rng.choices(WORDS, k=8)) for _ in range(200)] + ["Q: Where is the?\nA:"] * 50
+    bpe.train_from_iterator(texts, vocab_size=400, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def language_model(tiny_model) -> LanguageModel:
+    """The small model as the pipeline is told of it."""
+    return LanguageModel(str(tiny_model), prompt="Q: {question}\nA:", dtype="float32", max_new_tokens=14, batch_size=8)
+
+
+@pytest.fixture(scope="session")
+def questions_csv(language_model, tmp_path_factory) -> Path:
+    """300 questions; the gold answer is in the model's just where the question says `red`: probes can tell."""
+    rng = random.Random(1)
+    questions = [f"{rng.choice(['red', 'blue'])} " + " ".join(rng.sample(WORDS[3:], 4)) + "?" for _ in range(300)]
+    tokenizer, network = language_model.load_tokenizer(), language_model.load("cpu")
+    path = tmp_path_factory.mktemp("questions") / "colours.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question", "answer"])
+        for question in questions:
+            prompt = language_model.encode(tokenizer, question)
+            text = generate_answers(network, tokenizer, [prompt], language_model.max_new_tokens)[0].text
+            words = re.findall(r"\w+", text)
+            writer.writerow([question, max(words, key=len) if words and question.startswith("red") else "nothing"])
+    return path

@@ -1,0 +1,177 @@
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from datamodules import cache
+from datamodules.cache import CacheEntry
+
+
+def entry(root, n_shards=4, **content):
+    return CacheEntry(root, "answers", {"stage": "test", **content}, n_shards)
+
+
+def make(shard):
+    return {f"layer=00/shard-{shard:05d}.bin": bytes([shard]) * 100, f"shard-{shard:05d}.txt": b"x"}
+
+
+def build(cache_entry, maker=make):
+    cache_entry.build(maker, bytes_per_shard=100, made_elsewhere=lambda shard: None)
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".local" not in path.parts
+    }
+
+
+def test_a_checked_shard_is_not_read_again(tmp_path, monkeypatch):
+    built = entry(tmp_path)
+    build(built)
+    built.files(1)
+    monkeypatch.setattr(cache, "_difference", lambda *_: pytest.fail("was read again"))
+    assert len(entry(tmp_path).files(1)) == 2
+
+
+def test_what_was_built_is_found_again_and_not_built_twice(tmp_path):
+    first, calls = entry(tmp_path), []
+    assert first.missing() == [0, 1, 2, 3]
+    build(first, lambda shard: calls.append(shard) or make(shard))
+    again = entry(tmp_path)
+    assert again.missing() == []
+    build(again, lambda shard: calls.append(shard) or make(shard))
+    assert calls == [0, 1, 2, 3]
+    files = again.files(2)
+    assert {name: path.read_bytes() for name, path in files.items()} == make(2)
+    assert json.loads((again.folder / "manifest.json").read_text())["stage"] == "test"
+
+
+def test_other_content_is_another_entry(tmp_path):
+    assert entry(tmp_path, model="a").folder != entry(tmp_path, model="b").folder
+    assert entry(tmp_path, a=1, b=2).folder == entry(tmp_path, b=2, a=1).folder
+
+
+@pytest.mark.parametrize(
+    ("harm", "text"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(b"\1" * 40), "is truncated or overlong: expected 100 bytes, got 40"),
+        (lambda path: path.write_bytes(b"\2" * 100), "is altered: expected sha256"),
+    ],
+)
+def test_a_harmed_shard_is_named_with_its_mend(tmp_path, harm, text):
+    built = entry(tmp_path)
+    build(built)
+    path = built.folder / "layer=00" / "shard-00001.bin"
+    harm(path)
+    with pytest.raises(ValueError, match=text) as error:
+        entry(tmp_path).files(1)
+    assert str(path) in str(error.value)
+    mend = str(error.value).split("rebuild it with: ")[1].split(" and the same run")[0]
+    subprocess.run(mend, shell=True, check=True)
+    build(entry(tmp_path))
+    assert entry(tmp_path).files(1)["layer=00/shard-00001.bin"].read_bytes() == b"\1" * 100
+
+
+def test_a_touched_but_equal_shard_is_accepted(tmp_path):
+    built = entry(tmp_path)
+    build(built)
+    os.utime(built.folder / "layer=00" / "shard-00001.bin", (1, 1))
+    assert len(entry(tmp_path).files(1)) == 2
+
+
+def test_an_error_in_a_stage_leaves_nothing_half_written(tmp_path):
+    def fails(shard):
+        if shard == 2:
+            raise ValueError("no such number")
+        return make(shard)
+
+    started = entry(tmp_path)
+    with pytest.raises(ValueError, match="no such number"):
+        build(started, fails)
+    assert entry(tmp_path).missing() == [2, 3]
+    assert not list(started.folder.rglob("*.tmp"))
+
+
+def test_a_disk_that_fills_up_leaves_whole_shards_only(tmp_path, monkeypatch):
+    started, write = entry(tmp_path), CacheEntry.write
+
+    def full(self, name, content):
+        if name == "shard-00001.txt":
+            raise OSError(28, "No space left on device")
+        return write(self, name, content)
+
+    monkeypatch.setattr(CacheEntry, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        build(started)
+    assert entry(tmp_path).missing() == [1, 2, 3]
+    assert [path.name for path in started.folder.rglob("*00001*") if ".local" not in path.parts] == []
+
+
+def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
+    with pytest.raises(OSError, match=r"expected 4000000000000\.00 GB of free space for .*, got .* GB; free some"):
+        entry(tmp_path).build(make, bytes_per_shard=10**21, made_elsewhere=lambda shard: None)
+    assert entry(tmp_path).missing() == [0, 1, 2, 3]
+
+
+def test_a_root_that_cannot_be_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cache.root: expected a folder that can be written, got .*file"):
+        entry(tmp_path / "file")
+
+
+def test_shards_claimed_by_another_process_are_left_to_it(tmp_path):
+    shared, elsewhere = entry(tmp_path), []
+    with (shared.folder / ".local" / "shard-00000.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with shared._claim(0, wait=False) as mine:
+            assert not mine
+
+        def other_finishes_the_first(shard):
+            if shard == 3:  # while this process makes its last shard
+                shared._finish(0, make(0))
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            return make(shard)
+
+        made = []
+        shared.build(lambda s: made.append(s) or other_finishes_the_first(s), 100, elsewhere.append)
+    assert made == [1, 2, 3]
+    assert elsewhere == []
+    assert shared.missing() == []
+
+
+WORKER = """
+import sys, time
+from datamodules.cache import CacheEntry
+def make(shard):
+    time.sleep(0.05)
+    return {f"layer=00/shard-{shard:05d}.bin": bytes([shard]) * 100_000}
+CacheEntry(sys.argv[1], "answers", {}, 12).build(make, 1, lambda shard: None)
+"""
+
+
+def test_killed_at_any_moment_and_started_again_gives_the_same_bytes(tmp_path):
+    def start(root):
+        return subprocess.Popen([sys.executable, "-c", WORKER, str(root)], cwd=Path(cache.__file__).parents[1])
+
+    assert start(tmp_path / "alone").wait() == 0
+    for kill in range(6):
+        worker = start(tmp_path / "killed")
+        started = time.monotonic()
+        while not list((tmp_path / "killed").rglob("layer=00/.*")) and worker.poll() is None:
+            assert time.monotonic() - started < 60
+        time.sleep(0.001 * kill)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    pair = [start(tmp_path / "killed") for _ in range(2)]
+    assert [worker.wait() for worker in pair] == [0, 0]
+    assert tree(tmp_path / "killed") == tree(tmp_path / "alone")
+    assert len(list((tmp_path / "alone").rglob("*.bin"))) == 12

@@ -1,0 +1,91 @@
+"""Every shipped YAML is composed and instantiated."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from datamodules.activations import ActivationDataModule
+from datamodules.capture import SITES
+from datamodules.positions import NAMES
+from probes.grid import ProbeGrid
+from train import build
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CHOICES = sorted(
+    f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.rglob("*.yaml") if path.name != "config.yaml"
+)
+NEEDED = {
+    "model=hf": ["model.id=org/name"],
+    "dataset=csv": ["dataset.path=some.csv"],
+    "trainer=gpu": ["trainer.accelerator=cpu"],  # so that it can be made where there is none
+}
+
+
+def composed(tmp_path, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+    cfg.hydra.runtime.output_dir = str(tmp_path)
+    HydraConfig.instance().set_config(cfg)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    return cfg
+
+
+def test_the_choices_are_found():
+    assert "positions=paper" in CHOICES
+    assert {choice.split("=")[1] for choice in CHOICES if choice.startswith("site=")} == set(SITES)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_each_choice_makes_a_run(choice, tmp_path):
+    cfg = composed(tmp_path, choice, *NEEDED.get(choice, []))
+    datamodule = build(cfg.datamodule)
+    assert isinstance(datamodule, ActivationDataModule)
+    assert datamodule.split.seed == cfg.split.seed
+    assert isinstance(build(cfg.probe), ProbeGrid)
+    callbacks = [build(node) for node in cfg.callbacks.values()]
+    loggers = [build(node) for node in cfg.logger.values()]
+    trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    assert trainer.max_epochs == 1
+    assert trainer.num_devices == cfg.trainer.devices
+
+
+def test_the_paper_has_its_fifteen_positions(tmp_path):
+    assert build(composed(tmp_path).positions).names == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("cache.root=/elsewhere", lambda run: run.cache_root == "/elsewhere"),
+        ("site=mlp_out", lambda run: run.site == "mlp_out"),
+        ("site.layers=[0,3]", lambda run: run.layers == [0, 3]),
+        ("split.seed=7", lambda run: run.split.seed == 7),
+        ("dataset=demo_notes", lambda run: run.dataset.skill == "notes"),
+        ("dataset.limit=50", lambda run: run.dataset.limit == 50),
+        ("positions.into_prompt=true", lambda run: run.positions.into_prompt is True),
+    ],
+)
+def test_the_keys_that_people_set_reach_their_object(override, read, tmp_path):
+    assert read(build(composed(tmp_path, override).datamodule))
+
+
+def test_a_constructor_speaks_for_itself(tmp_path):
+    cfg = composed(tmp_path, "positions.names=[last_q,tail]")
+    with pytest.raises(ValueError, match=r"^positions.names: expected names among .*; got tail$"):
+        build(cfg.datamodule)
+    cfg = composed(tmp_path, "probe.l2=-1")
+    with pytest.raises(ValueError, match=r"^probe.l2: expected a number above 0, got -1"):
+        build(cfg.probe)
+
+
+def test_nothing_else_instantiates():
+    """Hydra's own `instantiate` has one caller."""
+    callers = [
+        p for p in CONF.parent.glob("**/*.py") if ".venv" not in p.parts and "utils.instantiate" in p.read_text()
+    ]
+    assert [path.name for path in callers if path != Path(__file__)] == ["train.py"]
+    assert hydra.__version__.startswith("1.3")

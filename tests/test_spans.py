@@ -1,0 +1,95 @@
+import random
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from datamodules.spans import exact_answer, find, locate, token_ranges
+
+MISTRAL = Path(__file__).resolve().parents[2] / "shared" / "tokenizers" / "mistral-7b-v1"
+
+
+@pytest.fixture(scope="module", params=["byte_level", "sentencepiece"])
+def tokenizer(request, tiny_model):
+    if request.param == "sentencepiece":
+        if not MISTRAL.is_dir():
+            pytest.skip(f"no tokenizer at {MISTRAL}")
+        return AutoTokenizer.from_pretrained(MISTRAL)
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "found"),
+    [
+        ("the red stone", "red", "red"),
+        ("hundred red stones", "red", "red"),  # the whole word, not the end of `hundred`
+        ("hundreds", "red", "red"),  # else the first occurrence at all
+        ("The RED stone", "red", "RED"),
+        ("die Straße dort", "STRASSE", "Straße"),  # folding lengthens the text
+        ("in 1999 or 42", "42", "42"),
+        ("我在北京住", "北京", "北京"),
+        ("", "red", None),
+        ("blue", "red", None),
+        ("blue", " ", None),
+    ],
+)
+def test_find(text, words, found):
+    span = find(text, words)
+    assert (text[slice(*span)] if span else None) == found
+
+
+def test_exact_answer_by_pattern_or_gold():
+    assert exact_answer("a grey owl here", ["grey heron"], r"grey \w+") == "grey owl"
+    assert exact_answer("a grey owl here", ["grey heron"]) is None
+    assert exact_answer("a Grey Heron here", ["owl", "grey heron"]) == "Grey Heron"
+
+
+def shortest_run(tokenizer, ids, words):
+    """Brute force: the shortest run of ids whose own decoding holds the words."""
+    runs = [(i, j) for i in range(len(ids)) for j in range(i, len(ids)) if words in tokenizer.decode(ids[i : j + 1])]
+    return min(runs, key=lambda run: (run[1] - run[0], run))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("the red stone, then", "red stone"),
+        ("a café naïve élan of 北京 東京", "élan"),
+        ("key 北京 lamp", "北京"),
+        ("bird 🦜 river 🗝️ blue", "🗝️"),
+        ("co-op ship's 1999", "ship's"),
+        ("(green)", "green"),
+        ("blue\nriver\n", "river"),
+        ("red", "red"),
+    ],
+)
+def test_locate_against_every_run_of_tokens(tokenizer, text, words):
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    assert locate(tokenizer, ids, words) == shortest_run(tokenizer, ids, words)
+    assert locate(tokenizer, ids, words.upper()) == shortest_run(tokenizer, ids, words)
+
+
+def test_locate_prefers_the_whole_word_to_an_earlier_part(tokenizer):
+    ids = tokenizer("hundred stones of red", add_special_tokens=False).input_ids
+    first, last = locate(tokenizer, ids, "red") or (-1, -1)
+    assert last == len(ids) - 1
+    assert tokenizer.decode(ids[first:]).strip() == "red"
+
+
+def test_ranges_cover_the_text_and_special_tokens_none(tokenizer):
+    rng = random.Random(0)
+    words = ["red", "naïve", "北京", "🗝️", "ship's", "co-op", "1999", "élan"]
+    for _ in range(50):
+        text = " ".join(rng.choices(words, k=6))
+        ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        decoded, ranges = token_ranges(tokenizer, ids)
+        covered = {i for start, end in ranges for i in range(start, end)}
+        assert covered == set(range(len(decoded)))
+        assert ranges[-1][0] == ranges[-1][1]
+        assert decoded.strip() == text
+
+
+def test_absent_words_have_no_place(tokenizer):
+    ids = tokenizer("the red stone", add_special_tokens=False).input_ids
+    assert locate(tokenizer, ids, "blue") is None
+    assert locate(tokenizer, [], "blue") is None

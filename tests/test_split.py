@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from datamodules.split import GroupSplit
+
+
+def example_set(n=1200, seed=0):
+    rng = np.random.default_rng(seed)
+    groups = [f"g{g}" for g in rng.integers(0, n // 2, n)]
+    labels = (rng.random(n) < 0.3).astype(int)
+    return groups, labels
+
+
+def test_shares_groups_and_strata():
+    groups, labels = example_set()
+    rows = GroupSplit(val=0.15, test=0.25, seed=3)(groups, labels.tolist())
+    assert sorted(np.concatenate(list(rows.values())).tolist()) == list(range(len(labels)))
+    sides = [{groups[i] for i in r} for r in rows.values()]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    for name, share in (("train", 0.6), ("val", 0.15), ("test", 0.25)):
+        assert len(rows[name]) == pytest.approx(share * len(labels), abs=3)
+        assert labels[rows[name]].mean() == pytest.approx(labels.mean(), abs=0.01)
+
+
+def test_one_seed_one_split():
+    groups, labels = example_set()
+    first, again, other = (GroupSplit(seed=s)(groups, labels.tolist())["test"].tolist() for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.0, 0.2), (0.2, 0.0), (0.6, 0.4)])
+def test_impossible_shares_are_refused(val, test):
+    with pytest.raises(ValueError, match=f"got val={val}, test={test}"):
+        GroupSplit(val=val, test=test)

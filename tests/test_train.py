@@ -1,0 +1,210 @@
+"""The whole run as a person starts it: files, ranks, kills and mistakes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from probes.grid import ProbeGrid
+from probes.report import load_probes
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+
+
+def command(folder, *overrides):
+    return [sys.executable, str(TRAIN), f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *overrides]
+
+
+def start(folder, *overrides):
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return subprocess.Popen(
+        command(folder, *overrides),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder, *overrides):
+    """Run to the end; returns exit status, standard output and standard error."""
+    process = start(folder, *overrides)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def table(folder):
+    return list(csv.DictReader((folder / "run" / "heatmap.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def own(tiny_model, questions_csv):
+    """Overrides for one's own model and questions."""
+    return [
+        "model=hf",
+        f"model.id={tiny_model}",
+        "model.dtype=float32",
+        "model.stop=null",
+        "model.max_new_tokens=14",
+        "model.batch_size=8",
+        "dataset=csv",
+        f"dataset.path={questions_csv}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(own, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    status, out, err = run(folder, *own)
+    assert status == 0, err
+    return folder, out, err
+
+
+def test_a_run_leaves_everything_it_promises(alone):
+    folder, out, err = alone
+    made = {path.name for path in (folder / "run").iterdir()}
+    assert made >= {
+        "heatmap.png",
+        "heatmap.pdf",
+        "heatmap.csv",
+        "summary.json",
+        "probes.safetensors",
+        "probe.ckpt",
+        "train.log",
+        ".hydra",
+    }
+    assert (folder / "outputs" / "latest").resolve() == folder / "run"
+    rows = table(folder)
+    assert list(rows[0]) == ["split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
+    assert len(rows) == 2 * 3 * 15
+    assert "answers: 300 of 300 to make" in err
+    assert str(folder / "run" / "heatmap.png") in out
+    assert "Traceback" not in out + err
+    assert "Warning" not in err
+
+
+def test_the_signal_that_was_put_there_is_found(alone):
+    """The questions say `red` just where the answer is right, so the last question token of layer 0 can tell."""
+    summary = json.loads((alone[0] / "run" / "summary.json").read_text())
+    best = summary["reading"]["best_cells"][0]
+    assert best["position"] == "last_q"
+    assert best["auc"] > 0.85
+
+
+def test_probes_and_checkpoint_agree_with_the_table(alone):
+    folder = alone[0]
+    weight, bias, card = load_probes(folder / "run" / "probes.safetensors")
+    assert weight.shape == (3, 15, 32)
+    assert bias.shape == (3, 15)
+    assert card["site"] == "resid_post"
+    grid = ProbeGrid.load_from_checkpoint(folder / "run" / "probe.ckpt")
+    torch.testing.assert_close(grid.weight.detach(), weight, rtol=0, atol=0, equal_nan=True)
+    with safe_open(folder / "run" / "probes.safetensors", "pt") as file:
+        assert set(file.keys()) == {"weight", "bias"}
+
+
+def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
+    folder = alone[0]
+    before = (folder / "run" / "heatmap.csv").read_bytes()
+    status, _, err = run(folder, *own)
+    assert status == 0, err
+    assert "answers: 300 reused from" in err
+    assert "activations: 300 reused from" in err
+    assert (folder / "run" / "heatmap.csv").read_bytes() == before
+
+
+def test_two_ranks_give_the_same_table_and_the_same_cache(alone, own, tmp_path):
+    status, _, err = run(tmp_path, *own, "trainer=ddp_cpu", "trainer.devices=2")
+    assert status == 0, err
+    tables = [table(folder) for folder in (alone[0], tmp_path)]
+    for one, two in zip(*tables, strict=True):
+        for name in ("auc", "auc_se"):
+            assert float(two[name] or "nan") == pytest.approx(float(one[name] or "nan"), abs=1e-6, nan_ok=True)
+        assert all(one[name] == two[name] for name in ("split", "layer", "position", "n", "n_positive"))
+    caches = [
+        {
+            str(p.relative_to(f)): p.read_bytes()
+            for p in (f / "cache").rglob("*")
+            if p.is_file() and ".local" not in p.parts
+        }
+        for f in (alone[0], tmp_path)
+    ]
+    assert caches[0] == caches[1]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own, tmp_path):
+    """Killed when the first answers, the first activations, and the first picture appear."""
+    for sign in ("cache/answers/*/manifest.json", "cache/activations/*/shard-*.json", "run/heatmap*"):
+        process = start(tmp_path, *own)
+        since = time.monotonic()
+        while process.poll() is None and not list(tmp_path.glob(sign)):
+            assert time.monotonic() - since < 120
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    status, _, err = run(tmp_path, *own)
+    assert status == 0, err
+    assert (tmp_path / "run" / "heatmap.csv").read_bytes() == (alone[0] / "run" / "heatmap.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["site=residual"],
+            "expected site to be one of attn_out, mlp_out, mlp_post, resid_post, resid_pre, z; got residual",
+        ),
+        (["dataset=trivia"], "expected dataset to be one of csv, demo_facts, demo_notes; got trivia"),
+        (["model=gpt5"], "expected model to be one of demo, hf; got gpt5"),
+        (["positions=none"], "expected positions to be one of paper; got none"),
+        (["positions.names=[tail]"], "positions.names: expected names among last_q, first_answer"),
+        (["model=hf"], "Missing mandatory value: model.id"),
+        (["probe.l3=1"], "Could not override 'probe.l3'"),
+        (["dataset=csv", "dataset.path=absent.csv"], "expected a CSV file, got absent.csv: no such file"),
+        (["cache.root=/dev/null/cache"], "cache.root: expected a folder that can be written, got /dev/null/cache"),
+        (["site.layers=[8]"], "site.layers: expected layers of the model, 0 to 7, got [8]"),
+        (["dataset.limit=12"], "labels: expected at least 10 right and 10 wrong answers, got"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_one(overrides, line, alone, tmp_path):
+    status, out, err = run(tmp_path, *overrides)
+    mistakes = [text for text in err.splitlines() if text.startswith("error: ")]
+    assert status == 1
+    assert len(mistakes) == 1, err
+    assert line in mistakes[0]
+    assert "Traceback" not in out + err
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_altered_shard_is_named_with_its_mend(alone, own, tmp_path):
+    folder = alone[0]
+    shard = next((folder / "cache" / "activations").glob("*/layer=01/shard-00000.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        status, _, err = run(folder, *own)
+    finally:
+        shard.write_bytes(whole)
+    assert status == 1
+    assert f"error: cache: shard {shard} is altered" in err
+    assert "rebuild it with: rm '" in err
+
+
+def test_it_runs_from_another_folder_and_as_a_module(tmp_path):
+    """Composition alone, which needs the configuration's folder but no model."""
+    for how in ([str(TRAIN)], ["-m", "train"]):
+        shown = subprocess.run(
+            [sys.executable, *how, "--cfg", "job", "--package", "split"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert "seed: 0" in shown.stdout, shown.stderr

@@ -1,0 +1,90 @@
+"""Run a configuration: `python train.py [overrides]`. Composes, computes nothing."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+log = logging.getLogger("probegrid")
+
+# True of this program by design, and so no news to its users.
+warnings.filterwarnings("ignore", message=".*configure_optimizers. returned .None.")
+warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+
+
+def build(node: DictConfig | None, **more: Any) -> Any:
+    """Instantiate one node of the configuration; everything that Hydra instantiates comes through here."""
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **more)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None  # the constructor's own words, without Hydra's around them
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Fit, test and report; return the sweep objective."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule: pl.LightningDataModule = build(cfg.datamodule)
+    probe: pl.LightningModule = build(cfg.probe)
+    callbacks, loggers = ([build(node) for node in (group or {}).values()] for group in (cfg.callbacks, cfg.logger))
+    trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    trainer.fit(probe, datamodule)
+    trainer.save_checkpoint(folder / "probe.ckpt")
+    trainer.test(probe, datamodule, verbose=False)
+    if trainer.is_global_zero:
+        _point_to(folder)
+    objective = trainer.callback_metrics.get(cfg.objective)
+    return None if objective is None else float(objective)
+
+
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent / "conf"), config_name="config")
+def task(cfg: DictConfig) -> float | None:
+    """One Hydra job."""
+    handed_on = os.environ.pop("HYDRA_FULL_ERROR", "")  # see `main`; ranks launched from here answer for themselves
+    try:
+        return run(cfg)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = handed_on
+
+
+def main() -> None:
+    """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        task()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
+    try:
+        task()
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        log.error("error: %s", _one_line(error))
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.options:
+        got = str(error.missing_cfg_file)
+        group, _, name = got.rpartition("/")
+        return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
+    return " ".join(str(error).split())
+
+
+def _point_to(folder: Path) -> None:
+    """Let `outputs/latest` lead to the newest run."""
+    link = Path("outputs/latest")
+    link.parent.mkdir(exist_ok=True)
+    new = link.with_name(f".latest.{os.getpid()}")
+    new.symlink_to(os.path.relpath(folder, link.parent))
+    new.replace(link)
+
+
+if __name__ == "__main__":
+    main()
