@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 log = logging.getLogger("probegrid")
 
@@ -74,6 +74,9 @@ def _one_line(error: Exception) -> str:
         got = str(error.missing_cfg_file)
         group, _, name = got.rpartition("/")
         return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
+    if isinstance(error, MissingMandatoryValue):
+        key = str(error.full_key).removeprefix("datamodule.")
+        return f"expected a value for {key}, which has no default; add {key}=... to the command"
     return " ".join(str(error).split())
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.answers import Answer
 from datamodules.blocks import CellBlocks
 from datamodules.cache import CacheEntry
-from datamodules.capture import check_site
+from datamodules.capture import check_site, choose_layers
 from datamodules.correctness import is_correct
 from datamodules.language_model import LanguageModel
 from datamodules.positions import Positions, coincidence
@@ -85,7 +85,9 @@ class ActivationDataModule(pl.LightningDataModule):
         if self.trainer is not None:
             device, quiet = self.trainer.strategy.root_device, not self.trainer.is_global_zero
         with LanguageModelStages(self.model, self.cache_root, device, quiet) as stages:
-            _, answers = stages.answers([question.text for question in questions])
+            depth, _ = stages.depth_and_width
+            layers = choose_layers(depth, self.layers)
+            answers = stages.answers([question.text for question in questions])
             labels = torch.tensor([int(is_correct(a.text, q.answers)) for q, a in zip(questions, answers, strict=True)])
             _check_classes(labels)
             spans = [
@@ -96,8 +98,8 @@ class ActivationDataModule(pl.LightningDataModule):
             index, valid = self.positions.index(
                 [len(answer.prompt_ids) for answer in answers], [len(answer.answer_ids) for answer in answers], spans
             )
-            entry, layers = stages.activations(
-                [question.id for question in questions], answers, self.positions, index, self.site, self.layers
+            entry = stages.activations(
+                [question.id for question in questions], answers, self.positions, index, self.site, layers
             )
         if not quiet:
             _write_index(entry, questions, answers, labels, index, valid)

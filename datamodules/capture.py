@@ -93,13 +93,16 @@ def capture(
 
 
 def _hook(module: nn.Module, side: str, keep: Callable[[Tensor], None]) -> torch.utils.hooks.RemovableHandle:
+    # Any: blocks take their input by position or by name, and give a tensor or a tuple that starts with it.
+    def read_input(_: nn.Module, args: Any, kwargs: Any) -> None:
+        keep(args[0] if args else kwargs["hidden_states"])
+
+    def read_output(_: nn.Module, args: Any, output: Any) -> None:
+        keep(output[0] if isinstance(output, tuple) else output)
+
     if side == "input":
-
-        def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            keep(args[0] if args else kwargs["hidden_states"])
-
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    return module.register_forward_hook(lambda _, args, out: keep(out[0] if isinstance(out, tuple) else out))
+        return module.register_forward_pre_hook(read_input, with_kwargs=True)
+    return module.register_forward_hook(read_output)
 
 
 def check_finite(acts: Tensor, layers: Sequence[int], positions: Sequence[str], ids: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from datamodules import answers as answers_stage
 from datamodules import capture as capture_stage
 from datamodules.answers import Answer, generate_answers
 from datamodules.cache import CacheEntry
-from datamodules.capture import capture, check_finite, choose_layers
+from datamodules.capture import capture, check_finite
 from datamodules.language_model import LanguageModel
 from datamodules.positions import Positions
 
@@ -75,12 +75,8 @@ class LanguageModelStages:
         config = AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config()
         return config.num_hidden_layers, config.hidden_size
 
-    def answers(self, questions: Sequence[str]) -> tuple[CacheEntry, list[Answer]]:
-        """Greedy answers to N question texts, from the cache where it has them.
-
-        Returns:
-            the cache entry, and one answer a question, in order.
-        """
+    def answers(self, questions: Sequence[str]) -> list[Answer]:
+        """Greedy answers to N question texts, in order, from the cache where it has them."""
         prompts = [self.model.encode(self.tokenizer, question) for question in questions]
         content = {
             "stage": "answers",
@@ -110,7 +106,7 @@ class LanguageModelStages:
         longest = max(map(len, prompts)) + self.model.max_new_tokens
         self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
-        return entry, [Answer(**row) for path in found for row in pq.read_table(path).to_pylist()]
+        return [Answer(**row) for path in found for row in pq.read_table(path).to_pylist()]
 
     def activations(
         self,
@@ -119,18 +115,14 @@ class LanguageModelStages:
         positions: Positions,
         index: Tensor,
         site: str,
-        layers: Sequence[int] | None,
-    ) -> tuple[CacheEntry, list[int]]:
+        layers: Sequence[int],
+    ) -> CacheEntry:
         """Activations of N examples at the tokens `index` [N, T], in shards of bfloat16 `h [T, n, D]`, a file a layer.
 
-        Returns:
-            the cache entry, and the layers read.
-
         Raises:
-            ValueError: a layer outside the model, or an activation that is not finite.
+            ValueError: an activation that is not finite.
         """
-        depth, width = self.depth_and_width
-        layers = choose_layers(depth, layers)
+        _, width = self.depth_and_width
         sequences = [answer.prompt_ids + answer.answer_ids for answer in answers]
         content = {
             "stage": "activations",
@@ -163,7 +155,7 @@ class LanguageModelStages:
         # The down projection's input is wider than the stream; four times is the usual most.
         bytes_each = 2 * len(layers) * index.shape[1] * width * (4 if site == "mlp_post" else 1)
         self._run(entry, "activations", len(sequences), bytes_each, make)
-        return entry, layers
+        return entry
 
     def _run(
         self,

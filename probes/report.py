@@ -29,7 +29,7 @@ N_PAIRS = 8
 
 
 class Report(pl.Callback):
-    """After the test: writes summary.json and probes.safetensors, prints the map and its reading.
+    """After the test: writes summary.json and probes.safetensors; when all is over, prints the map and its reading.
 
     It reads ``maps``, ``card``, ``weight`` and ``bias`` of the module. Global rank zero only; every file appears whole
     or not at all.
@@ -42,7 +42,7 @@ class Report(pl.Callback):
         self.folder = Path(folder)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Write, then print."""
+        """Write the files."""
         if not trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -53,21 +53,22 @@ class Report(pl.Callback):
         with whole_file(self.folder / PROBES) as path:
             save_probes(path, pl_module.weight, pl_module.bias, card, maps)
 
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Print, once the progress bars have left the screen."""
+        if not trainer.is_global_zero or stage != "test" or "test" not in pl_module.maps:
+            return
+        card, auc_map = pl_module.card, pl_module.maps["test"]
         # names are data: no markup in them, and no colour of rich's own choosing
         console = Console(markup=False, emoji=False, highlight=False)
         title, subtitle = caption(card, "test")
-        with console.capture() as capture:
-            console.print("", title, style="bold", sep="\n")
-            console.print(" ".join(subtitle.split()), style="dim")
-            print_map(console, maps["test"])
-            print_reading(console, reading)
-            console.print()
-            for path in (self.folder / name for name in (PICTURE, SUMMARY, PROBES)):
-                if path.exists():
-                    console.print(str(path), soft_wrap=True)
-        # in one piece and by way of sys.stdout, where a progress bar that is still on screen makes room for it;
-        # the console itself would write past the bar, and the bar's next refresh into the map
-        print(capture.get(), end="")
+        console.print("", title, style="bold", sep="\n")
+        console.print(" ".join(subtitle.split()), style="dim")
+        print_map(console, auc_map)
+        print_reading(console, read_map(auc_map, card["coincidence"], card["n_valid"]))
+        console.print()
+        for path in (self.folder / name for name in (PICTURE, SUMMARY, PROBES)):
+            if path.exists():
+                console.print(str(path), soft_wrap=True)
 
 
 def summarise(card: dict[str, Any], maps: dict[str, AUCMap], reading: dict[str, Any]) -> dict[str, Any]:

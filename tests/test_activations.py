@@ -96,7 +96,7 @@ def test_another_batch_size_gives_the_same_answers(language_model, questions_csv
     for batch_size in (8, 1):
         model = replace(language_model, batch_size=batch_size)
         with LanguageModelStages(model, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
-            answers.append(stages.answers([q.text for q in CsvQuestions(str(questions_csv), limit=40).load()])[1])
+            answers.append(stages.answers([q.text for q in CsvQuestions(str(questions_csv), limit=40).load()]))
     assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
     assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
 
