@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import pytorch_lightning as pl
@@ -46,27 +46,35 @@ def run(cfg: DictConfig) -> float | None:
     return None if objective is None else float(objective)
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parent / "conf"), config_name="config")
-def task(cfg: DictConfig) -> float | None:
-    """One Hydra job."""
-    handed_on = os.environ.pop("HYDRA_FULL_ERROR", "")  # see `main`; ranks launched from here answer for themselves
-    try:
-        return run(cfg)
-    finally:
-        os.environ["HYDRA_FULL_ERROR"] = handed_on
+CONF = Path(__file__).resolve().parent / "conf"
+hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+MISTAKES = (ValueError, OSError, HydraException, OmegaConfBaseException)
 
 
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        task()
+        hydra_job(run)()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # while composing, Hydra then hands its errors on instead of printing them
     try:
-        task()
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-        log.error("error: %s", _one_line(error))
-        sys.exit(1)
+        hydra_job(guarded)()
+    except MISTAKES as error:
+        _stop(error)
+
+
+def guarded(cfg: DictConfig) -> float | None:
+    """`run`, with its user's mistakes as one line."""
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    try:
+        return run(cfg)
+    except MISTAKES as error:
+        _stop(error)
+
+
+def _stop(error: Exception) -> NoReturn:
+    log.error("error: %s", _one_line(error))
+    sys.exit(1)
 
 
 def _one_line(error: Exception) -> str:

@@ -72,8 +72,8 @@ class CacheEntry:
         needed, free = bytes_per_shard * len(missing), shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(
-                f"cache.root: expected {needed / 1e9:.2f} GB of free space for {self.folder}, got {free / 1e9:.2f} GB; "
-                "free some, or choose another cache.root"
+                f"cache.root: expected {needed / 1e6:,.1f} MB of free space for {self.folder}, "
+                f"got {free / 1e6:,.1f} MB; free some, or choose another cache.root"
             )
         # First whatever nobody else holds; then wait for the rest, in case its holder dies.
         for wait in (False, True):

@@ -117,7 +117,9 @@ def test_a_disk_that_fills_up_leaves_whole_shards_only(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
-    with pytest.raises(OSError, match=r"expected 4000000000000\.00 GB of free space for .*, got .* GB; free some"):
+    with pytest.raises(
+        OSError, match=r"expected 4,000,000,000,000,000\.0 MB of free space for .*, got .* MB; free some"
+    ):
         entry(tmp_path).build(make, bytes_per_shard=10**21, made_elsewhere=lambda shard: None)
     assert entry(tmp_path).missing() == [0, 1, 2, 3]
 

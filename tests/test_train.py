@@ -184,6 +184,7 @@ def test_a_mistake_is_one_line_and_exit_status_one(overrides, line, alone, tmp_p
     assert len(mistakes) == 1, err
     assert line in mistakes[0]
     assert "Traceback" not in out + err
+    assert "Error executing job" not in err
     assert not list(tmp_path.rglob("*.tmp"))
 
 
