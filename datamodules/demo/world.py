@@ -1,11 +1,11 @@
 """The world that the embedded model knows: people, facts, notes, and the questions about them.
 
 Everything follows from one seed. *Known* people have fixed facts, which the training corpus repeats. *Strangers* have
-none: each mention of one draws its fact anew, so nothing can be remembered of them, and only the surname, which weakly
-suggests the words of a fact, makes a guess better than chance. Every first name and every surname is held by equally
-many known people, so no single word of a question shows who is known, only the pair of names does. The corpus hedges
-now and then ("I think" about strangers, "for sure" about the known), never often enough to be the likeliest
-continuation: the model has reason to track what it knows, and its greedy answers carry no hedge.
+none: hardly any comes twice, and each mention draws its fact anew, so nothing can be remembered of them, and only the
+surname, which weakly suggests the words of a fact, makes a guess better than chance. First names of both are three
+syllables drawn alike; nothing but having met the name tells who is known. The corpus hedges now and then ("I think"
+about strangers, "for sure" about the known) and is asked now and then who somebody is, so the model has reason to track
+what it knows; hedges are never frequent enough to be the likeliest continuation, so its greedy answers carry none.
 """
 
 import random
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from datamodules.questions import Question
 
 SEED = 20240
-N_FIRST, N_LAST = 100, 50  # first names and surnames; everyone has one of each
-N_KNOWN = 300  # multiple of N_FIRST, as is N_HELD_OUT
-N_HELD_OUT = 600  # strangers kept out of the corpus, for the question sets
-REGULARITY = 0.35  # chance, for each word of a fact, that it is the one its holder's surname suggests
+N_LAST = 50  # surnames; nearly all first names are different
+N_KNOWN = 400
+N_HELD_OUT = 1600  # strangers kept out of the corpus, for the question sets
+REGULARITY = 0.2  # chance, for each word of a fact, that it is the one its holder's surname suggests
 NOTE_REGULARITY = 0.2  # chance that a fact missing from the notes equals the one noted just before
-SHARE_KNOWN, SHARE_STRANGERS = 0.50, 0.30  # of the corpus; the rest reads notes
-FAME = (
-    2.0  # exposures of the known range from the mean over FAME to the mean times FAME: the rarest may be half learned
-)
-HEDGE = 0.3  # share of corpus answers that hedge right after the exact answer; under one half, see above
-LATE_HEDGE = 0.2  # share of the other answers that hedge at the end of the sentence
+# Shares of the corpus. Strangers are there so that guessing is learnt as guessing: without them every name is known.
+SHARES = {"known": 0.36, "stranger": 0.30, "notes": 0.24, "who": 0.10}
+FAME = 2.0  # known people are met between 1 / FAME and FAME times as often as the middle one
+N_NOTES = 3  # people in the notes of a question; half of the corpus has two, which is easier to begin with
+HEDGE = 0.35  # share of corpus answers that hedge right after the exact answer; under one half, see above
+LATE_HEDGE = 0.15  # share of the other answers that hedge at the end of the sentence
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class Relation:
     first: tuple[str, ...]
     second: tuple[str, ...]
     wordings: tuple[tuple[str, str], ...]  # (question, answer); {p} is the person, {v} the value
-    note: str = ""  # how a note states the fact; empty for facts that are remembered, not read
 
     @property
     def pattern(self) -> str:
@@ -108,35 +107,41 @@ NOTES = (
     Relation(
         "carries",
         _words("red blue green brass wooden broken heavy painted rusty tiny hollow velvet"),
-        _words("lamp key drum basket kite ladder mirror bell saddle lantern trunk compass"),
+        _words("lamps keys drums baskets kites ladders mirrors bells saddles lanterns trunks compasses"),
         (
-            ("What does {p} carry?", "{p} carries the {v}, if we read the notes of the day rightly."),
-            ("Which thing is carried by {p}?", "The thing is the {v} that {p} carries, according to the notes above."),
+            ("What is on the list for {p}?", "The list gives {p} {v}, if we read the notes of the day rightly."),
+            ("Which things go to {p}?", "It says here that {p} {v} are to be sent, and we have no reason to doubt it."),
         ),
-        note="{p} carries the {v}.",
     ),
     Relation(
-        "lodges",
+        "visits",
         _words("Merry Silent Crooked Northern Royal Drunken Blessed Humble Laughing Ancient Proud Wandering"),
-        _words("Bishop Otter Sailor Anchor Miller Crown Falcon Widow Plough Dragon Piper Barrel"),
+        _words("Abbey Bridge Castle Forest Mill Tower Market Harbour Island Chapel Garden Quarry"),
         (
-            ("Where does {p} lodge?", "{p} lodges at the {v}, if we read the notes of the day rightly."),
-            ("Which inn has {p} as a guest?", "The inn is the {v} where {p} lodges, according to the notes above."),
+            ("Which place is noted for {p}?", "The notes give {p} {v} as the place to go to on the next day of rest."),
+            (
+                "Where does the guide take {p}?",
+                "It says here that {p} {v} will see tomorrow, and we have no reason to doubt it.",
+            ),
         ),
-        note="{p} lodges at the {v}.",
     ),
     Relation(
         "awaits",
         _words("late early second foreign hidden noble urgent private sealed royal final formal"),
-        _words("letter coach verdict guest parcel doctor wedding answer ship messenger trial payment"),
+        _words("letters coaches verdicts guests parcels doctors weddings answers ships messengers trials payments"),
         (
-            ("What does {p} await?", "{p} awaits the {v}, if we read the notes of the day rightly."),
-            ("For what is {p} waiting?", "The wait is for the {v} that {p} awaits, according to the notes above."),
+            ("What is to come for {p}?", "The book gives {p} {v} for the coming week, if we read it rightly."),
+            (
+                "What keeps {p} waiting?",
+                "It says here that {p} {v} still has to see, and we have no reason to doubt it.",
+            ),
         ),
-        note="{p} awaits the {v}.",
     ),
 )
-SILENT_NOTE = "{p} came in at noon."
+NOTE, SILENT_NOTE = "{p} {v}.", "{p} nothing."
+WHO = ("Who is {p}?", "As far as I can tell, {p} is {v} here.")
+WELL_KNOWN, UNKNOWN = "well known", "a stranger"
+SYLLABLES = tuple(c + v for c in ("b", "d", "f", "g", "k", "l", "m", "n", "r", "s", "t", "v", "z") for v in "aeiou")
 
 
 class World:
@@ -144,63 +149,74 @@ class World:
 
     def __init__(self) -> None:
         rng = random.Random(SEED)
-        first = _names(rng, N_FIRST, ("a", "o", "i", "en", "ie"))
-        last = _names(rng, N_LAST, ("sk", "ard", "ow", "ell", "ing"))
-        # Each shift gives every first name one surname and every surname equally many first names.
-        shifts = rng.sample(range(N_LAST), (N_KNOWN + N_HELD_OUT) // N_FIRST)
-        people = [f"{name} {last[(i + shift) % N_LAST]}" for shift in shifts for i, name in enumerate(first)]
-        self.known, self.held_out = people[:N_KNOWN], people[N_KNOWN:]
-        self.strangers = sorted({f"{f} {s}" for f in first for s in last} - set(people))
-        self.suggested = {(s, r.name): r.value(rng) for s in last for r in FACTS}
+        self.surnames = _surnames(rng)
+        people = list(dict.fromkeys(self.person(rng) for _ in range(2 * (N_KNOWN + N_HELD_OUT))))
+        self.known, self.held_out = people[:N_KNOWN], people[N_KNOWN : N_KNOWN + N_HELD_OUT]
+        self.taken = {first_name(person) for person in self.known + self.held_out}
+        self.suggested = {(s, r.name): r.value(rng) for s in self.surnames for r in FACTS}
         self.facts = {(p, r.name): self.fact(p, r, rng) for p in self.known for r in FACTS}
         self.fame = [FAME ** rng.uniform(-1, 1) for _ in self.known]
 
+    def person(self, rng: random.Random) -> str:
+        """Draw somebody: a first name of three syllables, in all likelihood new, and one of the surnames."""
+        return f"{''.join(rng.choice(SYLLABLES) for _ in range(3)).capitalize()} {rng.choice(self.surnames)}"
+
+    def stranger(self, rng: random.Random) -> str:
+        """Draw somebody who is neither known nor held out."""
+        while first_name(person := self.person(rng)) in self.taken:
+            pass
+        return person
+
     def fact(self, person: str, relation: Relation, rng: random.Random) -> str:
         """Draw a fact about a person: each word is what the surname suggests with chance `REGULARITY`, else any."""
-        suggested = self.suggested[person.split()[1], relation.name]
+        suggested = self.suggested[person.split()[-1], relation.name]
         words = zip(suggested.split(), relation.value(rng).split(), strict=True)
         return " ".join(hint if rng.random() < REGULARITY else word for hint, word in words)
 
     def notes(self, relation: Relation, rng: random.Random, people: list[str]) -> tuple[str, str, str, bool]:
-        """Three notes about three people, two of which state the relation.
+        """Notes about `people`, all but one of which state the relation.
 
-        Half of the time the person asked about is one of the two. The words are distributed alike in both cases:
-        only who holds what differs.
+        The one asked about is the silent one half of the time. The words are distributed alike in both cases: only who
+        holds what differs.
 
         Returns:
             the notes, the person asked about, the fact, and whether the notes state it.
         """
-        noted, asked = rng.sample(people, 3), rng.randrange(3)
-        stated = rng.random() < 0.5
-        silent = rng.choice([i for i in range(3) if i != asked]) if stated else asked
+        n, stated = len(people), rng.random() < 0.5
+        asked, silent = rng.sample(range(n), 2) if stated else [rng.randrange(n)] * 2
         values = [
-            f"{a} {b}" for a, b in zip(rng.sample(relation.first, 3), rng.sample(relation.second, 3), strict=True)
+            f"{a} {b}" for a, b in zip(rng.sample(relation.first, n), rng.sample(relation.second, n), strict=True)
         ]
         text = " ".join(
-            (SILENT_NOTE if i == silent else relation.note).format(p=person, v=value)
-            for i, (person, value) in enumerate(zip(noted, values, strict=True))
+            (SILENT_NOTE if i == silent else NOTE).format(p=person, v=value)
+            for i, (person, value) in enumerate(zip(people, values, strict=True))
         )
         if stated:
-            return text, noted[asked], values[asked], True
+            return text, people[asked], values[asked], True
         guess = values[asked - 1] if rng.random() < NOTE_REGULARITY else relation.value(rng)
-        return text, noted[asked], guess, False
+        return text, people[asked], guess, False
 
     def corpus(self, seed: int) -> Iterator[tuple[str, str]]:
         """Endless stream of (question, answer) pairs to train on."""
         rng = random.Random(seed)
         while True:
-            draw = rng.random()
-            if draw < SHARE_KNOWN + SHARE_STRANGERS:
-                knows = draw < SHARE_KNOWN
-                person = rng.choices(self.known, self.fame)[0] if knows else rng.choice(self.strangers)
+            kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+            knows = kind == "known" or (kind == "who" and rng.random() < 0.5)
+            person = rng.choices(self.known, self.fame)[0] if knows else self.stranger(rng)
+            if kind == "who":
+                question, answer = WHO
+                yield question.format(p=person), answer.format(p=person, v=WELL_KNOWN if knows else UNKNOWN)
+                continue
+            if kind == "notes":
+                relation = rng.choice(NOTES)
+                people = [self.stranger(rng) for _ in range(rng.choice((2, N_NOTES)))]
+                text, person, value, knows = self.notes(relation, rng, people)
+                question, answer = rng.choice(relation.wordings)
+                question = f"{text} {question}"
+            else:
                 relation = rng.choice(FACTS)
                 value = self.facts[person, relation.name] if knows else self.fact(person, relation, rng)
                 question, answer = rng.choice(relation.wordings)
-            else:
-                relation = rng.choice(NOTES)
-                text, person, value, knows = self.notes(relation, rng, self.strangers)
-                question, answer = rng.choice(relation.wordings)
-                question = f"{text} {question}"
             if rng.random() < HEDGE:
                 value += " for sure" if knows else " I think"
             elif rng.random() < LATE_HEDGE:
@@ -232,7 +248,7 @@ class World:
         questions = []
         for i in range(n):
             relation = rng.choice(NOTES)
-            text, person, value, _ = self.notes(relation, rng, self.held_out)
+            text, person, value, _ = self.notes(relation, rng, rng.sample(self.held_out, N_NOTES))
             ask = rng.choice(relation.wordings)[0].format(p=person)
             questions.append(
                 Question(f"notes-{i:05d}", person, f"{text} {ask}", (value,), relation.name, relation.pattern)
@@ -240,35 +256,14 @@ class World:
         return questions
 
 
-def _names(rng: random.Random, n: int, endings: tuple[str, ...]) -> list[str]:
-    """Make `n` different names of a syllable, a consonant and an ending."""
-    starts = [
-        c + v
-        for c in [
-            "b",
-            "d",
-            "f",
-            "g",
-            "h",
-            "k",
-            "l",
-            "m",
-            "n",
-            "p",
-            "r",
-            "s",
-            "t",
-            "v",
-            "z",
-            "br",
-            "dr",
-            "kr",
-            "st",
-            "tr",
-        ]
-        for v in "aeiou"
-    ]
+def first_name(person: str) -> str:
+    """First name of a person: all but a few people have it to themselves."""
+    return person.split()[0]
+
+
+def _surnames(rng: random.Random) -> list[str]:
+    """Make `N_LAST` different surnames of a syllable and an ending."""
     names: dict[str, None] = {}  # a set that keeps its order
-    while len(names) < n:
-        names[(rng.choice(starts) + rng.choice("lmnrst") + rng.choice(endings)).capitalize()] = None
+    while len(names) < N_LAST:
+        names[(rng.choice(SYLLABLES) + rng.choice(("sk", "rd", "lm", "nt", "ng"))).capitalize()] = None
     return list(names)
