@@ -163,7 +163,6 @@ def test_notes_state_half_of_what_is_asked_and_the_words_do_not_show_it(world):
         assert question.text.count(SILENT_NOTE.removeprefix("{p}")) == 1
 
 
-@pytest.mark.slow
 def test_training_twice_writes_the_same_bytes_of_a_model_that_loads(tmp_path):
     for folder in ("one", "two"):
         train_model.train(tmp_path / folder, steps=2)

@@ -81,9 +81,9 @@ def train(folder: Path, steps: int = STEPS) -> None:
         num_key_value_heads=WIDTH // HEAD_WIDTH,
         max_position_embeddings=256,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=1,  # in the order of `special_tokens` above
+        eos_token_id=2,
+        pad_token_id=0,
     )
     model = LlamaForCausalLM(config)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
@@ -108,7 +108,7 @@ def train(folder: Path, steps: int = STEPS) -> None:
         if (step + 1) % 100 == 0:
             print(f"step {step + 1:,}: loss {total / 100:.4f}, {time.monotonic() - start:.0f} s", flush=True)
             total = 0.0
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
