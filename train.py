@@ -91,10 +91,13 @@ def _one_line(error: Exception) -> str:
 def _point_to(folder: Path) -> None:
     """Let `outputs/latest` lead to the newest run."""
     link = Path("outputs/latest")
-    link.parent.mkdir(exist_ok=True)
     new = link.with_name(f".latest.{os.getpid()}")
-    new.symlink_to(os.path.relpath(folder, link.parent))
-    new.replace(link)
+    try:
+        link.parent.mkdir(exist_ok=True)
+        new.symlink_to(os.path.relpath(folder, link.parent))
+        new.replace(link)
+    except OSError as error:  # the run is done and whole without it
+        log.warning("%s: no link to this run (%s)", link, error.strerror)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from datamodules.correctness import is_correct
 from datamodules.language_model import LanguageModel
 from datamodules.positions import Positions, coincidence
 from datamodules.questions import Question
-from datamodules.spans import exact_answer, locate
+from datamodules.spans import covering, exact_answer
 from datamodules.split import GroupSplit
 from datamodules.stages import LanguageModelStages
 
@@ -87,20 +87,19 @@ class ActivationDataModule(pl.LightningDataModule):
         with LanguageModelStages(self.model, self.cache_root, device, quiet) as stages:
             depth, _ = stages.depth_and_width
             layers = choose_layers(depth, self.layers)
-            answers = stages.answers([question.text for question in questions])
+            ids = [question.id for question in questions]
+            answers = stages.answers(ids, [question.text for question in questions])
             labels = torch.tensor([int(is_correct(a.text, q.answers)) for q, a in zip(questions, answers, strict=True)])
             _check_classes(labels)
             spans = [
-                locate(stages.tokenizer, answer.answer_ids, words) if words else None
+                covering(stages.tokenizer, answer.answer_ids, span) if span else None
                 for question, answer in zip(questions, answers, strict=True)
-                for words in [exact_answer(answer.text, question.answers, question.pattern)]
+                for span in [exact_answer(answer.text, question.answers, question.pattern)]
             ]
             index, valid = self.positions.index(
                 [len(answer.prompt_ids) for answer in answers], [len(answer.answer_ids) for answer in answers], spans
             )
-            entry = stages.activations(
-                [question.id for question in questions], answers, self.positions, index, self.site, layers
-            )
+            entry = stages.activations(ids, answers, self.positions, index, valid, self.site, layers)
         if not quiet:
             _write_index(entry, questions, answers, labels, index, valid)
             _report(answers, labels, spans)
@@ -111,6 +110,10 @@ class ActivationDataModule(pl.LightningDataModule):
         ]
         self._labels, self._valid = labels, valid
         self._rows = self.split([question.group for question in questions], labels.tolist())
+        for name, rows in self._rows.items():
+            right = int(labels[rows].sum())
+            if min(right, len(rows) - right) < MIN_PER_CLASS and not quiet:
+                log.warning(f"split: {name} has {right} right and {len(rows) - right} wrong; take more questions")
         shares = coincidence(index, valid).tolist()
         self.card = {
             "model": self.model.name,

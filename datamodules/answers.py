@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-VERSION = 1  # part of the cache key: raise it when the same inputs would give other answers
+VERSION = 2  # part of the cache key: raise it when the same inputs would give other answers
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def generate_answers(
         length = _answer_length(tokenizer, row, stop_ids, stop)
         finish = "length" if length is None else "stop"
         kept = row[:length]
-        text = str(tokenizer.decode(kept, skip_special_tokens=True))
+        text = str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], finish, text))
     return answers
 

@@ -32,7 +32,7 @@ class CacheEntry:
         n_shards: how many shards make the entry whole.
 
     Raises:
-        ValueError: the folder cannot be made or written, or was laid out by another version.
+        OSError: the folder cannot be made or written.
     """
 
     def __init__(self, root: str | Path, kind: str, content: dict[str, Any], n_shards: int) -> None:
@@ -46,9 +46,10 @@ class CacheEntry:
                 self.write(
                     "manifest.json", json.dumps({"cache": VERSION, **content}, indent=1, sort_keys=True).encode()
                 )
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise ValueError(
-                f"cache.root: expected a folder that can be written, got {root} ({error.strerror}); choose another"
+        except OSError as error:
+            raise OSError(
+                f"cache.root: expected a folder that can be written, got {root} ({error.strerror or error}); "
+                "choose another"
             ) from error
 
     def missing(self) -> list[int]:
@@ -93,7 +94,15 @@ class CacheEntry:
         Raises:
             ValueError: a file is missing, truncated or altered; says how to rebuild it.
         """
-        recorded = json.loads(self._record(shard).read_bytes())
+        try:
+            recorded = json.loads(self._record(shard).read_bytes())
+            if not all({"bytes", "sha256"} <= set(record) for record in recorded.values()):
+                raise ValueError
+        except (ValueError, AttributeError, TypeError):
+            raise ValueError(
+                f"cache: record {self._record(shard)} is altered; rebuild its shard with: rm '{self._record(shard)}' "
+                "and the same run again"
+            ) from None
         paths = {name: self.folder / name for name in recorded}
         seal = self.folder / ".local" / f"shard-{shard:05d}.seal"
         sealed = seal.read_text() if seal.exists() else ""
@@ -113,17 +122,22 @@ class CacheEntry:
     def write(self, name: str, content: bytes) -> Path:
         """Write one file so that it is there whole or not at all."""
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
+            path.parent.mkdir(exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        except OSError as error:
+            raise OSError(
+                f"cache.root: expected room for {len(content) / 1e6:,.1f} MB at {path}, "
+                f"got: {error.strerror or error}; free some space, or choose another cache.root"
+            ) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
         return path
 

@@ -43,6 +43,8 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 def choose_layers(model_layers: int, layers: Sequence[int] | None) -> list[int]:
     """Return the layers to read, all where `layers` is None; ValueError for one outside the model."""
+    if layers is not None and not (isinstance(layers, Sequence) and all(type(layer) is int for layer in layers)):
+        raise ValueError(f"site.layers: expected a list of layers such as [0, 4], got {layers}")
     chosen = list(range(model_layers)) if layers is None else sorted(set(layers))
     outside = [layer for layer in chosen if not 0 <= layer < model_layers]
     if outside or not chosen:
@@ -86,10 +88,19 @@ def capture(
     with ExitStack() as hooks:
         every = blocks(model)
         for layer in layers:
-            module = every[layer].get_submodule(path)
+            module = _submodule(every[layer], site, path)
             hooks.callback(_hook(module, side, keep(layer)).remove)
         model.base_model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
     return torch.stack([found[layer] for layer in layers], dim=1)
+
+
+def _submodule(block: nn.Module, site: str, path: str) -> nn.Module:
+    try:
+        return block.get_submodule(path)
+    except AttributeError:
+        modules = dict(block.named_modules())
+        there = ", ".join(name for name, (below, _) in _SITES.items() if below in modules)
+        raise ValueError(f"site.name: expected one that {type(block).__name__} has: {there}; got {site}") from None
 
 
 def _hook(module: nn.Module, side: str, keep: Callable[[Tensor], None]) -> torch.utils.hooks.RemovableHandle:

@@ -12,7 +12,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 # Above this size a file is known by size, modification time and both ends instead of all its bytes: reading 14 GB to
 # name a cache entry would take longer than reading the entry.
 WHOLE_FILE_BYTES = 64 * 2**20
-WEIGHT_SUFFIXES = (".safetensors", ".bin")
+CONTENT = {
+    ".safetensors",
+    ".bin",
+    ".json",
+    ".model",
+    ".jinja",
+    ".txt",
+    ".tiktoken",
+    ".py",
+}  # files that decide what is computed
 
 
 @dataclass
@@ -49,14 +58,20 @@ class LanguageModel:
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         self.name = self.name or self.id
+        self._require_folder()
 
     def fetch(self) -> None:
         """Download a hub model that is not on this machine yet; a folder needs nothing."""
-        self._require_folder()
-        if not Path(self.id).is_dir():
-            snapshot_download(
-                self.id, revision=self.revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]
-            )
+        if Path(self.id).is_dir():
+            return
+        patterns = [f"*{suffix}" for suffix in sorted(CONTENT - {".bin"})]
+        try:
+            snapshot_download(self.id, revision=self.revision, allow_patterns=patterns, ignore_patterns="consolidated*")
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"model.id: expected a folder or a hub id such as org/name, got {self.id!r} ({reason})"
+            ) from error
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer.
@@ -64,7 +79,6 @@ class LanguageModel:
         Raises:
             ValueError: the folder or hub entry has none.
         """
-        self._require_folder()
         try:
             return AutoTokenizer.from_pretrained(self.id, **self.source())
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -80,7 +94,6 @@ class LanguageModel:
         Raises:
             ValueError: the folder or hub entry holds no causal language model.
         """
-        self._require_folder()
         try:
             model = AutoModelForCausalLM.from_pretrained(self.id, dtype=getattr(torch, self.dtype), **self.source())
         except (OSError, ValueError, KeyError) as error:
@@ -92,13 +105,12 @@ class LanguageModel:
 
     def identity(self) -> dict[str, Any]:
         """What the content of activations depends on, for the cache key: files by digest, or the hub commit."""
-        self._require_folder()
         folder = Path(self.id)
         if folder.is_dir():
             source: Any = {
-                path.name: _digest(path)
-                for path in sorted(folder.iterdir())
-                if path.suffix in (*WEIGHT_SUFFIXES, ".json", ".model", ".jinja")
+                str(path.relative_to(folder)): _digest(path)
+                for path in sorted(folder.rglob("*"))
+                if path.suffix in CONTENT and path.is_file()
             }
         else:
             config = AutoConfig.from_pretrained(self.id, **self.source())

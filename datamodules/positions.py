@@ -34,6 +34,8 @@ class Positions:
     into_prompt: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            raise ValueError(f"positions.names: expected a list of names, got {self.names!r}; write [{self.names}]")
         self.names = [str(name) for name in self.names]
         unknown = [name for name in self.names if name not in _FROM]
         if unknown:

@@ -1,8 +1,10 @@
 """Question records, and the files that give them."""
 
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -56,9 +58,15 @@ class CsvQuestions:
 
     def __post_init__(self) -> None:
         self.name = self.name or Path(self.path).stem
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"dataset.limit: expected a number of questions above 0, got {self.limit}")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"dataset.pattern: expected a regular expression, got {self.pattern!r}: {error}") from None
 
     def load(self) -> list[Question]:
-        """Read the file; rows without a question or a gold answer, and repeated rows, are dropped.
+        """Read the file; rows without a question or a gold answer are dropped, rows of one question merged.
 
         Raises:
             ValueError: no such file, an empty one, or one without a named column.
@@ -78,8 +86,19 @@ class CsvQuestions:
                 f"dataset: expected column {', '.join(absent)} in {self.path}, got {', '.join(table.columns)}; "
                 "set dataset.question, dataset.answer or dataset.group"
             )
-        rows: list[dict[str, str]] = table.loc[:, columns].drop_duplicates().to_dict("records")  # type: ignore[assignment]
-        rows = [row for row in rows if row[self.question].strip() and row[self.answer].strip()]
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError(
+                f"dataset.path: expected {len(table.columns)} fields a row in {self.path}, got more; "
+                "quote texts that hold commas"
+            )
+        # Rows of one question become one: its gold answers are all right, and it stands on one side of a split.
+        merged: dict[str, dict[str, Any]] = {}
+        for text, gold, *group in table[columns].itertuples(index=False):
+            folded = " ".join(text.casefold().split())
+            if folded and gold.strip():
+                row = merged.setdefault(folded, {"text": text, "gold": {}, "group": "".join(group).strip() or folded})
+                row["gold"][gold] = None
+        rows = list(merged.values())
         if not rows:
             raise ValueError(f"dataset.path: expected rows with a question and an answer, got none in {self.path}")
         if self.limit is not None and self.limit < len(rows):
@@ -87,9 +106,9 @@ class CsvQuestions:
         return [
             Question(
                 id=f"{self.name}-{i:05d}",
-                group=row[self.group] if self.group else " ".join(row[self.question].casefold().split()),
-                text=row[self.question],
-                answers=(row[self.answer],),
+                group=row["group"],
+                text=row["text"],
+                answers=tuple(row["gold"]),
                 pattern=self.pattern,
             )
             for i, row in enumerate(rows)

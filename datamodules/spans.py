@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character that later tokens complete
 
 
-def exact_answer(answer: str, gold: Sequence[str], pattern: str = "") -> str | None:
-    """Return the words of an answer whose change would change the verdict.
+def exact_answer(answer: str, gold: Sequence[str], pattern: str = "") -> tuple[int, int] | None:
+    """Find the words of an answer whose change would change the verdict.
 
     Args:
         answer: answer text.
@@ -20,13 +20,12 @@ def exact_answer(answer: str, gold: Sequence[str], pattern: str = "") -> str | N
         pattern: regular expression whose first match is taken, right or wrong, without a look at the gold answer.
 
     Returns:
-        the words as they stand in the answer, or None. Without a pattern a wrong answer has none.
+        first character and one past the last, or None. Without a pattern a wrong answer has none.
     """
     if pattern:
         match = re.search(pattern, answer)
-        return match.group() if match else None
-    spans = (find(answer, g) for g in gold)
-    return next((answer[s[0] : s[1]] for s in spans if s), None)
+        return match.span() if match and match.group() else None
+    return next((span for words in gold if (span := find(answer, words))), None)
 
 
 def find(text: str, words: str) -> tuple[int, int] | None:
@@ -41,6 +40,11 @@ def find(text: str, words: str) -> tuple[int, int] | None:
     return (origin[match.start()], origin[match.end() - 1] + 1) if match else None
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Text of ids as they stand: no special tokens, no blanks tidied away."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
 def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
     """Decode ids one by one.
 
@@ -49,16 +53,13 @@ def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tupl
         character has that character in its range; special tokens add none.
     """
 
-    def decode(k: int) -> str:
-        return str(tokenizer.decode(list(ids[:k]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
     ranges, done = [], 0
     for k in range(1, len(ids) + 1):
-        text = decode(k)
+        text = decode(tokenizer, ids[:k])
         finished = len(text.rstrip(UNFINISHED))
         ranges.append((done, max(finished, done + 1) if len(text) > finished else finished))
         done = max(done, finished)
-    return decode(len(ids)), ranges
+    return decode(tokenizer, ids), ranges
 
 
 def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_answer: str) -> tuple[int, int] | None:
@@ -74,9 +75,14 @@ def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_
         occurrence, else the first occurrence at all; None where there is none. Blanks before a word belong to no
         answer, but a token that holds blank and word together does.
     """
-    text, ranges = token_ranges(tokenizer, answer_ids)
-    span = find(text, exact_answer)
-    if span is None:
-        return None
+    span = find(decode(tokenizer, answer_ids), exact_answer)
+    return covering(tokenizer, answer_ids, span) if span else None
+
+
+def covering(
+    tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], span: tuple[int, int]
+) -> tuple[int, int] | None:
+    """First and last token whose text overlaps a range of characters of the decoded answer; None where none does."""
+    _, ranges = token_ranges(tokenizer, answer_ids)
     hits = [i for i, (start, end) in enumerate(ranges) if start < span[1] and end > span[0]]
     return (hits[0], hits[-1]) if hits else None

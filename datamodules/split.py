@@ -51,4 +51,11 @@ class GroupSplit:
             # The split left furthest below its share of what this group holds, each class relative to its size.
             home[group] = np.argmax(((wanted - dealt) / scale) @ counts[group])
             dealt[home[group]] += counts[group]
-        return {name: np.flatnonzero(home[member] == k) for k, name in enumerate(SPLITS)}
+        rows = {name: np.flatnonzero(home[member] == k) for k, name in enumerate(SPLITS)}
+        empty = [name for name in SPLITS if not len(rows[name])]
+        if empty:
+            raise ValueError(
+                f"split: expected groups enough for train, val and test, got {len(names)}, which leave none for "
+                f"{', '.join(empty)}; take more questions, or smaller groups"
+            )
+        return rows

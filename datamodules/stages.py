@@ -7,11 +7,13 @@ length within a shard, so a shard has the same bytes whoever makes it.
 import hashlib
 import io
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +58,7 @@ class LanguageModelStages:
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
         self._threads = torch.get_num_threads()
         _, width = self.depth_and_width
-        torch.set_num_threads(1 if width < THREADED_WIDTH else os.cpu_count() or 1)
+        torch.set_num_threads(1 if width < THREADED_WIDTH else len(os.sched_getaffinity(0)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,8 +77,12 @@ class LanguageModelStages:
         config = AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config()
         return config.num_hidden_layers, config.hidden_size
 
-    def answers(self, questions: Sequence[str]) -> list[Answer]:
-        """Greedy answers to N question texts, in order, from the cache where it has them."""
+    def answers(self, ids: Sequence[str], questions: Sequence[str]) -> list[Answer]:
+        """Greedy answers to N question texts, in order, from the cache where it has them.
+
+        Raises:
+            ValueError: the model computed something that is not finite; names layer, position and example by its id.
+        """
         prompts = [self.model.encode(self.tokenizer, question) for question in questions]
         content = {
             "stage": "answers",
@@ -97,7 +103,10 @@ class LanguageModelStages:
                     self.model.max_new_tokens,
                     self.model.stop,
                 )
-                made.update(zip(batch, batch_answers, strict=True))
+                for i, answer in zip(batch, batch_answers, strict=True):
+                    if not all(map(math.isfinite, answer.logprobs)):
+                        self._refuse(prompts[i], ids[i])
+                    made[i] = answer
                 advance(len(batch))
             buffer = io.BytesIO()
             pq.write_table(pa.Table.from_pylist([asdict(made[i]) for i in rows]), buffer)
@@ -114,10 +123,13 @@ class LanguageModelStages:
         answers: Sequence[Answer],
         positions: Positions,
         index: Tensor,
+        valid: Tensor,
         site: str,
         layers: Sequence[int],
     ) -> CacheEntry:
         """Activations of N examples at the tokens `index` [N, T], in shards of bfloat16 `h [T, n, D]`, a file a layer.
+
+        Zero where `valid` [N, T] is false.
 
         Raises:
             ValueError: an activation that is not finite.
@@ -130,6 +142,7 @@ class LanguageModelStages:
             "model": self.identity,
             "sequences": hashlib.sha256(repr(sequences).encode()).hexdigest(),
             "index": hashlib.sha256(repr(index.tolist()).encode()).hexdigest(),
+            "valid": hashlib.sha256(repr(valid.tolist()).encode()).hexdigest(),
             "positions": list(positions.names),
             "site": site,
             "layers": layers,
@@ -141,6 +154,7 @@ class LanguageModelStages:
             acts: Tensor | None = None
             for batch in _by_length(rows, [len(sequences[i]) for i in rows], self.model.batch_size):
                 read = capture(self.network, [sequences[i] for i in batch], index[batch], site, layers)
+                read = read.masked_fill(~valid[batch][:, None, :, None].to(read.device), 0)
                 check_finite(read, layers, positions.names, [ids[i] for i in batch])
                 if acts is None:
                     acts = torch.empty(len(layers), index.shape[1], len(rows), read.shape[-1], dtype=torch.bfloat16)
@@ -156,6 +170,15 @@ class LanguageModelStages:
         bytes_each = 2 * len(layers) * index.shape[1] * width * (4 if site == "mlp_post" else 1)
         self._run(entry, "activations", len(sequences), bytes_each, make)
         return entry
+
+    def _refuse(self, prompt: Sequence[int], example: str) -> NoReturn:
+        """Say where the numbers of a prompt stop being finite."""
+        depth, _ = self.depth_and_width
+        acts = capture(self.network, [prompt], torch.tensor([[len(prompt) - 1]]), "resid_post", range(depth))
+        check_finite(acts, range(depth), ["last_q"], [example])
+        raise ValueError(
+            f"answers: expected finite log-probabilities, got others for example {example}; try another dtype"
+        )
 
     def _run(
         self,

@@ -44,7 +44,7 @@ class ProbeGrid(pl.LightningModule):
     def configure_optimizers(self) -> None:
         """None: see `training_step`."""
 
-    def on_train_start(self) -> None:
+    def on_train_epoch_start(self) -> None:
         """Start from zeros, so that a sum over ranks puts together the cells each of them solved."""
         with torch.no_grad():
             self.weight.zero_()
@@ -64,6 +64,9 @@ class ProbeGrid(pl.LightningModule):
         if dist.is_available() and dist.is_initialized():
             for part in (self.weight, self.bias):
                 dist.all_reduce(part.data)
+            unconverged = torch.tensor(self.n_unconverged, device=self.device)
+            dist.all_reduce(unconverged)
+            self.n_unconverged = int(unconverged)
         if self.n_unconverged:
             self.print(f"{self.n_unconverged} cells stopped after {self.max_iter} steps, short of the optimum")
 

@@ -92,11 +92,12 @@ def test_another_site_reuses_the_answers(datamodule, language_model, questions_c
 
 
 def test_another_batch_size_gives_the_same_answers(language_model, questions_csv, tmp_path):
+    asked = [(q.id, q.text) for q in CsvQuestions(str(questions_csv), limit=40).load()]
     answers = []
     for batch_size in (8, 1):
         model = replace(language_model, batch_size=batch_size)
         with LanguageModelStages(model, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
-            answers.append(stages.answers([q.text for q in CsvQuestions(str(questions_csv), limit=40).load()]))
+            answers.append(stages.answers(*zip(*asked, strict=True)))
     assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
     assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
 
@@ -162,3 +163,27 @@ def test_ranks_get_their_own_cells(datamodule):
         seen += [cell for block in datamodule.train_dataloader() for cell in block["cells"].tolist()]
     datamodule.trainer = None
     assert sorted(seen) == list(range(45))
+
+
+def test_a_model_that_computes_nonsense_is_named_before_anything_is_stored(language_model, questions_csv, tmp_path):
+    network = language_model.load("cpu")
+    network.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    network.save_pretrained(tmp_path / "model")
+    language_model.load_tokenizer().save_pretrained(tmp_path / "model")
+    broken = replace(language_model, id=str(tmp_path / "model"))
+    with pytest.raises(ValueError, match=r"got nan at layer 1, position last_q, example colours-\d{5}"):
+        make(broken, questions_csv, tmp_path / "cache").setup()
+    assert not list((tmp_path / "cache").rglob("*.parquet*"))
+
+
+def test_positions_that_are_absent_are_stored_as_zeros(datamodule):
+    for block in datamodule.test_dataloader():
+        assert not block["acts"][~block["valid"]].any()
+        assert block["acts"][block["valid"]].any(-1).all()
+
+
+def test_a_split_short_of_a_class_is_told(language_model, questions_csv, cache_root, caplog):
+    few = make(language_model, questions_csv, cache_root, split=GroupSplit(val=0.05, test=0.25))
+    few.setup()
+    assert "split: val has" in caplog.text
+    assert "split: test has" not in caplog.text

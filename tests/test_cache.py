@@ -116,6 +116,28 @@ def test_a_disk_that_fills_up_leaves_whole_shards_only(tmp_path, monkeypatch):
     assert [path.name for path in started.folder.rglob("*00001*") if ".local" not in path.parts] == []
 
 
+def test_a_write_that_fails_says_where_and_what_to_do(tmp_path, monkeypatch):
+    started = entry(tmp_path)
+    monkeypatch.setattr(cache.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(
+        OSError, match=r"expected room for 0.0 MB at .*00000.bin, got: No space left on device; free some"
+    ):
+        build(started)
+    monkeypatch.undo()
+    assert entry(tmp_path).missing() == [0, 1, 2, 3]
+    assert not list(started.folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": {}}', '{"a": 3}'])
+def test_an_altered_record_is_named_with_its_mend(tmp_path, content):
+    built = entry(tmp_path)
+    build(built)
+    record = built.folder / "shard-00002.json"
+    record.write_text(content)
+    with pytest.raises(ValueError, match=rf"record {record} is altered; rebuild its shard with: rm '{record}'"):
+        entry(tmp_path).files(2)
+
+
 def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
     with pytest.raises(
         OSError, match=r"expected 4,000,000,000,000,000\.0 MB of free space for .*, got .* MB; free some"
@@ -126,7 +148,7 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
 
 def test_a_root_that_cannot_be_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"cache.root: expected a folder that can be written, got .*file"):
+    with pytest.raises(OSError, match=r"cache.root: expected a folder that can be written, got .*file"):
         entry(tmp_path / "file")
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from datamodules.capture import SITES, blocks, capture, check_finite, check_site, choose_layers
 
@@ -88,6 +89,19 @@ def test_names_and_layers_are_checked():
     for wrong in ([3], [-1, 0], []):
         with pytest.raises(ValueError, match="expected layers of the model, 0 to 2, got"):
             choose_layers(3, wrong)
+
+
+def test_layers_are_a_list():
+    for wrong in (1, "0", ["a"], [True]):
+        with pytest.raises(ValueError, match=r"site.layers: expected a list of layers such as \[0, 4\], got"):
+            choose_layers(3, wrong)  # type: ignore[arg-type]
+
+
+def test_a_site_that_a_block_lacks_is_refused_with_those_it_has():
+    torch.manual_seed(0)
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)).eval()
+    with pytest.raises(ValueError, match="expected one that GPT2Block has: resid_pre, resid_post, mlp_out; got z"):
+        capture(gpt2, [[1, 2]], torch.tensor([[1]]), "z", [0])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -72,4 +72,16 @@ def test_settings_are_checked(settings, text):
 
 def test_a_missing_folder_is_not_taken_for_a_hub_id():
     with pytest.raises(ValueError, match=r"got '/no/such/folder': no such folder"):
-        LanguageModel("/no/such/folder").load_tokenizer()
+        LanguageModel("/no/such/folder")
+
+
+def test_a_name_that_no_hub_has_is_told_in_one_line(monkeypatch):
+    def nowhere(*_, **__):
+        raise OSError("no such repository\nand much more")
+
+    monkeypatch.setattr("datamodules.language_model.snapshot_download", nowhere)
+    with pytest.raises(
+        ValueError, match=r"^model.id: expected a folder or a hub id such as org/name, got 'nosuch' \(no such rep"
+    ) as error:
+        LanguageModel("nosuch").fetch()
+    assert "\n" not in str(error.value)

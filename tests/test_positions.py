@@ -70,6 +70,7 @@ def test_coincidence_against_counting():
         (["last_q", "third_answer"], r"expected names among last_q, first_answer, .*-1; got third_answer"),
         (["-1", "-1"], "expected different names"),
         ([], "at least one"),
+        ("last_q", r"expected a list of names, got 'last_q'; write \[last_q\]"),
     ],
 )
 def test_wrong_names_are_refused(names, text):

@@ -10,15 +10,21 @@ def write(tmp_path, text):
 
 
 def test_rows_become_questions(tmp_path):
-    path = write(
-        tmp_path, 'q,a,who\n"Where, then?",Rome,x\nwhere  then?,007,y\n"Where, then?",Rome,x\n,Oslo,z\nWhen?,,z\n'
-    )
+    rows = [
+        '"Where, then?",Rome,x',
+        "where,  then?".join('""') + ",007,y",
+        '"Where, then?",Rome,x',
+        ",Oslo,z",
+        "When?,,z",
+        "Who?,Ann,",
+    ]
+    path = write(tmp_path, "q,a,who\n" + "\n".join(rows) + "\n")
     questions = CsvQuestions(path, "q", "a", pattern="R.me").load()
-    assert [(q.text, q.answers) for q in questions] == [("Where, then?", ("Rome",)), ("where  then?", ("007",))]
-    assert questions[0].id == "own-00000"
-    assert questions[1].group == "where then?"
+    assert [(q.text, q.answers) for q in questions] == [("Where, then?", ("Rome", "007")), ("Who?", ("Ann",))]
+    assert [q.id for q in questions] == ["own-00000", "own-00001"]
+    assert [q.group for q in questions] == ["where, then?", "who?"]
     assert questions[0].pattern == "R.me"
-    assert [q.group for q in CsvQuestions(path, "q", "a", "who").load()] == ["x", "y"]
+    assert [q.group for q in CsvQuestions(path, "q", "a", "who").load()] == ["x", "who?"]
 
 
 def test_limit_draws_from_a_seed(tmp_path):
@@ -39,6 +45,7 @@ def test_limit_draws_from_a_seed(tmp_path):
             "expected column question, answer in .*, got Question, Answer; set dataset.question",
         ),
         ('question,answer\n"a,b\n', "expected a CSV file in UTF-8"),
+        ("question,answer\nWho, then?,Ann\nWhere, now?,Rome\n", "expected 2 fields a row in .*, got more; quote texts"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, message):
@@ -56,3 +63,15 @@ def test_another_encoding_is_refused(tmp_path):
     path.write_bytes("question,answer\ncafé?,né\n".encode("latin-1"))
     with pytest.raises(ValueError, match="expected a CSV file in UTF-8"):
         CsvQuestions(str(path)).load()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"limit": 0}, "dataset.limit: expected a number of questions above 0, got 0"),
+        ({"pattern": "(abc"}, r"dataset.pattern: expected a regular expression, got '\(abc'"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CsvQuestions("some.csv", **settings)

@@ -33,3 +33,8 @@ def test_one_seed_one_split():
 def test_impossible_shares_are_refused(val, test):
     with pytest.raises(ValueError, match=f"got val={val}, test={test}"):
         GroupSplit(val=val, test=test)
+
+
+def test_too_few_groups_are_refused():
+    with pytest.raises(ValueError, match="expected groups enough for train, val and test, got 2, which leave none for"):
+        GroupSplit()(["a", "b"] * 50, [0, 1, 1, 0] * 25)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from datamodules.demo.world import World
+from datamodules.demo.world import FACTS, World
 from datamodules.language_model import LanguageModel
 from datamodules.questions import Question
 
@@ -33,5 +33,8 @@ class DemoQuestions:
     def load(self) -> list[Question]:
         """Draw the questions."""
         world = World()
+        most = len(FACTS) * 2 * min(len(world.known), len(world.held_out)) if self.skill == "facts" else 10**6
+        if not 1 <= self.limit <= most:
+            raise ValueError(f"dataset.limit: expected 1 to {most} questions of {self.name}, got {self.limit}")
         draw = world.fact_questions if self.skill == "facts" else world.note_questions
         return draw(self.limit, self.seed)
