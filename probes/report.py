@@ -150,7 +150,10 @@ def print_reading(console: Console, reading: dict[str, Any]) -> None:
         layers.add_row(cell["position"], *map(_dash, (cell["n_valid"], cell["layer"])), _auc(cell), _dash(cell["n"]))
     console.print("", layers)
 
-    if pairs := reading["coincidences"]:
+    pairs = reading["coincidences"]
+    if not pairs:
+        console.print("", "No two positions ever fall on one token.", style="dim", sep="\n")
+    else:
         coincidences = _table("Positions on one token", "position", "position", "share of examples")
         for pair in pairs[:N_PAIRS]:
             coincidences.add_row(*pair["positions"], f"{pair['share']:.1%}")

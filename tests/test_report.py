@@ -213,3 +213,13 @@ def test_short_labels_are_short_unique_and_leave_short_names_alone():
     assert labels[3] == "b"
     assert len(set(labels)) == len(names)
     assert max(map(len, labels)) <= 4
+
+
+def test_positions_that_never_meet_are_told(tmp_path, capsys):
+    module = a_module()
+    report(tmp_path, module)
+    assert "No two positions ever" not in capsys.readouterr().out
+    T = len(module.card["positions"])
+    module.card["coincidence"] = [[float(i == j) for j in range(T)] for i in range(T)]
+    report(tmp_path, module)
+    assert "No two positions ever fall on one token." in capsys.readouterr().out
