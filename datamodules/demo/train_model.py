@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from datamodules.demo.world import SEED, World
 
 PROMPT = "Q: {question}\nA:"  # as in conf/model/demo.yaml
-VOCAB = 1400  # the words of the world are single tokens, first names two or three
+VOCAB = 1400  # the words of the world are single tokens, first names mostly three or four
 WIDTH, LAYERS, HEAD_WIDTH = 128, 8, 32
 STEPS = 6000
 BATCH = 32
