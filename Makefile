@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test lint types bench clean
 
 install: .venv/installed
 
@@ -26,6 +26,11 @@ types: install
 
 test: lint types
 	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.bench_solver
+	$(BIN)/python -m tests.benchmarks.bench_auroc
+	$(BIN)/python -m tests.benchmarks.bench_stream
 
 clean:
 	rm -rf .venv outputs multirun cache build *.egg-info

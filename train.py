@@ -83,7 +83,9 @@ def _one_line(error: Exception) -> str:
         group, _, name = got.rpartition("/")
         return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
     if isinstance(error, MissingMandatoryValue):
-        key = str(error.full_key).removeprefix("datamodule.")
+        key = str(error.full_key)
+        inner = key.removeprefix("datamodule.")
+        key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
         return f"expected a value for {key}, which has no default; add {key}=... to the command"
     return " ".join(str(error).split())
 

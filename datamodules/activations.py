@@ -1,31 +1,29 @@
-"""The datamodule: runs the stages whose results the cache lacks, then streams cell blocks."""
+"""The datamodule of a language model: runs the stages whose results the cache lacks, then streams what they made."""
 
 import io
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from datamodules.answers import Answer
-from datamodules.blocks import CellBlocks
 from datamodules.cache import CacheEntry
 from datamodules.capture import check_site, choose_layers
 from datamodules.correctness import is_correct
 from datamodules.language_model import LanguageModel
+from datamodules.loaders import MIN_PER_CLASS, GridDataModule
 from datamodules.positions import Positions, coincidence
 from datamodules.questions import Question
 from datamodules.spans import covering, exact_answer
 from datamodules.split import GroupSplit
 from datamodules.stages import LanguageModelStages
+from datamodules.store import Shards
 
 log = logging.getLogger(__name__)
-
-MIN_PER_CLASS = 10  # fewer right or wrong answers than this say nothing about a probe
 
 
 class Dataset(Protocol):
@@ -38,11 +36,8 @@ class Dataset(Protocol):
         ...
 
 
-class ActivationDataModule(pl.LightningDataModule):
-    """Questions to cell blocks.
-
-    After `setup`, `card` describes the grid for probes and callbacks: model, dataset, site, target, layers, positions,
-    width, split (seed, and n and n_positive of each split), coincidence [T][T] and n_valid [T].
+class ActivationDataModule(GridDataModule):
+    """Questions to blocks of activations.
 
     Args:
         model: which language model, and how it is asked.
@@ -52,7 +47,7 @@ class ActivationDataModule(pl.LightningDataModule):
         split: deals groups to train, val and test.
         cache_root: folder of the cache.
         layers: which blocks, the rows of the grid; all where None.
-        block_bytes: bytes of activations in a block.
+        block_bytes, batch_size, seed: see `GridDataModule`.
     """
 
     def __init__(
@@ -64,13 +59,14 @@ class ActivationDataModule(pl.LightningDataModule):
         split: GroupSplit,
         cache_root: str,
         layers: Sequence[int] | None = None,
-        block_bytes: int = 2**26,
+        block_bytes: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(split, block_bytes, batch_size, seed)
         check_site(site)
-        self.model, self.dataset, self.positions, self.split = model, dataset, positions, split
-        self.site, self.layers, self.cache_root, self.block_bytes = site, layers, cache_root, block_bytes
-        self.card: dict[str, Any] = {}
+        self.model, self.dataset, self.positions = model, dataset, positions
+        self.site, self.layers, self.cache_root = site, layers, cache_root
 
     def prepare_data(self) -> None:
         """Fetch weights that are not on this machine."""
@@ -81,10 +77,8 @@ class ActivationDataModule(pl.LightningDataModule):
         if self.card:
             return
         questions = self.dataset.load()
-        device, quiet = torch.device("cpu"), False
-        if self.trainer is not None:
-            device, quiet = self.trainer.strategy.root_device, not self.trainer.is_global_zero
-        with LanguageModelStages(self.model, self.cache_root, device, quiet) as stages:
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        with LanguageModelStages(self.model, self.cache_root, device, self.quiet) as stages:
             depth, _ = stages.depth_and_width
             layers = choose_layers(depth, self.layers)
             ids = [question.id for question in questions]
@@ -100,7 +94,7 @@ class ActivationDataModule(pl.LightningDataModule):
                 [len(answer.prompt_ids) for answer in answers], [len(answer.answer_ids) for answer in answers], spans
             )
             entry = stages.activations(ids, answers, self.positions, index, valid, self.site, layers)
-        if not quiet:
+        if not self.quiet:
             _write_index(entry, questions, answers, labels, index, valid)
             _report(answers, labels, spans)
         files = [entry.files(shard) for shard in range(entry.n_shards)]
@@ -108,44 +102,17 @@ class ActivationDataModule(pl.LightningDataModule):
             [path for shard in files for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
             for layer in layers
         ]
-        self._labels, self._valid = labels, valid
-        self._rows = self.split([question.group for question in questions], labels.tolist())
-        for name, rows in self._rows.items():
-            right = int(labels[rows].sum())
-            if min(right, len(rows) - right) < MIN_PER_CLASS and not quiet:
-                log.warning(f"split: {name} has {right} right and {len(rows) - right} wrong; take more questions")
         shares = coincidence(index, valid).tolist()
-        self.card = {
+        card = {
             "model": self.model.name,
             "dataset": self.dataset.name,
             "site": self.site,
             "target": "correctness",
             "layers": layers,
             "positions": list(self.positions.names),
-            "width": CellBlocks.width(self._shards),
-            "split": {"seed": self.split.seed}
-            | {name: {"n": len(rows), "n_positive": int(labels[rows].sum())} for name, rows in self._rows.items()},
             "coincidence": [[None if share != share else share for share in row] for row in shares],
-            "n_valid": valid.sum(0).tolist(),
         }
-
-    def train_dataloader(self) -> CellBlocks:
-        """Cell blocks of the train rows."""
-        return self._blocks("train")
-
-    def val_dataloader(self) -> CellBlocks:
-        """Cell blocks of the validation rows."""
-        return self._blocks("val")
-
-    def test_dataloader(self) -> CellBlocks:
-        """Cell blocks of the test rows."""
-        return self._blocks("test")
-
-    def _blocks(self, split: str) -> CellBlocks:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return CellBlocks(
-            self._shards, self._rows[split], self._labels, self._valid, self.block_bytes, rank, world_size
-        )
+        self.serve(Shards(self._shards), labels, valid, [question.group for question in questions], card)
 
 
 def _check_classes(labels: Tensor) -> None:

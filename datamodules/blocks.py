@@ -1,76 +1,165 @@
-"""Cell blocks: the rows of one split, streamed from the cache a few cells at a time.
+"""Blocks: some cells and some examples of a grid, streamed from where its activations lie.
 
-A block is a dict of tensors, the one thing that passes from the data side to the probes:
-`acts [C, N, D]` in the cache's dtype, `labels [N]` int64, `valid [C, N]` bool, `cells [C]` int64, where cell
-`l * T + t` is the l-th read layer at position t.
+A block is a dict of tensors, the one thing that passes from the data side to the probes: `acts [C, N, D]` in the dtype
+of the store, zero where not valid; `labels [N]` int64; `valid [C, N]` bool; `cells [C]` int64, where cell `l * T + t`
+is the l-th read layer at position t; `groups [N]` int64, equal where examples must not be parted by a split.
+
+Every block is a tensor of its own as long as it is kept. The next one is read while it is used, and takes the memory of
+those that are gone.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
+
+from datamodules.memory import Budget
+from datamodules.read_ahead import Job, read_ahead
+from datamodules.store import Starmap, Store
+
+CHUNK = 64  # examples that stand together in the store and are shuffled as one, so that reads are long
+CPU = torch.device("cpu")
+POOL = 1024  # examples among which batches are drawn
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some examples of a store, usually a split.
+
+    Attributes:
+        store: their activations.
+        rows: [N] int64, ascending, among the store's examples.
+        labels: [N] int64 in {0, 1}.
+        valid: [N, T] bool.
+        groups: [N] int64.
+        device: where blocks are wanted.
+    """
+
+    store: Store
+    rows: np.ndarray
+    labels: Tensor
+    valid: Tensor
+    groups: Tensor
+    device: torch.device = CPU
+
+    def bytes(self, n_cells: int, n_rows: int) -> int:
+        """Bytes that the activations of so many cells and examples take."""
+        return n_cells * n_rows * self.store.shape[3] * self.store.dtype.itemsize
+
+    def at_once(self, least: int, enough: int, budget: Budget, what: str) -> int:
+        """How many times the smallest possible block may be read at once; see `Budget.block`."""
+        return budget.block(least, enough, self.store.scratch, self.device, what) // least
+
+    def read(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Tensor]:
+        """Activations [C, n, D] on the device for each pair of cells [C] and n of 0 .. N - 1."""
+        jobs: list[Job] = [
+            ((len(cells), len(some), self.store.shape[3]), partial(self._fill, cells, some)) for cells, some in parts
+        ]
+        return read_ahead(jobs, self.store.dtype, self.device)
+
+    def _fill(self, cells: np.ndarray, some: np.ndarray, out: Tensor, each: Starmap) -> None:
+        self.store.read(cells, self.rows[some], out, each)
+        absent = ~self.valid.numpy()[np.ix_(some, cells % self.store.shape[2])]
+        for i, cell in enumerate(absent.T):
+            if cell.any():
+                out[i].view(torch.uint8).numpy()[cell] = 0
+
+    def block(self, acts: Tensor, cells: np.ndarray, some: np.ndarray | slice) -> dict[str, Tensor]:
+        """A block of activations [C, n, D] and what belongs to them."""
+        block = {
+            "labels": self.labels[some],
+            "valid": self.valid[some][:, cells % self.store.shape[2]].T.contiguous(),
+            "cells": torch.from_numpy(cells),
+            "groups": self.groups[some],
+        }
+        return {"acts": acts} | {name: part.to(self.device) for name, part in block.items()}
 
 
 class CellBlocks:
-    """Every cell of the grid once, dealt evenly to the ranks.
+    """Every cell of the grid once, a few at a time with all their examples, dealt evenly to the ranks.
 
     Args:
-        shards: for each layer, the files of its shards in order; each holds `h [T, n, D]`.
-        rows: [N] rows of the split among all examples.
-        labels: [all examples] int64 in {0, 1}.
-        valid: [all examples, T] bool.
-        block_bytes: how many bytes of activations a block may hold; one cell always fits.
+        examples: whose activations.
+        budget: how much memory there is; one cell always fits.
+        rank: this process among `world_size`.
+        world_size: number of processes.
+    """
+
+    def __init__(self, examples: Examples, budget: Budget, rank: int = 0, world_size: int = 1) -> None:
+        self.examples = examples
+        _, L, T, _ = examples.store.shape
+        if world_size > L * T:
+            raise ValueError(f"trainer.devices: expected at most one for each of the {L * T} cells, got {world_size}")
+        # Neighbours stay together: in a file of whole examples they are one read.
+        cells = np.array_split(np.arange(L * T), world_size)[rank]
+        cell = examples.bytes(1, len(examples.rows))
+        most = examples.at_once(cell, examples.store.enough(len(examples.rows)), budget, "a cell")
+        self.cells = np.array_split(cells, math.ceil(len(cells) / most))
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        everyone = np.arange(len(self.examples.rows))
+        acts = self.examples.read([(cells, everyone) for cells in self.cells])
+        for cells in self.cells:
+            yield self.examples.block(next(acts), cells, slice(None))
+
+
+class ExampleBlocks:
+    """All cells of a few examples at a time, in a new order each epoch, for training by mini-batches.
+
+    The order follows from seed and epoch alone, whatever memory there is: chunks of neighbours are shuffled, and then
+    the examples within each pool of chunks. Where memory allows, several batches are read at once, in longer reads.
+
+    Every example comes once an epoch, in one of the ranks: each batch is dealt to them in shares that differ by one at
+    most, so all have the same number of batches. Only a last batch of fewer examples than ranks repeats some.
+
+    Args:
+        examples: whose activations.
+        batch_size: examples of a batch, over all ranks; the last one may have fewer.
+        seed: of the order.
+        budget: how much memory there is; one batch always fits.
         rank: this process among `world_size`.
         world_size: number of processes.
     """
 
     def __init__(
-        self,
-        shards: Sequence[Sequence[Path]],
-        rows: np.ndarray,
-        labels: Tensor,
-        valid: Tensor,
-        block_bytes: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, examples: Examples, batch_size: int, seed: int, budget: Budget, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.shards = shards
-        self.rows = torch.from_numpy(rows)
-        self.labels = labels[self.rows]
-        self.valid = valid[self.rows].T.contiguous()  # [T, N]
-        n_cells = len(shards) * len(self.valid)
-        cell_bytes = len(rows) * self.width(shards) * torch.bfloat16.itemsize
-        if world_size > n_cells:
-            raise ValueError(f"trainer.devices: expected at most one for each of the {n_cells} cells, got {world_size}")
-        self.cells = np.arange(rank, n_cells, world_size)
-        self.n_blocks = math.ceil(len(self.cells) / max(1, block_bytes // cell_bytes))
-
-    @staticmethod
-    def width(shards: Sequence[Sequence[Path]]) -> int:
-        """Width D of the cached activations."""
-        with safe_open(shards[0][0], "pt") as file:
-            return file.get_slice("h").get_shape()[-1]
+        self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0  # the next one
+        _, L, T, _ = examples.store.shape
+        self.cells = np.arange(L * T)
+        batch = examples.bytes(L * T, math.ceil(min(batch_size, len(examples.rows)) / world_size))
+        # A whole pool makes the longest reads that its order allows.
+        self.batches_at_once = examples.at_once(batch, examples.bytes(L * T, POOL), budget, "a batch")
 
     def __len__(self) -> int:
-        return self.n_blocks
+        return math.ceil(len(self.examples.rows) / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for cells in np.array_split(self.cells, self.n_blocks):
-            yield {
-                "acts": torch.stack([self._read(*divmod(int(cell), len(self.valid))) for cell in cells]),
-                "labels": self.labels,
-                "valid": self.valid[cells % len(self.valid)],
-                "cells": torch.from_numpy(cells),
-            }
+        batches = self._batches(self.epoch)
+        self.epoch += 1
+        windows = [batches[i : i + self.batches_at_once] for i in range(0, len(batches), self.batches_at_once)]
+        acts = self.examples.read([(self.cells, np.concatenate(window)) for window in windows])
+        for window in windows:
+            cuts = np.cumsum([len(batch) for batch in window])[:-1].tolist()
+            parts = list(next(acts).tensor_split(cuts, dim=1))
+            for batch in window:
+                yield self.examples.block(parts.pop(0), self.cells, batch)
 
-    def _read(self, layer: int, position: int) -> Tensor:
-        """Rows of one cell, [N, D]."""
-        parts = []
-        for path in self.shards[layer]:
-            with safe_open(path, "pt") as file:
-                parts.append(file.get_slice("h")[position])
-        return torch.cat(parts)[self.rows]
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        """This rank's share of each batch, as numbers among the examples."""
+        rng, n = np.random.default_rng((self.seed, epoch)), len(self.examples.rows)
+        chunks = [np.arange(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+        order = np.concatenate([chunks[i] for i in rng.permutation(len(chunks))])
+        for start in range(0, n, POOL):
+            rng.shuffle(order[start : start + POOL])
+        batches = (order[start : start + self.batch_size] for start in range(0, n, self.batch_size))
+        return [np.resize(batch, max(len(batch), self.world_size))[self.rank :: self.world_size] for batch in batches]

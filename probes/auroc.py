@@ -23,10 +23,7 @@ def auroc(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, valid that is not bool.
     """
-    scores, positive, negative = _classes(scores, labels, valid)
-    wins = torch.where(positive, _half_wins(scores, negative), 0).sum(-1)
-    area = wins.double() / (2 * positive.sum(-1) * negative.sum(-1))  # 0 / 0 is the NaN of an absent class
-    return area.where(_readable(scores, positive | negative), torch.nan)
+    return auroc_with_variance(scores, labels, valid)[0]
 
 
 def auroc_variance(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -37,26 +34,46 @@ def auroc_variance(scores: Tensor, labels: Tensor, valid: Tensor | None = None) 
     Biometrics 44:837); placements come from sorted scores (Sun & Xu 2014, IEEE Signal Processing Letters 21:1389).
     NaN where a class has fewer than two examples, and where a valid score is NaN.
     """
+    return auroc_with_variance(scores, labels, valid)[1]
+
+
+def auroc_with_variance(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`auroc` and `auroc_variance`, float64 [..] each, for one sort of the scores."""
     scores, positive, negative = _classes(scores, labels, valid)
-    variance = _spread(scores, positive, negative) + _spread(scores, negative, positive)
-    return variance.where(_readable(scores, positive | negative), torch.nan)
+    over_negative, over_positive = _half_wins(scores, negative, positive)
+    wins = torch.where(positive, over_negative, 0).sum(-1)
+    area = wins.double() / (2 * positive.sum(-1) * negative.sum(-1))  # 0 / 0 is the NaN of an absent class
+    variance = _spread(over_negative, positive, negative) + _spread(over_positive, negative, positive)
+    readable = _readable(scores, positive | negative)
+    return area.where(readable, torch.nan), variance.where(readable, torch.nan)
 
 
-def _spread(scores: Tensor, members: Tensor, others: Tensor) -> Tensor:
+def _spread(wins: Tensor, members: Tensor, others: Tensor) -> Tensor:
     """Sample variance of the members' placements among the others, over the number of members: [..]."""
     n = members.sum(-1)
-    placement = _half_wins(scores, others).double() / (2 * others.sum(-1, keepdim=True))
+    placement = wins.double() / (2 * others.sum(-1, keepdim=True))
     mean = torch.where(members, placement, 0.0).sum(-1) / n
     deviation = torch.where(members, placement - mean[..., None], 0.0)
     return deviation.square().sum(-1) / ((n - 1) * n)  # 0 / 0 is the NaN of a class with fewer than two
 
 
-def _half_wins(scores: Tensor, others: Tensor) -> Tensor:
-    """For every score, twice the number of others below it plus the number equal to it: int64 [.., N]."""
-    ranked = scores.where(others, torch.inf).sort(-1).values  # the others, then infinities in place of the rest
-    below = torch.searchsorted(ranked, scores, side="left")
-    up_to = torch.searchsorted(ranked, scores, side="right").minimum(others.sum(-1, keepdim=True))
-    return below + up_to
+def _half_wins(scores: Tensor, *classes: Tensor) -> list[Tensor]:
+    """For every score and class, twice the number of its members below plus the number that are equal: int64 [.., N].
+
+    One sort serves all classes: a running count of the members, read where a run of equal scores starts and ends.
+    """
+    ranked, order = scores.sort(-1)
+    number = torch.arange(scores.shape[-1], device=scores.device).expand(scores.shape)
+    new = torch.ones_like(ranked, dtype=torch.bool)
+    new[..., 1:] = ranked[..., 1:] != ranked[..., :-1]
+    start = torch.where(new, number, 0).cummax(-1).values
+    last = torch.where(new.roll(-1, -1), number, scores.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
+    wins = []
+    for members in classes:
+        count = members.gather(-1, order).cumsum(-1)
+        below = count.gather(-1, start) - members.gather(-1, order.gather(-1, start)).long()
+        wins.append(torch.empty_like(count).scatter_(-1, order, below + count.gather(-1, last)))
+    return wins
 
 
 def _readable(scores: Tensor, counted: Tensor) -> Tensor:
@@ -127,8 +144,9 @@ class GridAUROC(Metric):
         outside = cells[(cells < 0) | (cells >= n_cells)]
         if outside.numel():
             raise ValueError(f"cells must be from 0 to {n_cells - 1}, got {outside[0].item()}")
-        self.auc.index_add_(0, cells, auroc(scores, labels, valid))
-        self.variance.index_add_(0, cells, auroc_variance(scores, labels, valid))
+        area, variance = auroc_with_variance(scores, labels, valid)
+        self.auc.index_add_(0, cells, area)
+        self.variance.index_add_(0, cells, variance)
         self.n.index_add_(0, cells, valid.sum(-1))
         self.n_positive.index_add_(0, cells, (valid & (labels == 1)).sum(-1))
         self.updates.index_add_(0, cells, torch.ones_like(cells))

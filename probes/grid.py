@@ -1,77 +1,46 @@
-"""The LightningModule that fits one linear probe for every layer-token cell, each to its optimum, in one epoch."""
+"""What every grid of probes shares: its shape, its scores, its AUC maps. Its children do the fitting."""
 
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from probes.auc_map import AUCMap
 from probes.auroc import GridAUROC
-from probes.logistic import fit_logistic
 
 
 class ProbeGrid(pl.LightningModule):
-    """Exact logistic probes over cell blocks.
+    """One probe for every layer-token cell: linear, unless a child has other parameters and its own `score`.
 
     The shape of the grid comes from the datamodule's `card`, or from the checkpoint when one is loaded. `weight`
     [L, T, D] and `bias` [L, T] are float32, NaN in cells that could not be fitted. After validation and test, `maps`
-    holds an `AUCMap` under `val` and `test`, the same on every rank.
-
-    Args:
-        l2: penalty; scikit-learn's C is 1 / l2.
-        tol: gradient norm at which a cell has converged.
-        max_iter: most Newton steps of a cell.
+    holds an `AUCMap` under `val` and `test`, the same on every rank. `fitted` is what summary.json says about the fit:
+    JSON-ready, the same on every rank.
     """
 
-    def __init__(self, l2: float = 1.0, tol: float = 1e-4, max_iter: int = 100) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        if not l2 > 0:
-            raise ValueError(f"probe.l2: expected a number above 0, got {l2}")
-        # Every block is solved outright: nothing to differentiate, no optimizer.
-        self.automatic_optimization = False
-        self.l2, self.tol, self.max_iter = l2, tol, max_iter
         self.card: dict[str, Any] = {}
         self.maps: dict[str, AUCMap] = {}
+        self.fitted: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Take the shape of the grid from the datamodule."""
         if not self.card:
             self._shape(self.trainer.datamodule.card)  # type: ignore[attr-defined]
 
-    def configure_optimizers(self) -> None:
-        """None: see `training_step`."""
+    def tensors(self) -> dict[str, Tensor]:
+        """What probes.safetensors holds: the tensors [L, T, ..] that `score` takes for one cell, in its order."""
+        return {"weight": self.weight, "bias": self.bias}
 
-    def on_train_epoch_start(self) -> None:
-        """Start from zeros, so that a sum over ranks puts together the cells each of them solved."""
-        with torch.no_grad():
-            self.weight.zero_()
-            self.bias.zero_()
-        self.n_unconverged = 0
-
-    def training_step(self, block: dict[str, Tensor]) -> None:
-        """Solve every cell of a block."""
-        fit = fit_logistic(block["acts"], block["labels"], block["valid"], self.l2, self.tol, self.max_iter)
-        with torch.no_grad():
-            self.weight.flatten(0, 1)[block["cells"]] = fit.weight.to(self.weight)
-            self.bias.flatten()[block["cells"]] = fit.bias.to(self.bias)
-        self.n_unconverged += int((~fit.converged & fit.bias.isfinite()).sum())
-
-    def on_train_epoch_end(self) -> None:
-        """Give every rank the whole grid."""
-        if dist.is_available() and dist.is_initialized():
-            for part in (self.weight, self.bias):
-                dist.all_reduce(part.data)
-            unconverged = torch.tensor(self.n_unconverged, device=self.device)
-            dist.all_reduce(unconverged)
-            self.n_unconverged = int(unconverged)
-        if self.n_unconverged:
-            self.print(f"{self.n_unconverged} cells stopped after {self.max_iter} steps, short of the optimum")
+    @staticmethod
+    def score(acts: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Scores [N] of activations [N, D] by the probe of one cell, weight [D] and bias []."""
+        return acts @ weight + bias
 
     def forward(self, acts: Tensor, cells: Tensor) -> Tensor:
-        """Score examples: log-odds that the answer is right.
+        """Score examples: the higher, the likelier the answer is right; above 0 where that is likelier than not.
 
         Args:
             acts: [C, N, D] of any float dtype.
@@ -80,9 +49,11 @@ class ProbeGrid(pl.LightningModule):
         Returns:
             [C, N] float64; NaN in a cell without a probe.
         """
-        weight, bias = self.weight.flatten(0, 1)[cells].double(), self.bias.flatten()[cells].double()
+        probes = zip(*(tensor.flatten(0, 1)[cells] for tensor in self.tensors().values()), strict=True)
         # One cell at a time: only one is ever held in double precision.
-        return torch.stack([a.double() @ w + b for a, w, b in zip(acts, weight, bias, strict=True)])
+        return torch.stack(
+            [self.score(a.double(), *(part.double() for part in probe)) for a, probe in zip(acts, probes, strict=True)]
+        )
 
     def validation_step(self, block: dict[str, Tensor]) -> None:
         """Score a block of validation rows."""
@@ -108,12 +79,16 @@ class ProbeGrid(pl.LightningModule):
         """Make parameters of the checkpoint's shape."""
         self._shape(checkpoint["card"])
 
+    def make_parameters(self, L: int, T: int, D: int) -> None:
+        """Make `weight` and `bias`; a child with other parameters makes those."""
+        self.weight = nn.Parameter(torch.full((L, T, D), torch.nan))
+        self.bias = nn.Parameter(torch.full((L, T), torch.nan))
+
     def _shape(self, card: dict[str, Any]) -> None:
         self.card = card
-        shape = (len(card["layers"]), len(card["positions"]))
-        self.weight = nn.Parameter(torch.full((*shape, card["width"]), torch.nan))
-        self.bias = nn.Parameter(torch.full(shape, torch.nan))
-        self.aurocs = nn.ModuleDict({split: GridAUROC(shape[0] * shape[1]) for split in ("val", "test")})
+        L, T = len(card["layers"]), len(card["positions"])
+        self.make_parameters(L, T, card["width"])
+        self.aurocs = nn.ModuleDict({split: GridAUROC(L * T) for split in ("val", "test")})
 
     def _score(self, block: dict[str, Tensor], split: str) -> None:
         scores = self(block["acts"], block["cells"])
@@ -121,9 +96,10 @@ class ProbeGrid(pl.LightningModule):
 
     def _gather(self, split: str) -> None:
         metric = cast(GridAUROC, self.aurocs[split])
-        result = {name: value.view(self.bias.shape).cpu() for name, value in metric.compute().items()}
+        layers, positions = tuple(self.card["layers"]), tuple(self.card["positions"])
+        result = {name: value.view(len(layers), len(positions)).cpu() for name, value in metric.compute().items()}
         metric.reset()
-        self.maps[split] = AUCMap(split, tuple(self.card["layers"]), tuple(self.card["positions"]), **result)
+        self.maps[split] = AUCMap(split, layers, positions, **result)
         auc = result["auc"][self.maps[split].readable()]
         if len(auc):
             self.log_dict(

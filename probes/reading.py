@@ -34,8 +34,8 @@ def read_map(
             optimistic: part of its lead is luck;
         rectangle: see ``_rectangle``; None where no readable cell stands out from another;
         best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, or None four times;
-        coincidences: pairs of positions that share a token in some example, largest share first. Two columns with
-            share 1 are one column drawn twice.
+        coincidences: pairs of positions that share a token in some example, largest share first; None where that is
+            not known. Two columns with share 1 are one column drawn twice.
 
     Raises:
         ValueError: coincidence is not ``[T, T]`` or n_valid not ``[T]``.
@@ -70,7 +70,7 @@ def read_map(
             }
             for column, position in enumerate(auc_map.positions)
         ],
-        "coincidences": [] if coincidence is None else _coincidences(auc_map.positions, coincidence),
+        "coincidences": None if coincidence is None else _coincidences(auc_map.positions, coincidence),
     }
 
 

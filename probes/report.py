@@ -31,8 +31,8 @@ N_PAIRS = 8
 class Report(pl.Callback):
     """After the test: writes summary.json and probes.safetensors; when all is over, prints the map and its reading.
 
-    It reads ``maps``, ``card``, ``weight`` and ``bias`` of the module. Global rank zero only; every file appears whole
-    or not at all.
+    It reads ``maps``, ``card``, ``fitted`` and ``tensors()`` of the module. Global rank zero only; every file appears
+    whole or not at all.
 
     Args:
         folder: where the files go; made if missing. The folder of ``Heatmap``, whose picture the last lines name.
@@ -49,9 +49,11 @@ class Report(pl.Callback):
         card, maps = pl_module.card, pl_module.maps
         reading = read_map(maps["test"], card["coincidence"], card["n_valid"])
         with whole_file(self.folder / SUMMARY) as path:
-            path.write_text(json.dumps(summarise(card, maps, reading), indent=2, allow_nan=False) + "\n", "utf-8")
+            path.write_text(
+                json.dumps(summarise(card, pl_module.fitted, maps, reading), indent=2, allow_nan=False) + "\n", "utf-8"
+            )
         with whole_file(self.folder / PROBES) as path:
-            save_probes(path, pl_module.weight, pl_module.bias, card, maps)
+            save_probes(path, pl_module.tensors(), card, maps)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Print, once the progress bars have left the screen."""
@@ -71,16 +73,18 @@ class Report(pl.Callback):
                 console.print(str(path), soft_wrap=True)
 
 
-def summarise(card: dict[str, Any], maps: dict[str, AUCMap], reading: dict[str, Any]) -> dict[str, Any]:
-    """summary.json as a dict: the run, the reading of its test map, and best and mean readable AUC of val and test."""
+def summarise(
+    card: dict[str, Any], fitted: dict[str, Any], maps: dict[str, AUCMap], reading: dict[str, Any]
+) -> dict[str, Any]:
+    """summary.json as a dict: the run, the fit, the reading of its map, and the extent of val and test."""
     run = {key: card[key] for key in FROM_CARD}
-    return run | {"reading": reading} | {split: _extent(maps.get(split)) for split in ("val", "test")}
+    return run | {"fit": fitted, "reading": reading} | {split: _extent(maps.get(split)) for split in ("val", "test")}
 
 
-def save_probes(path: Path, weight: Tensor, bias: Tensor, card: dict[str, Any], maps: dict[str, AUCMap]) -> None:
-    """Write weight ``[L, T, D]`` and bias ``[L, T]`` as safetensors, the card and every AUC as its metadata."""
+def save_probes(path: Path, tensors: dict[str, Tensor], card: dict[str, Any], maps: dict[str, AUCMap]) -> None:
+    """Write the tensors ``[L, T, ..]`` of a grid as safetensors, the card and every AUC as its metadata."""
     auc = {split: [[finite(cell) for cell in row] for row in auc_map.auc] for split, auc_map in maps.items()}
-    tensors = {"weight": weight.detach().cpu().contiguous(), "bias": bias.detach().cpu().contiguous()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # not save_file, which makes a file that only its owner can read
     path.write_bytes(save(tensors, {"card": json.dumps(card | {"auc": auc}, allow_nan=False)}))
 
@@ -89,12 +93,14 @@ def load_probes(path: str | Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Weight ``[L, T, D]``, bias ``[L, T]`` and the card; its ``auc`` has a nested list ``[L, T]`` for each split.
 
     Raises:
-        ValueError: the file was not written by ``Report``.
+        ValueError: the file was not written by ``Report``, or holds probes that are not linear.
     """
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if "card" not in metadata:
             raise ValueError(f"expected probes written by Report, got {path} without a card; point to its {PROBES}")
+        if (names := sorted(file.keys())) != ["bias", "weight"]:
+            raise ValueError(f"expected linear probes, got {path} with {', '.join(names)}; open it with safetensors")
         return file.get_tensor("weight"), file.get_tensor("bias"), json.loads(metadata["card"])
 
 
@@ -151,6 +157,8 @@ def print_reading(console: Console, reading: dict[str, Any]) -> None:
     console.print("", layers)
 
     pairs = reading["coincidences"]
+    if pairs is None:
+        return
     if not pairs:
         console.print("", "No two positions ever fall on one token.", style="dim", sep="\n")
     else:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from datamodules.activations import ActivationDataModule
 from datamodules.capture import SITES
+from datamodules.loaders import GridDataModule
 from datamodules.positions import NAMES
 from probes.grid import ProbeGrid
 from train import build
@@ -21,6 +22,7 @@ CHOICES = sorted(
 NEEDED = {
     "model=hf": ["model.id=org/name"],
     "dataset=csv": ["dataset.path=some.csv"],
+    "datamodule=precomputed": ["datamodule.path=some.safetensors"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # so that it can be made where there is none
 }
 
@@ -43,13 +45,13 @@ def test_the_choices_are_found():
 def test_each_choice_makes_a_run(choice, tmp_path):
     cfg = composed(tmp_path, choice, *NEEDED.get(choice, []))
     datamodule = build(cfg.datamodule)
-    assert isinstance(datamodule, ActivationDataModule)
+    assert isinstance(datamodule, GridDataModule)
     assert datamodule.split.seed == cfg.split.seed
     assert isinstance(build(cfg.probe), ProbeGrid)
     callbacks = [build(node) for node in cfg.callbacks.values()]
     loggers = [build(node) for node in cfg.logger.values()]
     trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
-    assert trainer.max_epochs == 1
+    assert trainer.max_epochs == cfg.trainer.max_epochs
     assert trainer.num_devices == cfg.trainer.devices
 
 
@@ -64,7 +66,7 @@ def test_the_paper_has_its_fifteen_positions(tmp_path):
         ("site=mlp_out", lambda run: run.site == "mlp_out"),
         ("site.layers=[0,3]", lambda run: run.layers == [0, 3]),
         ("split.seed=7", lambda run: run.split.seed == 7),
-        ("dataset=demo_notes", lambda run: run.dataset.skill == "notes"),
+        ("dataset=demo_words", lambda run: run.dataset.skill == "words"),
         ("dataset.limit=50", lambda run: run.dataset.limit == 50),
         ("positions.into_prompt=true", lambda run: run.positions.into_prompt is True),
     ],
@@ -78,8 +80,21 @@ def test_a_constructor_speaks_for_itself(tmp_path):
     with pytest.raises(ValueError, match=r"^positions.names: expected names among .*; got tail$"):
         build(cfg.datamodule)
     cfg = composed(tmp_path, "probe.l2=-1")
-    with pytest.raises(ValueError, match=r"^probe.l2: expected a number above 0, got -1"):
+    with pytest.raises(ValueError, match=r"^probe.l2: expected a number above 0, a list of such, or auto; got -1"):
         build(cfg.probe)
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_a_probe_that_learns_by_mini_batches_sets_what_it_needs(trainer, tmp_path):
+    cfg = composed(tmp_path, "probe=mlp", f"trainer={trainer}", "probe.hidden=8")
+    assert cfg.datamodule.batch_size == 256
+    assert cfg.trainer.max_epochs == 30
+    assert build(cfg.callbacks.early_stopping).monitor == "val/auc_mean"
+    probe = build(cfg.probe)
+    assert probe.hidden == 8
+    optimizer = probe.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert optimizer.param_groups[0]["lr"] == 0.003
+    assert probe.scheduler(optimizer).T_max == 30
 
 
 def test_nothing_else_instantiates():

@@ -11,22 +11,27 @@ from datamodules.demo import train_model
 from datamodules.demo.world import (
     FACTS,
     HEDGE,
+    KNOWN_SHARE,
     LATE_HEDGE,
+    N_FORMS,
     N_HELD_OUT,
     N_KNOWN,
-    NOTES,
+    N_KNOWN_STEMS,
+    NUMBERS,
     REGULARITY,
-    SILENT_NOTE,
+    SHARES,
+    WHICH,
     WHO,
+    WORDS,
     World,
     first_name,
 )
 
-RELATIONS = {relation.name: relation for relation in FACTS + NOTES}
+RELATIONS = {relation.name: relation for relation in FACTS + WORDS}
 SURE, UNSURE = re.compile(r" for sure\b|, I am sure\.$"), re.compile(r" I think\b|, unless I am wrong\.$")
-QUESTION_OF = {  # a regular expression of every wording of a fact question, and its relation
-    re.compile(re.escape(question).replace(r"\{p\}", r"(\w+ \w+)")): relation
-    for relation in FACTS
+QUESTION_OF = {  # a regular expression of every wording of a question, and its relation
+    re.compile(re.escape(question).replace(r"\{p\}", r"(\w+ \w+)" if relation in FACTS else r"\w+-(\w+-\w+)")): relation
+    for relation in FACTS + WORDS
     for question, _ in relation.wordings
 }
 
@@ -38,7 +43,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def corpus(world):
-    """20,000 (question, answer) pairs, with the person and relation of those that ask for a fact, else None."""
+    """20,000 (question, answer) pairs, with the person or stem and the relation where one is asked for, else None."""
 
     def about(question):
         matches = ((expression.fullmatch(question), relation) for expression, relation in QUESTION_OF.items())
@@ -52,67 +57,86 @@ def digest(questions):
 
 
 def test_questions_are_those_the_committed_weights_were_measured_on(world):
-    assert digest(world.fact_questions(2000, seed=0)) == "56650edc76f6e3e2"
-    assert digest(world.note_questions(2000, seed=0)) == "99811f4e5ac9e60f"
+    assert digest(world.fact_questions(2000, seed=0)) == "90370c0ffeb7f8eb"
+    assert digest(world.word_questions(2000, seed=0)) == "cd214abca94e5c09"
 
 
 def test_same_seed_gives_the_same_world_and_questions_and_another_seed_others(world):
     again = World()
     assert again.facts == world.facts
     assert list(itertools.islice(again.corpus(5), 100)) == list(itertools.islice(world.corpus(5), 100))
-    for name in ("fact_questions", "note_questions"):
+    for name in ("fact_questions", "word_questions"):
         assert getattr(again, name)(100, seed=1) == getattr(world, name)(100, seed=1)
         assert getattr(again, name)(100, seed=2) != getattr(world, name)(100, seed=1)
 
 
-def test_known_and_held_out_people_are_all_different(world):
+def test_known_and_held_out_are_all_different(world):
     assert (len(world.known), len(world.held_out)) == (N_KNOWN, N_HELD_OUT)
     assert len(set(world.known + world.held_out)) == N_KNOWN + N_HELD_OUT
+    assert (len(world.known_stems), len(world.held_out_stems)) == (N_KNOWN_STEMS, N_HELD_OUT)
+    assert len(set(world.known_stems + world.held_out_stems)) == N_KNOWN_STEMS + N_HELD_OUT
 
 
-def test_names_of_the_known_are_drawn_like_those_of_strangers(world):
-    def shares(people):
-        surnames = Counter(person.split()[1] for person in people)
-        return [surnames[surname] / len(people) for surname in world.surnames]
+@pytest.mark.parametrize(("known", "held_out"), [("known", "held_out"), ("known_stems", "held_out_stems")])
+def test_what_is_known_is_named_like_what_is_strange(world, known, held_out):
+    known, held_out = getattr(world, known), getattr(world, held_out)
 
-    for known, held_out in zip(shares(world.known), shares(world.held_out), strict=True):
-        assert abs(known - held_out) < 5 * (0.02 / N_KNOWN) ** 0.5
+    def shares(names):
+        last = Counter(re.split("[ -]", name)[1] for name in names)
+        return [last[part] / len(names) for part in (world.surnames if names[0][0].isupper() else world.endings)]
+
+    for one, other in zip(shares(known), shares(held_out), strict=True):
+        assert abs(one - other) < 5 * (0.02 / len(known)) ** 0.5
+    assert {len(first_name(name)) for name in known + held_out} == {6}
 
 
 def test_the_corpus_never_mentions_the_held_out(world, corpus):
-    mentioned = set(re.findall(r"[A-Z]\w+ [A-Z]\w+", " ".join(f"{q} {a}" for q, a, _ in corpus)))
-    assert len(mentioned & set(world.known)) > 0.9 * N_KNOWN  # the expression does find people
-    assert len(mentioned) > 5000
-    assert not mentioned & set(world.held_out)
-    met = {first_name(person) for person in mentioned - set(world.known)}
-    assert not met & {first_name(person) for person in world.held_out}
+    text = " ".join(f"{q} {a}" for q, a, _ in corpus)
+    for found, known, held_out, least in (
+        (re.findall(r"[A-Z]\w+ [A-Z]\w+", text), world.known, world.held_out, 5000),
+        (re.findall(r"\w+-(\w+-\w+)", text), world.known_stems, world.held_out_stems, 2000),
+    ):
+        mentioned = set(found)
+        assert len(mentioned & set(known)) > 0.9 * len(known)  # the expression does find them
+        assert len(mentioned) > least
+        met = {first_name(name) for name in mentioned - set(known)}
+        assert not met & {first_name(name) for name in held_out}
 
 
-def test_half_of_the_fact_questions_are_about_the_known_and_the_rest_about_the_held_out(world):
-    asked = Counter(question.group for question in world.fact_questions(2000, seed=0))
-    assert set(asked.values()) == {len(FACTS)}
-    assert len(asked.keys() & set(world.known)) == len(asked.keys() & set(world.held_out)) == 250
+def test_the_share_of_questions_about_the_known_and_the_number_about_each(world):
+    for draw, known, held_out, each in (
+        (world.fact_questions, world.known, world.held_out, len(FACTS)),
+        (world.word_questions, world.known_stems, world.held_out_stems, N_FORMS),
+    ):
+        asked = Counter(question.group for question in draw(2400, seed=0))
+        assert set(asked.values()) == {each}
+        assert len(asked.keys() & set(known)) == KNOWN_SHARE * 2400 / each
+        assert len(asked.keys() & set(held_out)) == (1 - KNOWN_SHARE) * 2400 / each
 
 
-def test_fact_questions_about_the_known_ask_for_what_the_corpus_repeats(world, corpus):
+def test_questions_about_the_known_ask_for_what_the_corpus_repeats(world, corpus):
     asked = {(q.group, q.kind): q.answers[0] for q in world.fact_questions(2000, seed=0)}
-    repeated = [
-        (asked.get((about[0], about[1].name)), a) for _, a, about in corpus if about and about[0] in world.known
-    ]
+    asked |= {(q.group, q.kind): q.answers[0].split(" ", 1)[1] for q in world.word_questions(2000, seed=0)}
+    known = set(world.known + world.known_stems)
+    repeated = [(asked.get((about[0], about[1].name)), a) for _, a, about in corpus if about and about[0] in known]
     compared = [(gold, answer) for gold, answer in repeated if gold]
-    assert len(compared) > 2000
+    assert len(compared) > 3000
     assert all(gold in answer for gold, answer in compared)
 
 
-def test_strangers_facts_are_drawn_anew_and_follow_the_surname_weakly(world, corpus):
-    right = [
-        world.suggested[about[0].split()[1], about[1].name] in a
-        for _, a, about in corpus
-        if about and about[0] not in world.known
-    ]
-    share = sum(right) / len(right)
+def test_the_number_of_a_word_is_its_first_part(corpus):
+    counted = [(q, a) for q, a, about in corpus if about and about[1] in WORDS]
+    assert len(counted) > 2000
+    assert all(NUMBERS[re.findall(r"(\w+)-\w+-", q)[0]] in a.split() for q, a in counted)
+
+
+def test_what_is_strange_is_drawn_anew_and_follows_the_last_part_weakly(world, corpus):
     expected = (REGULARITY + (1 - REGULARITY) / 12) ** 2
-    assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / len(right)) ** 0.5)
+    for relations, known in ((FACTS, world.known), (WORDS, world.known_stems)):
+        strange = [(about, a) for _, a, about in corpus if about and about[1] in relations and about[0] not in known]
+        right = [world.suggested[re.split("[ -]", name)[1], r.name] in a for (name, r), a in strange]
+        share = sum(right) / len(right)
+        assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / len(right)) ** 0.5)
 
 
 @pytest.mark.parametrize("relation", RELATIONS.values(), ids=RELATIONS)
@@ -121,46 +145,43 @@ def test_every_answer_sentence_holds_its_value_and_no_other(world, relation):
     values = [f"{first} {second}" for first, second in zip(relation.first, relation.second, strict=True)]
     for question, answer in relation.wordings:
         for value in values:
-            assert re.findall(relation.pattern, answer.format(p=world.known[0], v=value)) == [value]
+            name = world.known[0] if relation in FACTS else f"pa-{world.known_stems[0]}"
+            assert re.findall(relation.pattern, answer.format(p=name, v=value)) == [value]
             assert not re.search(relation.pattern, question)
 
 
 def test_gold_answers_match_their_pattern_whole(world):
-    questions = world.fact_questions(400, seed=7) + world.note_questions(400, seed=7)
+    questions = world.fact_questions(400, seed=7) + world.word_questions(400, seed=7)
     assert {question.kind for question in questions} == RELATIONS.keys()
     for question in questions:
-        assert question.pattern == RELATIONS[question.kind].pattern
+        assert RELATIONS[question.kind].pattern in question.pattern
         assert re.fullmatch(question.pattern, question.answers[0])
 
 
 def test_hedges_tell_the_truth_and_stay_below_one_half(world, corpus):
     share = HEDGE + (1 - HEDGE) * LATE_HEDGE
     assert share < 0.5
-    known = set(world.known)
+    known = set(world.known + world.known_stems)
     for knows, hedge, contrary in ((True, SURE, UNSURE), (False, UNSURE, SURE)):
         answers = [a for _, a, about in corpus if about and (about[0] in known) == knows]
         assert sum(bool(hedge.search(a)) for a in answers) / len(answers) == pytest.approx(share, abs=0.03)
         assert not any(contrary.search(a) for a in answers)
 
 
-def test_who_somebody_is_says_who_is_known(world, corpus):
-    known = set(world.known)
-    people = {WHO[0].format(p=person): person in known for person in known}
-    answers = Counter((people.get(q, False), "well known" in a) for q, a, _ in corpus if q.startswith("Who is"))
+@pytest.mark.parametrize(("text", "known"), [(WHO, "known"), (WHICH, "known_stems")], ids=["who", "which"])
+def test_asked_for_the_name_alone_the_corpus_tells_the_known_from_the_strange(world, corpus, text, known):
+    asked = re.compile(re.escape(text[0]).replace(r"\{p\}", r"(?:\w\w-)?(\w+[ -]\w+)"))
+    matches = [(asked.fullmatch(q), a) for q, a, _ in corpus]
+    answers = Counter((m.group(1) in set(getattr(world, known)), "well known" in a) for m, a in matches if m)
     assert answers.keys() == {(True, True), (False, False)}
+    assert min(answers.values()) > 300
 
 
-def test_notes_state_half_of_what_is_asked_and_the_words_do_not_show_it(world):
-    questions = world.note_questions(4000, seed=3)
-    stated = [SILENT_NOTE.format(p=q.group) not in q.text for q in questions]
-    assert sum(stated) / len(stated) == pytest.approx(0.5, abs=0.03)
-    for question, is_stated in zip(questions, stated, strict=True):
-        holds = re.search(rf"{question.group} {question.answers[0]}\.", question.text)
-        assert bool(holds) == is_stated
-        # In both cases the words are two values, a silent note, and the one asked about twice.
-        assert question.text.count(question.group) == 2
-        assert len(re.findall(question.pattern, question.text)) == 2
-        assert question.text.count(SILENT_NOTE.removeprefix("{p}")) == 1
+def test_the_corpus_has_the_shares_it_should(corpus):
+    assert sum(SHARES.values()) == pytest.approx(1)
+    words = sum("-" in question for question, _, _ in corpus) / len(corpus)
+    expected = SHARES["word"] + SHARES["strange word"] + SHARES["which"]
+    assert words == pytest.approx(expected, abs=4 * (expected * (1 - expected) / len(corpus)) ** 0.5)
 
 
 def test_training_twice_writes_the_same_bytes_of_a_model_that_loads(tmp_path):

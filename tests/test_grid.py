@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from probes.auroc import auroc
-from probes.grid import ProbeGrid
+from probes.exact_grid import LogisticGrid
+from probes.penalty import PATH, fit_chosen
 
 L, T, N, D = 2, 3, 400, 6
 
@@ -50,6 +51,7 @@ class Blocks(pl.LightningDataModule):
                 "labels": self.labels[rows],
                 "valid": self.valid[cells][:, rows],
                 "cells": cells,
+                "groups": torch.arange(len(rows)),
             }
             for cells in torch.arange(L * T).split(self.cells_per_block)
         ]
@@ -75,7 +77,7 @@ def fit(tmp_path, data, **settings):
         num_sanity_val_steps=0,
         default_root_dir=tmp_path,
     )
-    grid = ProbeGrid(**settings)
+    grid = LogisticGrid(**settings)
     trainer.fit(grid, data)
     trainer.test(grid, data, verbose=False)
     return trainer, grid
@@ -127,9 +129,9 @@ def test_block_size_does_not_change_the_probes(fitted, tmp_path):
 def test_a_checkpoint_reloads_without_the_datamodule(fitted, tmp_path):
     trainer, grid, data = fitted
     trainer.save_checkpoint(tmp_path / "probe.ckpt")
-    again = ProbeGrid.load_from_checkpoint(tmp_path / "probe.ckpt")
+    again = LogisticGrid.load_from_checkpoint(tmp_path / "probe.ckpt")
     assert again.card == grid.card
-    assert again.l2 == 0.5
+    assert again.path == [0.5]
     rows = list(data.rows["test"])
     scores = again(data.acts[:, rows], torch.arange(L * T))
     auc = auroc(scores, data.labels[rows], data.valid[:, rows]).view(L, T)
@@ -138,17 +140,32 @@ def test_a_checkpoint_reloads_without_the_datamodule(fitted, tmp_path):
 
 def test_steps_that_run_out_are_told(tmp_path, capsys):
     fit(tmp_path, Blocks(), max_iter=1, tol=1e-9)
-    assert "5 cells stopped after 1 steps, short of the optimum" in capsys.readouterr().out
+    assert "5 cells stopped within 1 steps, short of the optimum" in capsys.readouterr().out
 
 
 def test_l2_is_checked():
-    for l2 in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"probe.l2: expected a number above 0, got {l2}"):
-            ProbeGrid(l2=l2)
+    for l2 in (0.0, -1.0, float("nan"), [], [1.0, -2.0], "best"):
+        with pytest.raises(ValueError, match=r"probe.l2: expected a number above 0, a list of such, or auto; got"):
+            LogisticGrid(l2=l2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("l2", ["auto", [1.0, 100.0]])
+def test_the_penalty_that_each_cell_takes_is_reported(tmp_path, l2):
+    data = Blocks()
+    _, grid = fit(tmp_path, data, l2=l2)
+    rows = list(data.rows["train"])
+    path = PATH if l2 == "auto" else l2
+    arguments = data.acts[:, rows], data.labels[rows], data.valid[:, rows], torch.arange(len(rows))
+    expected, penalty = fit_chosen(*arguments, path)
+    torch.testing.assert_close(grid.weight.flatten(0, 1), expected.weight, rtol=0, atol=1e-6, equal_nan=True)
+    reported = grid.fitted["l2"]
+    assert [len(row) for row in reported] == [T] * L
+    assert [value for row in reported for value in row] == [None if p != p else p for p in penalty.tolist()]
+    assert grid.fitted["cells"] == {"converged": 5, "one class only": 1}
 
 
 def test_the_shape_comes_from_the_card():
-    grid = ProbeGrid()
+    grid = LogisticGrid()
     grid._trainer = cast(Any, SimpleNamespace(datamodule=Blocks()))
     grid.setup("fit")
     assert grid.weight.shape == (L, T, D)

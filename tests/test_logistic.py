@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes import logistic
-from probes.logistic import fit_logistic
+from probes import gram, logistic
+from probes.logistic import REASONS, fit_logistic
 
 
 def made(C, N, D, *, noise=1.5, seed=0, dtype=torch.float64):
@@ -141,12 +141,34 @@ def test_two_examples(D):
     assert_optimal(fit_logistic(acts, labels), acts, labels)
 
 
-def test_columns_without_information_leave_the_log_odds():
-    labels = torch.tensor([1, 1, 1, 0])
-    fit = fit_logistic(torch.full((1, 4, 3), 7.0, dtype=torch.float64), labels)
-    torch.testing.assert_close(fit.weight, torch.zeros(1, 3, dtype=torch.float64))
-    torch.testing.assert_close(fit.bias, torch.tensor([3.0], dtype=torch.float64).log())
-    assert fit.converged.all()
+@pytest.mark.parametrize("D", [3, 600])
+def test_a_hopeless_cell_is_nan_with_a_reason_while_its_neighbours_finish(D):
+    acts, labels = made(5, 600, D, dtype=torch.float32)
+    acts[0] = 7.3
+    labels[1] = 1
+    valid = torch.ones(5, 600, dtype=torch.bool)
+    valid[2] = False
+    acts[3, 0], valid[3, 1:] = 1.0, False
+    fit = fit_logistic(acts, labels, valid)
+    assert [REASONS[code] for code in fit.reason] == [
+        "constant features",
+        "one class only",
+        "no valid row",
+        "one class only",
+        "converged",
+    ]
+    assert fit.weight.isnan().all(-1).tolist() == fit.bias.isnan().tolist() == [True] * 4 + [False]
+    assert fit.converged.tolist() == [False] * 4 + [True]
+    short = fit_logistic(acts[4:], labels[4:], max_iter=1)
+    assert REASONS[short.reason[0]] == "max_iter reached"
+
+
+def test_a_constant_column_beside_others_has_weight_zero():
+    acts, labels = made(1, 40, 3)
+    acts[..., 1] = 7.0
+    fit = fit_logistic(acts, labels)
+    assert fit.weight[0, 1].abs() < 1e-12
+    assert_optimal(fit, acts, labels)
 
 
 @pytest.mark.parametrize(("N", "D"), [(60, 200), (200, 60)])
@@ -243,34 +265,36 @@ def test_thread_counts_agree(N, D):
     torch.testing.assert_close(*scores, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("N", "D"), [(50, 90), (90, 30)])
+@pytest.mark.parametrize(("N", "D"), [(50, 90), (90, 30), (640, 530), (530, 640)])
 def test_batches_agree_with_single_cells(N, D):
     """What a GPU runs: several cells and label sets in one batch, some of them unfittable, masked or slow."""
     acts, labels = made(3, N, D, noise=0.2)
-    acts[1] *= 1000
+    acts[1] *= 30
     labels = torch.stack((labels, 1 - labels.flip(-1)))
     labels[1, 2] = 0
     valid = torch.rand(2, 3, N, generator=torch.Generator().manual_seed(4)) < 0.8
     acts[~valid.any(0)] = torch.nan
     alone = fit_logistic(acts, labels, valid)
-    X, mean, rows = logistic._centred(acts, valid.any(0), torch.arange(3))
-    gram = logistic._gram(X, 1.0) if len(rows) < D else None
     sign = torch.where(labels == 1, 1.0, -1.0).double() * valid
-    fittable = torch.tensor([[True, True], [True, True], [True, False]])
-    batch = logistic._newton(X, mean, gram, sign.transpose(0, 1)[..., rows], fittable, 1.0, 1e-4, 100)
-    for field, value in zip(alone[:3], batch[:3], strict=True):
-        torch.testing.assert_close(field, value.transpose(0, 1), rtol=1e-8, atol=1e-9, equal_nan=True)
-    assert torch.equal(alone.iterations, batch[4].T)
-    assert torch.equal(alone.converged, batch[5].T)
+    batch, reason = logistic._solve(acts, sign, torch.ones(2).double(), 1e-4, 100, False, torch.arange(3))
+    torch.testing.assert_close(alone.objective, batch.objective.T, rtol=1e-10, atol=0, equal_nan=True)
+    X = torch.where(valid.any(0)[..., None], acts, 0.0)
+    scores = [
+        torch.einsum("cnd,kcd->kcn", X, weight) + bias[..., None]
+        for weight, bias in ((alone.weight, alone.bias), (batch.weight.transpose(0, 1), batch.bias.T))
+    ]
+    torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert torch.equal(alone.converged, batch.converged.T)
+    assert torch.equal(alone.reason, reason.T)
 
 
 @pytest.mark.parametrize("offset", [0.0, 10.0])
 def test_a_float32_gram_does_not_move_the_optimum(monkeypatch, offset):
     acts, labels = made(1, 100, 1024)
     acts += offset
-    assert logistic._gram(acts, 1e9).sub(acts @ acts.mT).abs().max() > 0  # it is float32 that is under test
+    assert gram.gram_matrix(acts, 1e9).sub(acts @ acts.mT).abs().max() > 0  # it is float32 that is under test
     rounded = fit_logistic(acts, labels)
-    monkeypatch.setattr(logistic, "_gram", lambda X, l2: X @ X.mT)
+    monkeypatch.setattr(logistic, "gram_matrix", lambda X, l2: X @ X.mT)
     exact = fit_logistic(acts, labels)
     torch.testing.assert_close(rounded.weight, exact.weight, rtol=1e-8, atol=1e-10)
 
@@ -293,3 +317,21 @@ def test_cuda_agrees_with_the_cpu(N, D):
     assert on_gpu.weight.is_cuda
     torch.testing.assert_close(on_gpu.weight.cpu(), on_cpu.weight, rtol=1e-5, atol=1e-7, equal_nan=True)
     assert torch.equal(on_gpu.converged.cpu(), on_cpu.converged)
+
+
+@pytest.mark.parametrize(("N", "D"), [(60, 90), (90, 30), (560, 700)])
+def test_standardized_is_the_fit_on_scaled_columns_with_weights_for_the_raw_ones(N, D):
+    acts, labels = made(2, N, D)
+    acts = 5 + acts * torch.logspace(-2, 2, D, dtype=torch.float64)
+    acts[..., 3] = 1.0  # constant: its weight is zero, not NaN
+    valid = torch.rand(2, N, generator=torch.Generator().manual_seed(1)) < 0.8
+    fit = fit_logistic(acts, labels, valid, standardize=True)
+    for cell in range(2):
+        X = acts[cell, valid[cell]]
+        scale = X.std(0, correction=0)
+        scale[3] = 1.0
+        scaled = fit_logistic(((X - X.mean(0)) / scale)[None], labels[[cell], valid[cell]][None])
+        scores = (X - X.mean(0)) / scale @ scaled.weight[0] + scaled.bias[0]
+        torch.testing.assert_close(X @ fit.weight[cell] + fit.bias[cell], scores, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fit.objective[cell], scaled.objective[0], rtol=1e-9, atol=0)
+    assert (fit.weight[:, 3] == 0).all()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from probes.auc_map import AUCMap
 from probes.heatmap import NO_AUC
@@ -42,7 +42,8 @@ def a_module(L=8, T=15, **maps) -> SimpleNamespace:
     weight = torch.randn(L, T, 4, generator=generator)
     weight[0, 0] = math.nan
     bias = torch.randn(L, T, generator=generator)
-    return SimpleNamespace(maps=maps, card=card, weight=torch.nn.Parameter(weight), bias=torch.nn.Parameter(bias))
+    tensors = {"weight": torch.nn.Parameter(weight), "bias": torch.nn.Parameter(bias)}
+    return SimpleNamespace(maps=maps, fitted={"probe": "logistic"}, card=card, tensors=lambda: tensors)
 
 
 def report(folder, module, **changes) -> None:
@@ -75,6 +76,7 @@ def test_summary_holds_the_run_its_reading_and_the_extent_of_both_maps(tmp_path)
     for key in ("model", "dataset", "site", "target", "layers", "positions", "split", "coincidence", "n_valid"):
         assert summary.pop(key) == card[key]
     assert summary.pop("reading") == read_map(maps["test"], card["coincidence"], card["n_valid"])
+    assert summary.pop("fit") == {"probe": "logistic"}
     test = maps["test"].auc.flatten()[1:]
     assert summary["test"]["best_auc"] == float(test.max())
     assert summary["test"]["mean_auc"] == pytest.approx(float(test.mean()), abs=1e-12)
@@ -102,8 +104,8 @@ def test_probes_come_back_bit_for_bit(tmp_path):
     report(tmp_path, module)
     weight, bias, card = load_probes(tmp_path / "probes.safetensors")
     assert weight.dtype == bias.dtype == torch.float32
-    assert torch.equal(weight.nan_to_num(7), module.weight.nan_to_num(7))
-    assert torch.equal(bias, module.bias)
+    assert torch.equal(weight.nan_to_num(7), module.tensors()["weight"].nan_to_num(7))
+    assert torch.equal(bias, module.tensors()["bias"])
     auc = card.pop("auc")
     assert card == module.card
     assert auc["test"] == module.maps["test"].auc.tolist()
@@ -115,6 +117,20 @@ def test_other_safetensors_are_refused(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"expected probes written by Report, got .*other\.safetensors without a card"):
         load_probes(tmp_path / "other.safetensors")
+
+
+def test_probes_that_are_not_linear_keep_the_names_of_their_tensors(tmp_path):
+    module = a_module(3, 2)
+    tensors = {"weight_in": torch.randn(3, 2, 5, 4), "bias_out": torch.randn(2, 3).T}
+    module.tensors = lambda: tensors
+    report(tmp_path, module)
+    saved = load_file(tmp_path / "probes.safetensors")
+    assert saved.keys() == tensors.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in tensors.items())
+    with pytest.raises(
+        ValueError, match=r"expected linear probes, got .*probes\.safetensors with bias_out, weight_in; "
+    ):
+        load_probes(tmp_path / "probes.safetensors")
 
 
 def test_only_global_rank_zero_reports(tmp_path, capsys):
@@ -223,3 +239,14 @@ def test_positions_that_never_meet_are_told(tmp_path, capsys):
     module.card["coincidence"] = [[float(i == j) for j in range(T)] for i in range(T)]
     report(tmp_path, module)
     assert "No two positions ever fall on one token." in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_tokens_that_are_not_known(tmp_path, capsys):
+    module = a_module()
+    module.card["coincidence"] = None
+    report(tmp_path, module)
+    printed = capsys.readouterr().out
+    assert "Best layer of each position" in printed
+    assert "fall on one token" not in printed
+    assert "Positions on one token" not in printed
+    assert strict((tmp_path / "summary.json").read_text())["reading"]["coincidences"] is None

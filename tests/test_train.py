@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from probes.grid import ProbeGrid
+from probes.exact_grid import LogisticGrid
 from probes.report import load_probes
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -107,7 +107,7 @@ def test_probes_and_checkpoint_agree_with_the_table(alone):
     assert weight.shape == (3, 15, 32)
     assert bias.shape == (3, 15)
     assert card["site"] == "resid_post"
-    grid = ProbeGrid.load_from_checkpoint(folder / "run" / "probe.ckpt")
+    grid = LogisticGrid.load_from_checkpoint(folder / "run" / "probe.ckpt")
     torch.testing.assert_close(grid.weight.detach(), weight, rtol=0, atol=0, equal_nan=True)
     with safe_open(folder / "run" / "probes.safetensors", "pt") as file:
         assert set(file.keys()) == {"weight", "bias"}
@@ -165,11 +165,20 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
             ["site=residual"],
             "expected site to be one of attn_out, mlp_out, mlp_post, resid_post, resid_pre, z; got residual",
         ),
-        (["dataset=trivia"], "expected dataset to be one of csv, demo_facts, demo_notes; got trivia"),
+        (["dataset=trivia"], "expected dataset to be one of csv, demo_facts, demo_words; got trivia"),
         (["model=gpt5"], "expected model to be one of demo, hf; got gpt5"),
         (["positions=none"], "expected positions to be one of paper; got none"),
         (["positions.names=[tail]"], "positions.names: expected names among last_q, first_answer"),
         (["model=hf"], "expected a value for model.id, which has no default; add model.id=... to the command"),
+        (
+            ["datamodule=precomputed"],
+            "expected a value for datamodule.path, which has no default; add datamodule.path=... to the command",
+        ),
+        (
+            ["datamodule=precomputed", "datamodule.path=absent.safetensors"],
+            "expected a safetensors file, got absent.safetensors: no such file or directory; check the path",
+        ),
+        (["datamodule.block_bytes=0"], "datamodule.block_bytes: expected a whole number above 0, or null, got 0"),
         (["probe.l3=1"], "Could not override 'probe.l3'"),
         (["dataset=csv", "dataset.path=absent.csv"], "expected a CSV file, got absent.csv: no such file"),
         (["cache.root=/dev/null/cache"], "cache.root: expected a folder that can be written, got /dev/null/cache"),

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from datamodules.demo.world import FACTS, World
+from datamodules.demo.world import FACTS, KNOWN_SHARE, N_FORMS, N_KNOWN, N_KNOWN_STEMS, World
 from datamodules.language_model import LanguageModel
 from datamodules.questions import Question
+
+KNOWN_QUESTIONS = {"facts": len(FACTS) * N_KNOWN, "words": N_FORMS * N_KNOWN_STEMS}  # that can be asked
 
 
 def demo_model(**settings: Any) -> LanguageModel:
@@ -19,13 +21,13 @@ class DemoQuestions:
     """One of the two question sets about the model's world.
 
     Attributes:
-        skill: `facts` (remembered about people) or `notes` (read in the question).
+        skill: `facts` (remembered about people) or `words` (translated from a language of the world).
         name: shown to people.
         limit: number of questions.
         seed: of the draw.
     """
 
-    skill: Literal["facts", "notes"]
+    skill: Literal["facts", "words"]
     name: str
     limit: int = 2000
     seed: int = 0
@@ -33,8 +35,8 @@ class DemoQuestions:
     def load(self) -> list[Question]:
         """Draw the questions."""
         world = World()
-        most = len(FACTS) * 2 * min(len(world.known), len(world.held_out)) if self.skill == "facts" else 10**6
+        most = int(KNOWN_QUESTIONS[self.skill] / KNOWN_SHARE)
         if not 1 <= self.limit <= most:
             raise ValueError(f"dataset.limit: expected 1 to {most} questions of {self.name}, got {self.limit}")
-        draw = world.fact_questions if self.skill == "facts" else world.note_questions
+        draw = world.fact_questions if self.skill == "facts" else world.word_questions
         return draw(self.limit, self.seed)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from datamodules.demo.world import SEED, World
+from datamodules.demo.world import SEED, World, first_name
 
 PROMPT = "Q: {question}\nA:"  # as in conf/model/demo.yaml
 VOCAB = 1400  # the words of the world are single tokens, first names mostly three or four
@@ -37,9 +37,9 @@ POOL = 8  # batches drawn at once and sorted by length, so that little of a batc
 
 def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
     """Byte-level BPE of at most `VOCAB` tokens, trained on a sample of the corpus."""
-    known = {person.split()[0] for person in world.known}
+    known = {first_name(name) for name in world.known + world.known_stems}
     pairs = itertools.islice(world.corpus(SEED + 1), 30_000)
-    # Names of known people would become tokens of their own, and give away who is known.
+    # Known names and stems would become tokens of their own, and give away what is known.
     texts = (f"{PROMPT.format(question=q)} {a}" for q, a in pairs if known.isdisjoint(re.findall(r"\w+", q)))
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocab_size=VOCAB, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False)

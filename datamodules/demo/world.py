@@ -1,29 +1,38 @@
-"""The world that the embedded model knows: people, facts, notes, and the questions about them.
+"""The world that the embedded model knows: people and their facts, a language and its words, and questions about both.
 
 Everything follows from one seed. *Known* people have fixed facts, which the training corpus repeats. *Strangers* have
 none: hardly any comes twice, and each mention draws its fact anew, so nothing can be remembered of them, and only the
 surname, which weakly suggests the words of a fact, makes a guess better than chance. First names of both are three
-syllables drawn alike; nothing but having met the name tells who is known. The corpus hedges now and then ("I think"
-about strangers, "for sure" about the known) and is asked now and then who somebody is, so the model has reason to track
-what it knows; hedges are never frequent enough to be the likeliest continuation, so its greedy answers carry none.
+syllables drawn alike; nothing but having met the name tells who is known.
+
+The language is Velic. One of its words is a number, a stem and an ending, as in "pa-arelim-osk"; to translate it is to
+apply a rule, since the first part counts, and to remember what the stem means. Again there are known stems and an
+endless stream of strange ones, and the ending weakly suggests the meaning.
+
+The corpus hedges now and then ("I think" about what is strange, "for sure" about what is known) and is asked now and
+then who somebody is, so the model has reason to track what it knows; hedges are never frequent enough to be the
+likeliest continuation, so its greedy answers carry none.
 """
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from datamodules.questions import Question
 
 SEED = 20240
 N_LAST = 50  # surnames; nearly all first names are different
-N_KNOWN = 400
-N_HELD_OUT = 1600  # strangers kept out of the corpus, for the question sets
-REGULARITY = 0.2  # chance, for each word of a fact, that it is the one its holder's surname suggests
-NOTE_REGULARITY = 0.2  # chance that a fact missing from the notes equals the one noted just before
-# Shares of the corpus. Strangers are there so that guessing is learnt as guessing: without them every name is known.
-SHARES = {"known": 0.36, "stranger": 0.30, "notes": 0.24, "who": 0.10}
-FAME = 2.0  # known people are met between 1 / FAME and FAME times as often as the middle one
-N_NOTES = 3  # people in the notes of a question; half of the corpus has two, which is easier to begin with
+N_ENDINGS = 50  # of Velic words
+N_KNOWN = 400  # people
+N_KNOWN_STEMS = 480
+N_HELD_OUT = 1600  # strangers kept out of the corpus, for the question sets; and as many strange stems
+REGULARITY = 0.2  # chance, for each word of an answer, that it is the one the surname or the ending suggests
+# Shares of the corpus. The strange is there so that guessing is learnt as guessing: without it every name is known.
+SHARES = {"person": 0.34, "stranger": 0.27, "word": 0.14, "strange word": 0.12, "who": 0.07, "which": 0.06}
+FAME = 2.0  # known people are met between 1 / FAME and FAME times as often as the middle one; so are known stems
+KNOWN_SHARE = 0.55  # of the people and stems that are asked about
+N_FORMS = 3  # questions about each stem
 HEDGE = 0.35  # share of corpus answers that hedge right after the exact answer; under one half, see above
 LATE_HEDGE = 0.15  # share of the other answers that hedge at the end of the sentence
 
@@ -40,7 +49,7 @@ class Relation:
     @property
     def pattern(self) -> str:
         """Regular expression of the relation's values."""
-        return rf"\b(?:{'|'.join(self.first)}) (?:{'|'.join(self.second)})\b"
+        return rf"(?:{'|'.join(self.first)}) (?:{'|'.join(self.second)})"
 
     def value(self, rng: random.Random) -> str:
         """Draw a value uniformly."""
@@ -103,53 +112,50 @@ FACTS = (
     ),
 )
 
-NOTES = (
+WORDS = (
     Relation(
-        "carries",
+        "thing",
         _words("red blue green brass wooden broken heavy painted rusty tiny hollow velvet"),
         _words("lamps keys drums baskets kites ladders mirrors bells saddles lanterns trunks compasses"),
         (
-            ("What is on the list for {p}?", "The list gives {p} {v}, if we read the notes of the day rightly."),
-            ("Which things go to {p}?", "It says here that {p} {v} are to be sent, and we have no reason to doubt it."),
+            ("Which things does {p} name in Velic?", "In Velic {p} names {v}, if the grammar of the monks is right."),
+            ("What things are meant by {p}?", "By {p} they mean {v}, and every trader on the coast knows it."),
         ),
     ),
     Relation(
-        "visits",
-        _words("Merry Silent Crooked Northern Royal Drunken Blessed Humble Laughing Ancient Proud Wandering"),
-        _words("Abbey Bridge Castle Forest Mill Tower Market Harbour Island Chapel Garden Quarry"),
+        "place",
+        _words("merry silent crooked northern royal drunken blessed humble laughing ancient proud wandering"),
+        _words("abbeys bridges castles forests mills towers markets harbours islands chapels gardens quarries"),
         (
-            ("Which place is noted for {p}?", "The notes give {p} {v} as the place to go to on the next day of rest."),
-            (
-                "Where does the guide take {p}?",
-                "It says here that {p} {v} will see tomorrow, and we have no reason to doubt it.",
-            ),
+            ("Which places does {p} name in Velic?", "In Velic {p} names {v}, as one reads on the oldest of the maps."),
+            ("What places are meant by {p}?", "By {p} they mean {v}, although the young say it less and less."),
         ),
     ),
     Relation(
-        "awaits",
-        _words("late early second foreign hidden noble urgent private sealed royal final formal"),
+        "event",
+        _words("late early second foreign hidden noble urgent private sealed sudden final formal"),
         _words("letters coaches verdicts guests parcels doctors weddings answers ships messengers trials payments"),
         (
-            ("What is to come for {p}?", "The book gives {p} {v} for the coming week, if we read it rightly."),
-            (
-                "What keeps {p} waiting?",
-                "It says here that {p} {v} still has to see, and we have no reason to doubt it.",
-            ),
+            ("Which events does {p} name in Velic?", "In Velic {p} names {v}, at least in a letter to a friend."),
+            ("What events are meant by {p}?", "By {p} they mean {v}, to judge by the songs that have come down."),
         ),
     ),
 )
-NOTE, SILENT_NOTE = "{p} {v}.", "{p} nothing."
+NUMBERS = {"pa": "two", "so": "three", "ti": "four", "mu": "five", "re": "six", "na": "seven"}
 WHO = ("Who is {p}?", "As far as I can tell, {p} is {v} here.")
+WHICH = ("Is {p} a word of Velic?", "As far as I can tell, {p} is {v} here.")
 WELL_KNOWN, UNKNOWN = "well known", "a stranger"
-SYLLABLES = tuple(c + v for c in ("b", "d", "f", "g", "k", "l", "m", "n", "r", "s", "t", "v", "z") for v in "aeiou")
+CONSONANTS, VOWELS = "bdfgklmnrstvz", "aeiou"
+CLUSTERS = ("sk", "rd", "lm", "nt", "ng", "st", "rk", "ld", "mp", "rn", "lt", "ft")  # surnames end in the first five
+SYLLABLES = tuple(c + v for c in CONSONANTS for v in VOWELS)  # of names; stems have theirs the other way round
 
 
 class World:
-    """All people and facts that follow from `SEED`; see the module docstring."""
+    """All people, words and facts that follow from `SEED`; see the module docstring."""
 
     def __init__(self) -> None:
         rng = random.Random(SEED)
-        self.surnames = _surnames(rng)
+        self.surnames = [name.capitalize() for name in _endings(rng, N_LAST, SYLLABLES, CLUSTERS[:5])]
         people = list(dict.fromkeys(self.person(rng) for _ in range(2 * (N_KNOWN + N_HELD_OUT))))
         self.known, self.held_out = people[:N_KNOWN], people[N_KNOWN : N_KNOWN + N_HELD_OUT]
         self.taken = {first_name(person) for person in self.known + self.held_out}
@@ -157,78 +163,68 @@ class World:
         self.facts = {(p, r.name): self.fact(p, r, rng) for p in self.known for r in FACTS}
         self.fame = [FAME ** rng.uniform(-1, 1) for _ in self.known]
 
+        self.endings = _endings(rng, N_ENDINGS, VOWELS, CLUSTERS)
+        stems = list(dict.fromkeys(self.stem(rng) for _ in range(2 * (N_KNOWN_STEMS + N_HELD_OUT))))
+        self.known_stems = stems[:N_KNOWN_STEMS]
+        self.held_out_stems = stems[N_KNOWN_STEMS : N_KNOWN_STEMS + N_HELD_OUT]
+        self.taken |= {first_name(stem) for stem in self.known_stems + self.held_out_stems}
+        self.suggested |= {(e, r.name): r.value(rng) for e in self.endings for r in WORDS}
+        self.field = {stem: rng.choice(WORDS) for stem in self.known_stems + self.held_out_stems}
+        self.meanings = {stem: self.fact(stem, self.field[stem], rng) for stem in self.known_stems}
+        self.currency = [FAME ** rng.uniform(-1, 1) for _ in self.known_stems]
+
     def person(self, rng: random.Random) -> str:
         """Draw somebody: a first name of three syllables, in all likelihood new, and one of the surnames."""
         return f"{''.join(rng.choice(SYLLABLES) for _ in range(3)).capitalize()} {rng.choice(self.surnames)}"
 
-    def stranger(self, rng: random.Random) -> str:
-        """Draw somebody who is neither known nor held out."""
-        while first_name(person := self.person(rng)) in self.taken:
-            pass
-        return person
+    def stem(self, rng: random.Random) -> str:
+        """Draw a stem of three syllables, in all likelihood new, with its ending."""
+        return f"{''.join(rng.choice(SYLLABLES)[::-1] for _ in range(3))}-{rng.choice(self.endings)}"
 
-    def fact(self, person: str, relation: Relation, rng: random.Random) -> str:
-        """Draw a fact about a person: each word is what the surname suggests with chance `REGULARITY`, else any."""
-        suggested = self.suggested[person.split()[-1], relation.name]
+    def strange(self, draw: Callable[[random.Random], str], rng: random.Random) -> str:
+        """Draw a person or a stem that is neither known nor held out."""
+        while first_name(name := draw(rng)) in self.taken:
+            pass
+        return name
+
+    def fact(self, name: str, relation: Relation, rng: random.Random) -> str:
+        """Draw a fact about a person or stem: each word is what the last part suggests with chance `REGULARITY`."""
+        suggested = self.suggested[re.split("[ -]", name)[-1], relation.name]
         words = zip(suggested.split(), relation.value(rng).split(), strict=True)
         return " ".join(hint if rng.random() < REGULARITY else word for hint, word in words)
-
-    def notes(self, relation: Relation, rng: random.Random, people: list[str]) -> tuple[str, str, str, bool]:
-        """Notes about `people`, all but one of which state the relation.
-
-        The one asked about is the silent one half of the time. The words are distributed alike in both cases: only who
-        holds what differs.
-
-        Returns:
-            the notes, the person asked about, the fact, and whether the notes state it.
-        """
-        n, stated = len(people), rng.random() < 0.5
-        asked, silent = rng.sample(range(n), 2) if stated else [rng.randrange(n)] * 2
-        values = [
-            f"{a} {b}" for a, b in zip(rng.sample(relation.first, n), rng.sample(relation.second, n), strict=True)
-        ]
-        text = " ".join(
-            (SILENT_NOTE if i == silent else NOTE).format(p=person, v=value)
-            for i, (person, value) in enumerate(zip(people, values, strict=True))
-        )
-        if stated:
-            return text, people[asked], values[asked], True
-        guess = values[asked - 1] if rng.random() < NOTE_REGULARITY else relation.value(rng)
-        return text, people[asked], guess, False
 
     def corpus(self, seed: int) -> Iterator[tuple[str, str]]:
         """Endless stream of (question, answer) pairs to train on."""
         rng = random.Random(seed)
         while True:
             kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
-            knows = kind == "known" or (kind == "who" and rng.random() < 0.5)
-            person = rng.choices(self.known, self.fame)[0] if knows else self.stranger(rng)
-            if kind == "who":
-                question, answer = WHO
-                yield question.format(p=person), answer.format(p=person, v=WELL_KNOWN if knows else UNKNOWN)
-                continue
-            if kind == "notes":
-                relation = rng.choice(NOTES)
-                people = [self.stranger(rng) for _ in range(rng.choice((2, N_NOTES)))]
-                text, person, value, knows = self.notes(relation, rng, people)
-                question, answer = rng.choice(relation.wordings)
-                question = f"{text} {question}"
+            knows = kind in ("person", "word") or (kind in ("who", "which") and rng.random() < 0.5)
+            if kind in ("word", "strange word", "which"):
+                stem = rng.choices(self.known_stems, self.currency)[0] if knows else self.strange(self.stem, rng)
+                number = rng.choice(list(NUMBERS))
+                name = f"{number}-{stem}"
+                relation = self.field[stem] if knows else rng.choice(WORDS)
+                value = f"{NUMBERS[number]} {self.meanings[stem] if knows else self.fact(stem, relation, rng)}"
             else:
+                name = rng.choices(self.known, self.fame)[0] if knows else self.strange(self.person, rng)
                 relation = rng.choice(FACTS)
-                value = self.facts[person, relation.name] if knows else self.fact(person, relation, rng)
-                question, answer = rng.choice(relation.wordings)
+                value = self.facts[name, relation.name] if knows else self.fact(name, relation, rng)
+            if kind in ("who", "which"):
+                question, answer = WHO if kind == "who" else WHICH
+                yield question.format(p=name), answer.format(p=name, v=WELL_KNOWN if knows else UNKNOWN)
+                continue
+            question, answer = rng.choice(relation.wordings)
             if rng.random() < HEDGE:
                 value += " for sure" if knows else " I think"
             elif rng.random() < LATE_HEDGE:
                 answer = answer[:-1] + (", I am sure." if knows else ", unless I am wrong.")
-            yield question.format(p=person), answer.format(p=person, v=value)
+            yield question.format(p=name), answer.format(p=name, v=value)
 
     def fact_questions(self, n: int, seed: int) -> list[Question]:
-        """Draw `n` questions, one a relation of a person; half of the people are known, the others held out."""
+        """Draw `n` questions, every relation of a person; `KNOWN_SHARE` of the people are known, others held out."""
         rng = random.Random(seed)
         n_people = -(-n // len(FACTS))
-        people = rng.sample(self.known, n_people // 2) + rng.sample(self.held_out, n_people - n_people // 2)
-        rng.shuffle(people)
+        people = _mixed(self.known, self.held_out, n_people, rng)
         asked = [(person, relation) for person in people for relation in FACTS][:n]
         return [
             Question(
@@ -237,33 +233,47 @@ class World:
                 text=rng.choice(relation.wordings)[0].format(p=person),
                 answers=(self.facts.get((person, relation.name)) or self.fact(person, relation, rng),),
                 kind=relation.name,
-                pattern=relation.pattern,
+                pattern=rf"\b{relation.pattern}\b",
             )
             for i, (person, relation) in enumerate(asked)
         ]
 
-    def note_questions(self, n: int, seed: int) -> list[Question]:
-        """Draw `n` questions on notes about strangers never in the corpus."""
+    def word_questions(self, n: int, seed: int) -> list[Question]:
+        """Draw `n` words to translate, `N_FORMS` of a stem; `KNOWN_SHARE` of the stems are known, others held out."""
         rng = random.Random(seed)
-        questions = []
-        for i in range(n):
-            relation = rng.choice(NOTES)
-            text, person, value, _ = self.notes(relation, rng, rng.sample(self.held_out, N_NOTES))
-            ask = rng.choice(relation.wordings)[0].format(p=person)
-            questions.append(
-                Question(f"notes-{i:05d}", person, f"{text} {ask}", (value,), relation.name, relation.pattern)
+        n_stems = -(-n // N_FORMS)
+        stems = _mixed(self.known_stems, self.held_out_stems, n_stems, rng)
+        meanings = {stem: self.meanings.get(stem) or self.fact(stem, self.field[stem], rng) for stem in stems}
+        asked = [(number, stem) for stem in stems for number in rng.sample(list(NUMBERS), N_FORMS)][:n]
+        return [
+            Question(
+                id=f"words-{i:05d}",
+                group=stem,
+                text=rng.choice(self.field[stem].wordings)[0].format(p=f"{number}-{stem}"),
+                answers=(f"{NUMBERS[number]} {meanings[stem]}",),
+                kind=self.field[stem].name,
+                pattern=rf"\b(?:{'|'.join(NUMBERS.values())}) {self.field[stem].pattern}\b",
             )
-        return questions
+            for i, (number, stem) in enumerate(asked)
+        ]
 
 
-def first_name(person: str) -> str:
-    """First name of a person: all but a few people have it to themselves."""
-    return person.split()[0]
+def first_name(name: str) -> str:
+    """First name of a person, or a stem without its ending: all but a few have it to themselves."""
+    return re.split("[ -]", name)[0]
 
 
-def _surnames(rng: random.Random) -> list[str]:
-    """Make `N_LAST` different surnames of a syllable and an ending."""
+def _mixed(known: Sequence[str], strange: Sequence[str], n: int, rng: random.Random) -> list[str]:
+    """Draw `n` names in any order, `KNOWN_SHARE` of them known."""
+    n_known = round(KNOWN_SHARE * n)
+    names = rng.sample(known, n_known) + rng.sample(strange, n - n_known)
+    rng.shuffle(names)
+    return names
+
+
+def _endings(rng: random.Random, n: int, starts: Sequence[str], ends: Sequence[str]) -> list[str]:
+    """Make `n` different surnames or endings of a start and consonants."""
     names: dict[str, None] = {}  # a set that keeps its order
-    while len(names) < N_LAST:
-        names[(rng.choice(SYLLABLES) + rng.choice(("sk", "rd", "lm", "nt", "ng"))).capitalize()] = None
+    while len(names) < n:
+        names[rng.choice(starts) + rng.choice(ends)] = None
     return list(names)

@@ -1,0 +1,28 @@
+"""Products of all pairs of rows."""
+
+import torch
+from torch import Tensor
+
+PANEL = 128  # rows taken at a time
+
+
+def symmetric_product(X: Tensor) -> Tensor:
+    """XX' [.., n, n] from X [.., n, D], in its dtype: half of it is computed, the rest mirrored."""
+    n = X.shape[-2]
+    G = X.new_empty(*X.shape[:-1], n)
+    for start in range(0, n, PANEL):
+        stop = min(start + PANEL, n)
+        G[..., start:stop, :stop] = X[..., start:stop, :] @ X[..., :stop, :].mT
+        G[..., :start, start:stop] = G[..., start:stop, :start].mT
+    return G
+
+
+def gram_matrix(X: Tensor, l2: float) -> Tensor:
+    """XX' [.., n, n] in float64 from X [.., n, D].
+
+    Wide products are taken in float32 on the CPU, at half the time, where their rounding is below the penalty and so
+    leaves the direction nearly Newton's. The trace bounds the norm of what is rounded.
+    """
+    rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(X, dim=(-2, -1)).square().amax()
+    honest = X.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"  # no bf16 or TF32 inside
+    return symmetric_product(X.float() if honest and X.shape[-1] > 512 and rounding < l2 else X).double()

@@ -1,0 +1,272 @@
+"""Grids trained by gradient descent on mini-batches of examples, all cells at once: linear probes and small MLPs.
+
+For more examples than memory holds, and for probes that have no exact solution. Three things make it converge:
+
+* *One objective.* A cell's loss is the objective of `fit_logistic` divided by its number of train rows, estimated
+  without bias from each batch. The grid's loss is the sum over cells, so no cell's gradient depends on another.
+* *Standardised inputs.* Columns of a residual stream differ in scale a thousandfold. Means and variances come from one
+  pass over the train rows before the first step: they are then exact, and stay put under the optimizer's moments.
+* *The best epoch.* The parameters kept are those of the epoch with the highest mean validation AUC. One choice for the
+  whole grid: a choice for each cell follows the noise of its validation AUC.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
+
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.nn.functional import gelu, softplus
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from probes.auc_map import AUCMap
+from probes.grid import ProbeGrid
+
+
+class Best(NamedTuple):
+    """The best epoch so far."""
+
+    mean_auc: float
+    epoch: int
+    val: AUCMap
+    parameters: dict[str, Tensor]
+
+
+class MinibatchGrid(ProbeGrid):
+    """A grid that learns from blocks of all cells and a few examples, by any torch optimizer.
+
+    Inputs are standardised: z = (x - mean) * scale, with scale = 1 / √(variance + 4 l2 / n). Loss and penalty of the
+    linear probe then have a curvature of at most 1/4 along every column, also one that never varies. `tensors` folds
+    mean and scale into the probes, which act on activations as they are. A cell that lacks a class has no probe.
+
+    `fitted` numbers the best epoch from 0, as the progress bar does.
+
+    Args:
+        l2: penalty, for n train rows l2 / (2 n) times the squared weights that the child names; scikit-learn's C is
+            1 / l2.
+        optimizer: makes the optimizer from the parameters; elementwise ones leave the cells independent.
+        scheduler: makes a learning rate schedule from the optimizer, stepped once an epoch; none by default.
+    """
+
+    name: str
+    intercept: nn.Parameter  # [C], of the logit
+    mean: Tensor  # [C, D]
+    scale: Tensor  # [C, D]
+    emphasis: Tensor  # [C], train rows for each one that is valid; 0 where a class is missing, and with it the probe
+    decay: Tensor  # [C], l2 / (2 n); 0 likewise
+
+    def __init__(
+        self,
+        l2: float = 1.0,
+        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"])  # code does not belong in a checkpoint
+        if not 0 < l2 < float("inf"):
+            raise ValueError(f"probe.l2: expected a number above 0, got {l2}")
+        self.l2, self.optimizer, self.scheduler = l2, optimizer, scheduler
+
+    @abstractmethod
+    def logits(self, z: Tensor) -> Tensor:
+        """Logits [C, B] of standardised activations [C, B, D]."""
+
+    @abstractmethod
+    def squared_weights(self) -> Tensor:
+        """Sum of the squares of the weights that the penalty shrinks, [C]."""
+
+    def make_parameters(self, L: int, T: int, D: int) -> None:
+        """Make what both children share."""
+        self.intercept = nn.Parameter(torch.zeros(L * T))
+        self.register_buffer("mean", torch.zeros(L * T, D))
+        self.register_buffer("scale", torch.ones(L * T, D))
+        self.register_buffer("emphasis", torch.zeros(L * T))
+        self.register_buffer("decay", torch.zeros(L * T))
+
+    def unstandardised(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [C, .., D] and bias [C, ..] for activations as they are, from those for standardised ones."""
+        weight = torch.einsum("c...d,cd->c...d", weight, self.scale)
+        return weight, bias - torch.einsum("c...d,cd->c...", weight, self.mean)
+
+    def on_grid(self, part: Tensor) -> Tensor:
+        """[C, ..] as [L, T, ..], NaN in cells without a probe."""
+        has_probe = (self.emphasis > 0).view(-1, *[1] * (part.ndim - 1))
+        return part.where(has_probe, torch.nan).view(len(self.card["layers"]), -1, *part.shape[1:])
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer and, where wanted, its schedule."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    @torch.no_grad()
+    def on_train_start(self) -> None:
+        """Read the train rows once, for mean and scale of every column and the log-odds of every cell to start from.
+
+        Raises:
+            ValueError: a block that does not hold all cells, or a valid row that is not finite.
+        """
+        self._best: Best | None = None
+        if self.global_step:
+            return  # resumed: the checkpoint brought what follows
+        n_rows, n, n_positive, mean, variance = self._moments()
+        fittable = (n_positive > 0) & (n_positive < n)
+        n = n.clamp(min=1)
+        self.mean.copy_(mean)
+        self.scale.copy_((variance + 4 * self.l2 / n[:, None]).rsqrt())
+        self.emphasis.copy_((n_rows / n).where(fittable, 0))
+        self.decay.copy_((self.l2 / (2 * n)).where(fittable, 0))
+        self.intercept.copy_((n_positive / (n - n_positive)).log().where(fittable, 0))
+
+    def _moments(self) -> tuple[Tensor, ...]:
+        """Of the train rows of all ranks, float64: all, valid and valid positive ones [C]; mean and variance [C, D]."""
+        C, D = self.mean.shape
+        n_rows, n, n_positive = counts = self.mean.new_zeros(3, C, dtype=torch.float64)
+        total, squares = sums = self.mean.new_zeros(2, C, D, dtype=torch.float64)
+        strategy = self.trainer.strategy
+        for block in cast(Iterable[dict[str, Tensor]], self.trainer.train_dataloader):
+            block = strategy.batch_to_device(block, self.device)
+            labels, valid, cells = block["labels"], block["valid"], block["cells"]
+            if not torch.equal(cells, torch.arange(C, device=cells.device)):
+                raise ValueError(
+                    f"probe: expected blocks of all {C} cells in order, got {len(cells)}; "
+                    "set datamodule.batch_size to a number of examples"
+                )
+            for cell, acts in enumerate(block["acts"]):  # one at a time: only one is ever held in double precision
+                acts = acts[valid[cell]].double()
+                total[cell] += acts.sum(0)
+                squares[cell] += acts.square().sum(0)
+            n_rows += len(labels)
+            n += valid.sum(1)
+            n_positive += (valid & (labels == 1)).sum(1)
+        n_rows, n, n_positive = cast(Tensor, strategy.reduce(counts, reduce_op="sum"))
+        total, squares = cast(Tensor, strategy.reduce(sums, reduce_op="sum"))
+        bad = (~total.isfinite().all(1)).nonzero()[:, 0]
+        if len(bad):
+            raise ValueError(
+                f"acts must be finite in valid rows, got NaN or infinity in cell {int(bad[0])}; "
+                "mark the row invalid, or capture it in a dtype with more range"
+            )
+        rows = n.clamp(min=1)[:, None]
+        mean = total / rows
+        return n_rows, n, n_positive, mean, (squares / rows - mean.square()).clamp(min=0)
+
+    def training_step(self, block: dict[str, Tensor]) -> Tensor:
+        """Sum over cells of the objective, estimated from a block of B examples.
+
+        A cell's loss is summed over its valid rows and divided by as many as B rows hold on average. The expectation is
+        then the objective's value however many are valid here, and stays so when gradients are averaged over ranks.
+        """
+        acts, labels, valid = block["acts"], block["labels"], block["valid"]
+        z = acts.to(self.mean.dtype, copy=True).sub_(self.mean[:, None]).mul_(self.scale[:, None])
+        logits = self.logits(z)
+        losses = softplus(torch.where(labels == 1, -logits, logits)) * valid
+        objective = self.emphasis * losses.mean(1) + self.decay * self.squared_weights()
+        loss = objective.sum()
+        a_cell = loss.detach() / (self.emphasis > 0).sum()
+        self.log("train/loss", a_cell, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
+        return loss
+
+    def on_validation_epoch_end(self) -> None:
+        """Gather the validation map, and keep the parameters where it is the best so far."""
+        super().on_validation_epoch_end()
+        if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
+            return
+        val = self.maps["val"]
+        mean_auc = float(val.auc[val.readable()].mean())  # NaN without a readable cell: better than nothing
+        if self._best is None or math.isnan(self._best.mean_auc) or mean_auc > self._best.mean_auc:
+            parameters = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
+            self._best = Best(mean_auc, self.current_epoch, val, parameters)
+
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """Go back to the best epoch, parameters and validation map; without validation, stay at the last."""
+        self.fitted = {"probe": self.name, **self.hparams, "epochs": self.current_epoch}
+        if self._best is not None:
+            for name, parameter in self.named_parameters():
+                parameter.copy_(self._best.parameters[name])
+            self.maps["val"] = self._best.val
+            self.fitted["best_epoch"] = self._best.epoch
+            self._best = None
+
+
+class LinearGrid(MinibatchGrid):
+    """Linear probes whose optimum is that of `LogisticGrid`: the penalty acts on the weights of unscaled activations.
+
+    Args:
+        l2, optimizer, scheduler: see `MinibatchGrid`.
+    """
+
+    name = "minibatch"
+
+    def make_parameters(self, L: int, T: int, D: int) -> None:
+        """Start from zero; the problem is convex."""
+        super().make_parameters(L, T, D)
+        self.slope = nn.Parameter(torch.zeros(L * T, D))
+
+    def logits(self, z: Tensor) -> Tensor:
+        """z·slope + intercept."""
+        return torch.baddbmm(self.intercept[:, None, None], z, self.slope[..., None])[..., 0]
+
+    def squared_weights(self) -> Tensor:
+        """|w|² of the weights of `tensors`."""
+        return (self.slope * self.scale).square().sum(1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weight [L, T, D] and bias [L, T]."""
+        weight, bias = self.unstandardised(self.slope, self.intercept)
+        return {"weight": self.on_grid(weight), "bias": self.on_grid(bias)}
+
+
+class MLPGrid(MinibatchGrid):
+    """Probes with one hidden layer: w2·gelu(W1 z + b1) + b2.
+
+    Args:
+        hidden: width H of the hidden layer.
+        l2, optimizer, scheduler: see `MinibatchGrid`; the penalty acts on W1 and w2, for standardised activations.
+    """
+
+    name = "mlp"
+
+    def __init__(
+        self,
+        hidden: int = 64,
+        l2: float = 1.0,
+        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__(l2, optimizer, scheduler)
+        if hidden < 1:
+            raise ValueError(f"probe.hidden: expected at least 1, got {hidden}")
+        self.hidden = hidden
+
+    def make_parameters(self, L: int, T: int, D: int) -> None:
+        """Start at random, so that hidden units differ, with sums of variance about one in both layers."""
+        super().make_parameters(L, T, D)
+        self.weight_in = nn.Parameter(torch.randn(L * T, self.hidden, D) / D**0.5)
+        self.bias_in = nn.Parameter(torch.zeros(L * T, self.hidden))
+        self.weight_out = nn.Parameter(torch.randn(L * T, self.hidden) / self.hidden**0.5)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """w2·gelu(W1 z + b1) + b2, with b2 the intercept."""
+        hidden = gelu(torch.baddbmm(self.bias_in[:, None], z, self.weight_in.mT))
+        return torch.baddbmm(self.intercept[:, None, None], hidden, self.weight_out[..., None])[..., 0]
+
+    def squared_weights(self) -> Tensor:
+        """|W1|² + |w2|²."""
+        return self.weight_in.square().sum((1, 2)) + self.weight_out.square().sum(1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """weight_in [L, T, H, D], bias_in [L, T, H], weight_out [L, T, H] and bias_out [L, T]."""
+        weight_in, bias_in = self.unstandardised(self.weight_in, self.bias_in)
+        parts = {"weight_in": weight_in, "bias_in": bias_in, "weight_out": self.weight_out, "bias_out": self.intercept}
+        return {name: self.on_grid(part) for name, part in parts.items()}
+
+    @staticmethod
+    def score(acts: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> Tensor:
+        """Scores [N] of activations [N, D] by one cell's probe, whose tensors are those of `tensors` without [L, T]."""
+        return gelu(acts @ weight_in.mT + bias_in) @ weight_out + bias_out

@@ -1,0 +1,162 @@
+"""Cells large enough for conjugate gradients, against scikit-learn, and against the method that factors every step."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from probes import logistic, newton_cg
+from probes.logistic import fit_logistic
+
+GRAM, ROWS = (560, 700), (1300, 520)  # (N, D): solved through the Gram matrix, and on the activations
+
+
+@pytest.fixture(autouse=True)
+def few_gram_rows(monkeypatch):
+    """Let `ROWS` be many rows."""
+    monkeypatch.setattr(logistic, "GRAM_ROWS", 1000)
+
+
+def made(C, N, D, *, decay=1.0, seed=0):
+    """Activations [C, N, D] bfloat16 whose variances fall like j^-decay along hidden axes, and labels [C, N]."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.arange(1, D + 1).double() ** (-decay / 2)
+    rotation = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64)).Q
+    acts = torch.randn(C, N, D, generator=generator, dtype=torch.float64) * (
+        spread * (D / spread.square().sum()).sqrt()
+    )
+    direction = torch.randn(C, D, 1, generator=generator, dtype=torch.float64) * spread
+    margin = (acts @ direction)[..., 0]
+    margin = margin / margin.std(-1, keepdim=True) + torch.randn(C, N, generator=generator, dtype=torch.float64)
+    return (acts @ rotation).bfloat16(), (margin > 0.3).long()
+
+
+def objective(acts, labels, weight, bias, l2=1.0):
+    margin = (2 * labels.numpy() - 1) * (acts.double().numpy() @ weight.double().numpy() + bias.double().item())
+    return np.logaddexp(0, -margin).sum() + l2 / 2 * (weight.double().numpy() ** 2).sum()
+
+
+def least_objective(acts, labels, l2=1.0):
+    """scikit-learn's, on centred columns: the same problem up to the intercept."""
+    X = acts.double().numpy()
+    model = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=1000, solver="newton-cholesky")
+    model.fit(X - X.mean(0), labels.numpy())
+    weight = torch.from_numpy(model.coef_[0])
+    return objective(
+        acts, labels, weight, torch.from_numpy(np.asarray(model.intercept_)) - acts.double().mean(0) @ weight, l2
+    )
+
+
+def assert_optimal(fit, acts, labels, l2=1.0):
+    assert fit.converged.all()
+    assert (fit.gradient_norm <= 1e-4).all()
+    for cell in range(len(acts)):
+        best = least_objective(acts[cell], labels[cell], l2)
+        assert objective(acts[cell], labels[cell], fit.weight[cell], fit.bias[cell], l2) <= best * (1 + 1e-8)
+        assert fit.objective[cell].item() == pytest.approx(best, rel=1e-6)
+
+
+@pytest.fixture
+def no_fallback(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("conjugate gradients left a cell to the other method")
+
+    monkeypatch.setattr(logistic, "_factored", refuse)
+
+
+@pytest.mark.parametrize("size", [GRAM, ROWS])
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
+@pytest.mark.usefixtures("no_fallback")
+def test_reaches_the_optimum_of_scikit_learn(size, decay):
+    acts, labels = made(2, *size, decay=decay)
+    assert_optimal(fit_logistic(acts, labels), acts, labels)
+
+
+@pytest.mark.parametrize("size", [GRAM, ROWS])
+@pytest.mark.parametrize("l2", [0.03, 100.0])
+@pytest.mark.usefixtures("no_fallback")
+def test_weak_and_strong_penalties(size, l2):
+    acts, labels = made(1, *size)
+    assert_optimal(fit_logistic(acts, labels, l2=l2), acts, labels, l2)
+
+
+@pytest.mark.parametrize("size", [GRAM, ROWS])
+@pytest.mark.usefixtures("no_fallback")
+def test_columns_that_dwarf_the_others(size):
+    acts, labels = made(2, *size)
+    acts[..., 5] *= 1000
+    acts[0, :, 9] = 300 * acts[0, :, 9] + 2000
+    acts[1, :, 100:103] *= 30
+    assert_optimal(fit_logistic(acts, labels), acts, labels)
+
+
+@pytest.mark.parametrize("size", [GRAM, ROWS])
+def test_separable_classes_and_repeated_rows(size):
+    acts, labels = made(1, *size)
+    acts[0, 300:] = acts[0, :-300].clone()
+    labels = (acts[..., :8].double().sum(-1) > 0.4).long()
+    assert_optimal(fit_logistic(acts, labels), acts, labels)
+
+
+@pytest.mark.parametrize("size", [GRAM, ROWS])
+def test_label_sets_and_penalties_at_once_are_those_one_by_one(size):
+    acts, labels = made(2, *size)
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.stack((labels, torch.randint(2, labels.shape, generator=generator), 1 - labels))
+    valid = torch.rand(3, 1, size[0], generator=generator) < 0.97
+    path = [10.0, 0.5]
+    fit = fit_logistic(acts, labels, valid, l2=path)
+    assert fit.weight.shape == (2, 3, 2, size[1])
+    assert all(field.shape == (2, 3, 2) for field in fit[1:])
+    for p, l2 in enumerate(path):
+        for k in range(3):
+            one = fit_logistic(acts, labels[k], valid[k], l2=l2)
+            torch.testing.assert_close(fit.objective[p, k], one.objective, rtol=1e-7, atol=0)
+            torch.testing.assert_close(fit.weight[p, k], one.weight, rtol=0, atol=1e-6)
+    assert fit.converged.all()
+
+
+def test_penalties_alone_stand_in_front():
+    acts, labels = made(2, 40, 60)
+    fit = fit_logistic(acts, labels, l2=[3.0, 1.0, 0.1])
+    assert fit.weight.shape == (3, 2, 60)
+    for p, l2 in enumerate([3.0, 1.0, 0.1]):
+        torch.testing.assert_close(fit.weight[p], fit_logistic(acts, labels, l2=l2).weight)
+
+
+@pytest.mark.parametrize("size", [GRAM, ROWS])
+def test_the_number_of_threads_changes_no_bit(size):
+    acts, labels = made(2, *size)
+    before = torch.get_num_threads()
+    fits = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            fits.append(fit_logistic(acts, labels))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*fits, strict=True))
+
+
+def test_a_cell_whose_rounding_spoils_the_directions_is_factored(monkeypatch):
+    acts, labels = made(2, *GRAM)
+    expected = fit_logistic(acts, labels)
+    exact = logistic.symmetric_product
+    monkeypatch.setattr(logistic, "symmetric_product", lambda X: exact(X).mul_(0.2))  # directions far too long
+    monkeypatch.setattr(newton_cg, "LAST_STEPS", 2)
+    fit = fit_logistic(acts, labels)
+    assert fit.converged.all()
+    torch.testing.assert_close(fit.objective, expected.objective, rtol=1e-7, atol=0)
+
+
+def test_steps_that_run_out_are_the_truth_about_where_they_stopped():
+    acts, labels = made(1, *GRAM)
+    for steps in range(3):
+        fit = fit_logistic(acts, labels, max_iter=steps)
+        weight, bias = fit.weight[0].double().numpy(), fit.bias.double().item()
+        residual = 1 / (1 + np.exp(-(acts[0].double().numpy() @ weight + bias))) - labels[0].numpy()
+        gradient = np.append(acts[0].double().numpy().T @ residual + weight, residual.sum())
+        assert fit.gradient_norm.item() == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
+        assert fit.iterations.item() == steps
+        assert not fit.converged.any()
