@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probes.cells import aligned
 from probes.gram import gram_matrix, symmetric_product
 from probes.newton import Optimum, newton
 from probes.newton_cg import Combinations, Weights, border, newton_cg
@@ -88,7 +89,7 @@ def fit_logistic(
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0.
     """
-    labels, valid, has_sets = _aligned(acts, labels, valid)
+    labels, valid, has_sets = aligned(acts, labels, valid, sets_allowed=True)
     has_path = not isinstance(l2, int | float)
     path = list(l2) if has_path else [l2]
     if not path or not all(0 < value < float("inf") for value in path):
@@ -207,9 +208,9 @@ def _where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _constant(X: Tensor, used: Tensor) -> Tensor:
     """Cells whose used rows are all the same, bool [c]."""
-    if X.shape[1] == 0 or (
-        len(X) == 1 and X.shape[1] > 1 and (X[0, 0] != X[0, 1]).any()
-    ):  # two rows tell, nearly always
+    n = X.shape[1]
+    # Two rows tell, nearly always.
+    if n == 0 or (len(X) == 1 and n > 1 and (X[0, 0] != X[0, 1]).any()):
         return used.new_zeros(len(X))
     used = used[..., None]
     return (torch.where(used, X, torch.inf).amin(1) >= torch.where(used, X, -torch.inf).amax(1)).all(-1)
@@ -230,35 +231,3 @@ def _centred(X: Tensor, used: Tensor, cells: Tensor, rows: Tensor) -> tuple[Tens
     if not used.all():
         X *= used[..., None]
     return X, mean.double()
-
-
-def _aligned(acts: Tensor, labels: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, bool]:
-    """Labels and valid as bool [K, C, N] on the device of acts, and whether the caller gave label sets."""
-    if acts.ndim != 3 or not acts.is_floating_point():
-        raise ValueError(f"acts must be floating [C, N, D], got {acts.dtype} {list(acts.shape)}")
-    C, N, D = acts.shape
-    if acts.numel() == 0:
-        raise ValueError(f"acts must hold at least one cell, example and dimension, got C={C}, N={N}, D={D}")
-    if valid is None:
-        valid = acts.new_ones(N, dtype=torch.bool)
-    if valid.dtype != torch.bool:
-        raise ValueError(f"valid must be bool, got {valid.dtype}; compare it first, as in valid != 0")
-    has_sets = labels.ndim == 3 or valid.ndim == 3
-    K = max(len(tensor) if tensor.ndim == 3 else 1 for tensor in (labels, valid))
-    labels = _expanded("labels", labels.to(acts.device), (K, C, N))
-    valid = _expanded("valid", valid.to(acts.device), (K, C, N))
-    wrong = labels[valid & (labels != 0) & (labels != 1)]
-    if wrong.numel():
-        raise ValueError(f"labels must be 0 or 1 where valid, got {wrong[0].item()}")
-    return labels == 1, valid, has_sets
-
-
-def _expanded(name: str, tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    try:
-        return tensor.expand(shape)
-    except RuntimeError:
-        K, C, N = shape
-        raise ValueError(
-            f"{name} must broadcast to [C, N] = [{C}, {N}], or be [K, 1, N] or [K, C, N] for K label sets, "
-            f"here K={K}; got {list(tensor.shape)}"
-        ) from None

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from probes.cells import aligned
 from probes.exact_grid import ExactGrid
 
 LEAST_SHRINKAGE = 1e-8  # keeps a covariance that Ledoit and Wolf would take as it is factorable in float64
@@ -39,7 +40,8 @@ def fit_mass_mean(
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row.
     """
-    labels, valid = _aligned(acts, labels, valid)
+    labels, valid, _ = aligned(acts, labels, valid, sets_allowed=False)
+    labels, valid = labels[0], valid[0]
     C, _, D = acts.shape
     dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
     weight, bias = acts.new_full((C, D), torch.nan, dtype=dtype), acts.new_full((C,), torch.nan, dtype=dtype)
@@ -94,27 +96,6 @@ def _ledoit_wolf(squares: Tensor, frobenius: Tensor, D: int) -> Tensor:
     distance = frobenius / n**2 - D  # |S - I|², since tr S = D
     spread = (squares.square().mean() - frobenius / n**2) / n  # ∑|xx' - S|² / n²
     return (spread / distance.clamp(min=spread)).nan_to_num(1.0).clamp(LEAST_SHRINKAGE, 1.0)
-
-
-def _aligned(acts: Tensor, labels: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Labels and valid as bool [C, N] on the device of acts."""
-    if acts.ndim != 3 or not acts.is_floating_point():
-        raise ValueError(f"acts must be floating [C, N, D], got {acts.dtype} {list(acts.shape)}")
-    C, N, D = acts.shape
-    if acts.numel() == 0:
-        raise ValueError(f"acts must hold at least one cell, example and dimension, got C={C}, N={N}, D={D}")
-    if valid is None:
-        valid = acts.new_ones(N, dtype=torch.bool)
-    if valid.dtype != torch.bool:
-        raise ValueError(f"valid must be bool, got {valid.dtype}; compare it first, as in valid != 0")
-    for name, tensor in (("labels", labels), ("valid", valid)):
-        if tensor.ndim > 2 or any(got not in (1, size) for got, size in zip(tensor.shape[::-1], (N, C), strict=False)):
-            raise ValueError(f"{name} must broadcast to [C, N] = [{C}, {N}], got {list(tensor.shape)}")
-    labels, valid = labels.to(acts.device).expand(C, N), valid.to(acts.device).expand(C, N)
-    wrong = labels[valid & (labels != 0) & (labels != 1)]
-    if wrong.numel():
-        raise ValueError(f"labels must be 0 or 1 where valid, got {wrong[0].item()}")
-    return labels == 1, valid
 
 
 class MassMeanGrid(ExactGrid):

@@ -18,7 +18,6 @@ def fit_chosen(
     valid: Tensor,
     groups: Tensor,
     path: Sequence[float] = PATH,
-    n_folds: int = FOLDS,
     standardize: bool = False,
     tol: float = 1e-4,
     max_iter: int = 100,
@@ -31,9 +30,8 @@ def fit_chosen(
         acts: [C, N, D], any floating dtype.
         labels: [N], 0 or 1.
         valid: [C, N] bool.
-        groups: [N] int64; rows of a group fall in one fold.
+        groups: [N] int64; rows of a group fall in one of `FOLDS` folds.
         path: penalties to choose from.
-        n_folds: into how many parts the groups are dealt.
         standardize: as in `fit_logistic`; by the scale of all valid rows.
         tol: as in `fit_logistic`.
         max_iter: as in `fit_logistic`.
@@ -45,8 +43,8 @@ def fit_chosen(
     Raises:
         ValueError: fewer groups than folds, and what `fit_logistic` raises.
     """
-    fold = _folds(groups, n_folds)
-    sets = torch.stack([valid & (fold != k) for k in range(n_folds)] + [valid])  # [n_folds + 1, C, N]
+    fold = _folds(groups)
+    sets = torch.stack([valid & (fold != k) for k in range(FOLDS)] + [valid])  # [FOLDS + 1, C, N]
     path = sorted(path, reverse=True)
     fits = fit_logistic(acts, labels, sets, path, tol, max_iter, standardize)
     loss = _held_out_loss(acts, labels, valid, fold, fits)
@@ -57,14 +55,14 @@ def fit_chosen(
     return fit, penalty.where(fit.bias.isfinite(), torch.nan)
 
 
-def _folds(groups: Tensor, n_folds: int) -> Tensor:
+def _folds(groups: Tensor) -> Tensor:
     """Fold of every row, [N]: groups shuffled by a fixed seed and dealt in turn."""
     number = groups.unique(return_inverse=True)[1]
     n_groups = int(number.max()) + 1
-    if n_groups < n_folds:
-        raise ValueError(f"l2=auto: expected at least {n_folds} groups among the train rows, got {n_groups}; set l2")
+    if n_groups < FOLDS:
+        raise ValueError(f"l2=auto: expected at least {FOLDS} groups among the train rows, got {n_groups}; set l2")
     order = torch.randperm(n_groups, generator=torch.Generator().manual_seed(0)).to(groups.device)
-    return order[number] % n_folds
+    return order[number] % FOLDS
 
 
 def _held_out_loss(acts: Tensor, labels: Tensor, valid: Tensor, fold: Tensor, fits: LogisticFit) -> Tensor:
@@ -74,7 +72,7 @@ def _held_out_loss(acts: Tensor, labels: Tensor, valid: Tensor, fold: Tensor, fi
     loss = fits.bias.new_full((P, C), torch.nan)
     for cell in range(C):  # one at a time: only one is ever held in float32
         held_out = fits.bias.new_full((P, len(labels)), torch.nan)
-        for k in range(fits.weight.shape[1] - 1):
+        for k in range(FOLDS):
             rows = valid[cell] & (fold == k)
             scores = fits.weight[:, k, cell] @ acts[cell, rows].to(fits.weight).mT + fits.bias[:, k, cell, None]
             held_out[:, rows] = softplus(-sign[rows] * scores)

@@ -40,7 +40,7 @@ def losses(acts, labels, valid, fold):
 
 def test_every_cell_takes_what_cross_validation_likes_best(problem):
     acts, labels, valid, groups = problem
-    fold = _folds(groups, 5)
+    fold = _folds(groups)
     fit, penalty = fit_chosen(acts, labels, valid, groups, PATH)
     expected = [PATH[int(np.argmin(losses(acts[c], labels, valid[c], fold)))] for c in range(C)]
     assert penalty.tolist() == expected
@@ -52,10 +52,10 @@ def test_every_cell_takes_what_cross_validation_likes_best(problem):
 
 def test_folds_keep_groups_whole_and_are_about_even(problem):
     *_, groups = problem
-    fold = _folds(groups, 5)
+    fold = _folds(groups)
     assert all(len(set(fold[groups == group].tolist())) == 1 for group in groups.unique())
     assert fold.bincount().tolist() == [24] * 5
-    assert torch.equal(fold, _folds(groups * 10 + 7, 5))  # names of groups do not matter
+    assert torch.equal(fold, _folds(groups * 10 + 7))  # names of groups do not matter
 
 
 def test_what_cannot_be_scored_takes_the_strongest(problem):

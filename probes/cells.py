@@ -1,0 +1,49 @@
+"""Inputs of a fit: activations, labels and valid rows of a block of cells."""
+
+import torch
+from torch import Tensor
+
+
+def aligned(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool) -> tuple[Tensor, Tensor, bool]:
+    """Check what every fit of a block of cells is given, and bring it to one shape.
+
+    Args:
+        acts: [C, N, D], any floating dtype.
+        labels: 0 or 1 where valid, any dtype; broadcasts to [C, N], or is [K, 1, N] or [K, C, N] for K label sets.
+        valid: bool, shaped like labels; all rows where None.
+        sets_allowed: whether there may be label sets.
+
+    Returns:
+        labels and valid as bool [K, C, N] on the device of acts, and whether the caller gave label sets.
+
+    Raises:
+        ValueError: shapes that do not fit, labels other than 0 and 1, valid that is not bool.
+    """
+    if acts.ndim != 3 or not acts.is_floating_point():
+        raise ValueError(f"acts must be floating [C, N, D], got {acts.dtype} {list(acts.shape)}")
+    C, N, D = acts.shape
+    if acts.numel() == 0:
+        raise ValueError(f"acts must hold at least one cell, example and dimension, got C={C}, N={N}, D={D}")
+    if valid is None:
+        valid = acts.new_ones(N, dtype=torch.bool)
+    if valid.dtype != torch.bool:
+        raise ValueError(f"valid must be bool, got {valid.dtype}; compare it first, as in valid != 0")
+    has_sets = labels.ndim == 3 or valid.ndim == 3
+    K = max(len(tensor) if tensor.ndim == 3 else 1 for tensor in (labels, valid))
+    labels = _expanded("labels", labels.to(acts.device), (K, C, N), sets_allowed)
+    valid = _expanded("valid", valid.to(acts.device), (K, C, N), sets_allowed)
+    wrong = labels[valid & (labels != 0) & (labels != 1)]
+    if wrong.numel():
+        raise ValueError(f"labels must be 0 or 1 where valid, got {wrong[0].item()}")
+    return labels == 1, valid, has_sets
+
+
+def _expanded(name: str, tensor: Tensor, shape: tuple[int, int, int], sets_allowed: bool) -> Tensor:
+    K, C, N = shape
+    try:
+        if tensor.ndim > 2 and not sets_allowed:
+            raise RuntimeError
+        return tensor.expand(shape)
+    except RuntimeError:
+        sets = f", or be [K, 1, N] or [K, C, N] for K label sets, here K={K};" if sets_allowed else ","
+        raise ValueError(f"{name} must broadcast to [C, N] = [{C}, {N}]{sets} got {list(tensor.shape)}") from None
