@@ -11,8 +11,8 @@ The objective is smooth and convex, so Newton's direction points downhill, and f
 * *The residual.* In the end logits and gradients are those of the activations themselves, in float64. Whatever is
   rounded besides only shapes directions: it can cost a step and moves no optimum.
 
-Small cells are solved by factoring (`newton`), large ones by conjugate gradients (`newton_cg`). On the CPU cells are
-dealt to the cores, each solved by one thread, so that no number of cores changes a bit; on a GPU they go in batches.
+`methods` says which cells are solved how. On the CPU cells are dealt to the cores, each solved by one thread, so that
+no number of cores changes a bit; on a GPU they go in batches.
 """
 
 import warnings
@@ -24,14 +24,11 @@ import torch
 from torch import Tensor
 
 from probes.cells import aligned
-from probes.gram import gram_matrix, symmetric_product
-from probes.newton import Optimum, newton
-from probes.newton_cg import Combinations, Weights, border, newton_cg
+from probes.methods import solve
+from probes.newton import Optimum
 
-FACTORED = 512  # cells with no more rows or no more columns are solved by factoring
-GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
 BATCH_BYTES = 2**31  # on a GPU, the memory one batch of cells may take
-# What `LogisticFit.reason` counts.
+# What `LogisticFit.reason` counts, the order being that in which they are looked for.
 REASONS = ("converged", "no valid row", "one class only", "constant features", "max_iter reached", "beyond float64")
 
 
@@ -79,7 +76,7 @@ def fit_logistic(
         valid: bool, shaped like labels; which rows count. All of them by default.
         l2: strength of the penalty, above 0; or several, which share the work.
         tol: largest gradient norm of a converged cell.
-        max_iter: most Newton steps a cell may take; 5 to 15 are usual.
+        max_iter: most Newton steps a cell may take; 1 to 15 are usual.
         standardize: penalise the weights of columns scaled to unit variance over the cell's valid rows; the weights
             returned act on the columns as they are, objective and gradient_norm are those of the scaled problem.
 
@@ -98,18 +95,17 @@ def fit_logistic(
         raise ValueError(f"tol and max_iter must be 0 or more, got {tol} and {max_iter}")
     (K, C, N), P, D = labels.shape, len(path), acts.shape[2]
     sign = torch.where(labels, 1.0, -1.0).double() * valid  # s of the objective; 0 takes a row out of every sum
-    sign = sign.repeat(P, 1, 1)
-    penalties = torch.tensor(path, dtype=torch.float64, device=acts.device).repeat_interleave(K)
+    penalties = torch.tensor(path, dtype=torch.float64, device=acts.device)
 
-    def solve(cells: Tensor) -> tuple[Optimum, Tensor]:
+    def solve_cells(cells: Tensor) -> tuple[Optimum, Tensor]:
         with torch.no_grad():
-            return _solve(acts, sign, penalties, tol, max_iter, standardize, cells)
+            return solve(acts, sign, penalties, tol, max_iter, standardize, cells)
 
     if acts.is_cuda:
-        solved = _in_batches(solve, C, BATCH_BYTES // (24 * N * (D + P * K * min(N, D))), acts.device)
+        solved = _in_batches(solve_cells, C, BATCH_BYTES // (24 * N * (D + P * K * min(N, D))), acts.device)
     else:
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            solved = list(pool.map(solve, torch.arange(C).split(1)))
+            solved = list(pool.map(solve_cells, torch.arange(C).split(1)))
     dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
     fields = [
         torch.cat(parts).transpose(0, 1) for parts in zip(*((*opt, reason) for opt, reason in solved), strict=True)
@@ -139,95 +135,3 @@ def _in_batches(
         else:
             done += at_once
     return solved
-
-
-def _solve(
-    acts: Tensor, sign: Tensor, l2: Tensor, tol: float, max_iter: int, standardize: bool, cells: Tensor
-) -> tuple[Optimum, Tensor]:
-    """Solve a batch of c cells for J pairs of label set and penalty: sign [J, C, N], l2 [J]; every field [c, J, ..]."""
-    s = sign[:, cells].transpose(0, 1)  # [c, J, N]
-    rows = (s != 0).any(1).any(0).nonzero()[:, 0]
-    s = s[..., rows]
-    n, D = len(rows), acts.shape[2]
-    large = min(n, D) > FACTORED
-    X = acts[cells[:, None], rows].to(torch.float32 if large and acts.dtype != torch.float64 else torch.float64)
-    used = (s != 0).any(1)
-    constant = _constant(X, used)[:, None]
-    X, mean = _centred(X, used, cells, rows)
-    scale = torch.ones_like(mean)
-    if standardize:
-        spread = (X.square().sum(1) / used.sum(1, keepdim=True).clamp(min=1)).sqrt()
-        scale = torch.where(spread > 0, spread, 1.0).double()
-        X, mean = X / scale[:, None].to(X.dtype), mean / scale
-    n_positive, n_negative = (s > 0).sum(-1), (s < 0).sum(-1)
-    live = (n_positive > 0) & (n_negative > 0) & ~constant
-    if not live.any():
-        zero = torch.zeros_like(l2).expand(live.shape)
-        optimum = Optimum(zero[..., None].expand(*live.shape, D), zero, zero, zero, zero.long(), live)
-    elif large:
-        optimum = _conjugate(X, mean, s, live, l2, tol, max_iter)
-    else:
-        optimum = _factored(X, mean, s, live, l2, tol, max_iter)
-    optimum = optimum._replace(weight=optimum.weight / scale[:, None])
-    causes = (n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant.expand_as(live))
-    causes += (~optimum.converged & (optimum.iterations >= max_iter), ~optimum.converged)
-    reason = torch.zeros_like(n_positive)
-    for code, holds in enumerate(causes, 1):
-        reason = torch.where((reason == 0) & holds, code, reason)
-    nan = torch.full((), torch.nan, dtype=torch.float64, device=acts.device)
-    return Optimum(*(_where(live, x, nan) if x.is_floating_point() else x for x in optimum)), reason
-
-
-def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
-    """Conjugate gradients, and what they cannot solve by factoring."""
-    Z, columns = border(X)
-    space = Combinations(X, symmetric_product(X)) if X.shape[1] <= GRAM_ROWS else Weights(X)
-    optimum = newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter)
-    spoilt = live & ~optimum.converged & (optimum.iterations < max_iter)
-    if not spoilt.any():
-        return optimum
-    X.scatter_(2, columns[:, None].expand(-1, X.shape[1], -1), Z[..., 1:])
-    exact = _factored(X.double(), mean, s, spoilt, l2, tol, max_iter)
-    return Optimum(*(_where(spoilt, a, b) for a, b in zip(exact, optimum, strict=True)))
-
-
-def _factored(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
-    """Newton's method, on the CPU one problem at a time: together they would fall out of cache."""
-    gram = gram_matrix(X, float(l2.min())) if X.shape[1] < X.shape[2] else None
-    at_once = len(l2) if X.is_cuda else 1
-    parts = [
-        newton(X, mean, gram, s[:, j : j + at_once], live[:, j : j + at_once], l2[j : j + at_once], tol, max_iter)
-        for j in range(0, len(l2), at_once)
-    ]
-    return Optimum(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
-
-
-def _where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(chosen.view(*chosen.shape, *[1] * (a.ndim - chosen.ndim)), a, b)
-
-
-def _constant(X: Tensor, used: Tensor) -> Tensor:
-    """Cells whose used rows are all the same, bool [c]."""
-    n = X.shape[1]
-    # Two rows tell, nearly always.
-    if n == 0 or (len(X) == 1 and n > 1 and (X[0, 0] != X[0, 1]).any()):
-        return used.new_zeros(len(X))
-    used = used[..., None]
-    return (torch.where(used, X, torch.inf).amin(1) >= torch.where(used, X, -torch.inf).amax(1)).all(-1)
-
-
-def _centred(X: Tensor, used: Tensor, cells: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """X [c, n, D] with columns centred, zero in rows that no label set uses; and what was taken off, [c, D] float64."""
-    if not used.all():
-        X = torch.where(used[..., None], X, 0.0)
-    mean = X.sum(1) / used.sum(1, keepdim=True).clamp(min=1)
-    if not mean.isfinite().all() and len(bad := (~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
-        i, j = bad[0].tolist()
-        raise ValueError(
-            f"acts must be finite in valid rows, got NaN or infinity in cell {int(cells[i])}, row {int(rows[j])}; "
-            "mark the row invalid, or capture it in a dtype with more range"
-        )
-    X -= mean[:, None]
-    if not used.all():
-        X *= used[..., None]
-    return X, mean.double()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes import gram, logistic
+from probes import gram, methods
 from probes.logistic import REASONS, fit_logistic
 
 
@@ -159,7 +159,7 @@ def test_a_hopeless_cell_is_nan_with_a_reason_while_its_neighbours_finish(D):
     ]
     assert fit.weight.isnan().all(-1).tolist() == fit.bias.isnan().tolist() == [True] * 4 + [False]
     assert fit.converged.tolist() == [False] * 4 + [True]
-    short = fit_logistic(acts[4:], labels[4:], max_iter=1)
+    short = fit_logistic(acts[4:], labels[4:], max_iter=0)
     assert REASONS[short.reason[0]] == "max_iter reached"
 
 
@@ -276,7 +276,7 @@ def test_batches_agree_with_single_cells(N, D):
     acts[~valid.any(0)] = torch.nan
     alone = fit_logistic(acts, labels, valid)
     sign = torch.where(labels == 1, 1.0, -1.0).double() * valid
-    batch, reason = logistic._solve(acts, sign, torch.ones(2).double(), 1e-4, 100, False, torch.arange(3))
+    batch, reason = methods.solve(acts, sign, torch.ones(1).double(), 1e-4, 100, False, torch.arange(3))
     torch.testing.assert_close(alone.objective, batch.objective.T, rtol=1e-10, atol=0, equal_nan=True)
     X = torch.where(valid.any(0)[..., None], acts, 0.0)
     scores = [
@@ -294,7 +294,7 @@ def test_a_float32_gram_does_not_move_the_optimum(monkeypatch, offset):
     acts += offset
     assert gram.gram_matrix(acts, 1e9).sub(acts @ acts.mT).abs().max() > 0  # it is float32 that is under test
     rounded = fit_logistic(acts, labels)
-    monkeypatch.setattr(logistic, "gram_matrix", lambda X, l2: X @ X.mT)
+    monkeypatch.setattr(methods, "gram_matrix", lambda X, l2: X @ X.mT)
     exact = fit_logistic(acts, labels)
     torch.testing.assert_close(rounded.weight, exact.weight, rtol=1e-8, atol=1e-10)
 

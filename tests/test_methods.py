@@ -1,20 +1,22 @@
-"""Cells large enough for conjugate gradients, against scikit-learn, and against the method that factors every step."""
+"""Large cells by each of the methods that solve them, against scikit-learn and each other."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes import logistic, newton_cg
+from probes import methods, newton_cg, one_cell
 from probes.logistic import fit_logistic
 
-GRAM, ROWS = (560, 700), (1300, 520)  # (N, D): solved through the Gram matrix, and on the activations
+FEW_ROWS, MANY_ROWS = (560, 700), (1300, 520)  # (N, D)
 
 
-@pytest.fixture(autouse=True)
-def few_gram_rows(monkeypatch):
-    """Let `ROWS` be many rows."""
-    monkeypatch.setattr(logistic, "GRAM_ROWS", 1000)
+@pytest.fixture(params=["sweeps, few rows", "sweeps, many rows", "Gram matrix", "activations"])
+def size(request, monkeypatch):
+    """(N, D) of a cell, and only the method named to solve it."""
+    monkeypatch.setattr(methods, "_alone", lambda *_: request.param.startswith("sweeps"))
+    monkeypatch.setattr(methods, "GRAM_ROWS", 1000)
+    return FEW_ROWS if request.param in ("sweeps, few rows", "Gram matrix") else MANY_ROWS
 
 
 def made(C, N, D, *, decay=1.0, seed=0):
@@ -61,10 +63,9 @@ def no_fallback(monkeypatch):
     def refuse(*_):
         raise AssertionError("conjugate gradients left a cell to the other method")
 
-    monkeypatch.setattr(logistic, "_factored", refuse)
+    monkeypatch.setattr(methods, "_factored", refuse)
 
 
-@pytest.mark.parametrize("size", [GRAM, ROWS])
 @pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
 @pytest.mark.usefixtures("no_fallback")
 def test_reaches_the_optimum_of_scikit_learn(size, decay):
@@ -72,7 +73,6 @@ def test_reaches_the_optimum_of_scikit_learn(size, decay):
     assert_optimal(fit_logistic(acts, labels), acts, labels)
 
 
-@pytest.mark.parametrize("size", [GRAM, ROWS])
 @pytest.mark.parametrize("l2", [0.03, 100.0])
 @pytest.mark.usefixtures("no_fallback")
 def test_weak_and_strong_penalties(size, l2):
@@ -80,7 +80,6 @@ def test_weak_and_strong_penalties(size, l2):
     assert_optimal(fit_logistic(acts, labels, l2=l2), acts, labels, l2)
 
 
-@pytest.mark.parametrize("size", [GRAM, ROWS])
 @pytest.mark.usefixtures("no_fallback")
 def test_columns_that_dwarf_the_others(size):
     acts, labels = made(2, *size)
@@ -90,7 +89,6 @@ def test_columns_that_dwarf_the_others(size):
     assert_optimal(fit_logistic(acts, labels), acts, labels)
 
 
-@pytest.mark.parametrize("size", [GRAM, ROWS])
 def test_separable_classes_and_repeated_rows(size):
     acts, labels = made(1, *size)
     acts[0, 300:] = acts[0, :-300].clone()
@@ -98,7 +96,6 @@ def test_separable_classes_and_repeated_rows(size):
     assert_optimal(fit_logistic(acts, labels), acts, labels)
 
 
-@pytest.mark.parametrize("size", [GRAM, ROWS])
 def test_label_sets_and_penalties_at_once_are_those_one_by_one(size):
     acts, labels = made(2, *size)
     generator = torch.Generator().manual_seed(2)
@@ -124,7 +121,6 @@ def test_penalties_alone_stand_in_front():
         torch.testing.assert_close(fit.weight[p], fit_logistic(acts, labels, l2=l2).weight)
 
 
-@pytest.mark.parametrize("size", [GRAM, ROWS])
 def test_the_number_of_threads_changes_no_bit(size):
     acts, labels = made(2, *size)
     before = torch.get_num_threads()
@@ -139,24 +135,60 @@ def test_the_number_of_threads_changes_no_bit(size):
     assert all(torch.equal(one, two) for one, two in zip(*fits, strict=True))
 
 
-def test_a_cell_whose_rounding_spoils_the_directions_is_factored(monkeypatch):
-    acts, labels = made(2, *GRAM)
+def test_a_gram_matrix_that_spoils_the_directions_leaves_the_cell_to_factoring(monkeypatch):
+    monkeypatch.setattr(methods, "_alone", lambda *_: False)
+    acts, labels = made(2, *FEW_ROWS)
     expected = fit_logistic(acts, labels)
-    exact = logistic.symmetric_product
-    monkeypatch.setattr(logistic, "symmetric_product", lambda X: exact(X).mul_(0.2))  # directions far too long
+    exact = methods.symmetric_product
+    monkeypatch.setattr(methods, "symmetric_product", lambda X: exact(X).mul_(0.2))  # directions far too long
     monkeypatch.setattr(newton_cg, "LAST_STEPS", 2)
     fit = fit_logistic(acts, labels)
     assert fit.converged.all()
     torch.testing.assert_close(fit.objective, expected.objective, rtol=1e-7, atol=0)
 
 
-def test_steps_that_run_out_are_the_truth_about_where_they_stopped():
-    acts, labels = made(1, *GRAM)
-    for steps in range(3):
+def test_rows_that_spoil_the_directions_leave_the_cell_to_factoring(monkeypatch):
+    acts, labels = made(2, *FEW_ROWS)
+    expected = fit_logistic(acts, labels)
+    monkeypatch.setattr(one_cell, "direction", lambda *_: (np.full(700, np.nan), np.zeros(1), np.full(560, np.nan)))
+    fit = fit_logistic(acts, labels)
+    assert fit.converged.all()
+    assert (fit.iterations > 1).all()
+    torch.testing.assert_close(fit.objective, expected.objective, rtol=1e-7, atol=0)
+
+
+def test_steps_that_run_out_are_the_truth_about_where_they_stopped(size):
+    acts, labels = made(1, *size)
+    acts = acts.double()  # so that weights are returned in float64
+    full = fit_logistic(acts, labels)
+    for steps in range(int(full.iterations)):
         fit = fit_logistic(acts, labels, max_iter=steps)
-        weight, bias = fit.weight[0].double().numpy(), fit.bias.double().item()
-        residual = 1 / (1 + np.exp(-(acts[0].double().numpy() @ weight + bias))) - labels[0].numpy()
-        gradient = np.append(acts[0].double().numpy().T @ residual + weight, residual.sum())
-        assert fit.gradient_norm.item() == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
+        weight, bias = fit.weight[0].numpy(), fit.bias.item()
+        residual = 1 / (1 + np.exp(-(acts[0].numpy() @ weight + bias))) - labels[0].numpy()
+        gradient = np.append(acts[0].numpy().T @ residual + weight, residual.sum())
+        assert fit.gradient_norm.item() == pytest.approx(np.linalg.norm(gradient), rel=1e-6)
         assert fit.iterations.item() == steps
         assert not fit.converged.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.usefixtures("no_fallback")
+def test_every_dtype_is_solved_at_the_numbers_stored(size, dtype):
+    acts, labels = made(1, *size)
+    acts = (acts.double() + 1e-3 * torch.randn(acts.shape, generator=torch.Generator().manual_seed(1))).to(dtype)
+    fit = fit_logistic(acts, labels)
+    assert fit.weight.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert_optimal(fit, acts, labels)
+
+
+@pytest.mark.usefixtures("no_fallback")
+def test_offsets_of_every_column(size):
+    acts, labels = made(1, *size)
+    acts = acts.float() + 50 * torch.randn(size[1], generator=torch.Generator().manual_seed(1))
+    assert_optimal(fit_logistic(acts, labels), acts, labels)
+    assert_optimal(fit_logistic(acts.bfloat16(), labels), acts.bfloat16(), labels)
+
+
+@pytest.mark.parametrize(("N", "D", "K", "expected"), [(560, 700, 5, True), (560, 700, 6, False), (3001, 600, 6, True)])
+def test_many_label_sets_share_a_gram_matrix_unless_rows_are_many(N, D, K, expected):
+    assert methods._alone(torch.empty(1, N, D, device="meta"), K) == expected

@@ -1,0 +1,169 @@
+"""One cell at a time on a CPU: sweeps over its rows, then Newton steps with directions by conjugate gradients.
+
+The sweeps end near the optimum (`dual_ascent`). A Newton step from there has an error of about the square of its
+length, so one or two reach the optimum and prove it: logits and gradient come from the stored rows in float64, and the
+step's own size says how far they were off. Where the sweeps fall short, as with more rows than columns, the same steps
+take over from wherever they are.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from probes.dual_ascent import Ascent
+from probes.line_search import step_length
+from probes.newton import Optimum, log_odds
+from probes.rows import Rows, compiled, evaluate, product
+
+# Of the last step, in units of max(1, |logit|):
+STILL = 1e-3  # a step that changed no logit by more leaves about its square as Newton's error
+LEFT = 1e-6  # most that may be left by a direction solved only roughly: what the step changed, times that roughness
+LAST_STEPS = 6  # steps that change nothing any more; where these do not suffice, rounding has spoilt the directions
+
+
+def solve_cell(rows: Rows, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
+    """Solve K label sets of one cell for P penalties each: a penalty starts where the next stronger one ended.
+
+    Args:
+        rows: the rows of the cell.
+        s: [K, n] float64 in {-1, 0, 1}: sign of the label, 0 where a row does not count.
+        live: [K] bool: which label sets to solve.
+        l2: [P] float64.
+        tol: largest gradient norm of a converged problem.
+        max_iter: most Newton steps.
+
+    Returns:
+        Fields [1, P * K, ..], label sets varying fastest; weights act on the columns as they were, the rest is of the
+        scaled problem.
+    """
+    (K, n), P = s.shape, len(l2)
+    signs = np.zeros((K, len(rows.X)))
+    signs[:, :n] = s.numpy()
+    weight = torch.zeros(1, P * K, rows.X.shape[1], dtype=torch.float64)
+    bias, objective, norm = torch.zeros(3, 1, P * K, dtype=torch.float64)
+    optimum = Optimum(weight, bias, objective, norm, torch.zeros(1, P * K).long(), torch.zeros(1, P * K).bool())
+    for k in live.nonzero()[:, 0].tolist():
+        ascent = Ascent(rows, signs[k])
+        v = np.append(float(log_odds(s[k], live[k])), np.zeros(len(rows.heavy)))
+        for p in l2.argsort(descending=True, stable=True).tolist():
+            w, v, error = ascent.sweep_until_settled(float(l2[p]), v)
+            w, v, *figures = newton_steps(rows, signs[k], float(l2[p]), w, v, error, tol, max_iter)
+            w[rows.heavy] = v[1:]
+            solved = (torch.from_numpy(w / rows.scale), v[0] - w @ rows.centre, *figures)
+            for field, value in zip(optimum, solved, strict=True):
+                field[0, p * K + k] = value
+    return optimum
+
+
+def newton_steps(
+    rows: Rows, s: NDArray, l2: float, w: NDArray, v: NDArray, error: float, tol: float, max_iter: int
+) -> tuple[NDArray, NDArray, float, float, int, bool]:
+    """Newton's method from weights w [D] and border values v [1 + m], float64.
+
+    `error` is how far logits may be off, in units of max(1, |logit|). Returns w, v, objective, gradient norm, steps and
+    whether the problem converged.
+    """
+    X, border = rows.X, rows.border
+    penalty = np.full(border.shape[1], l2)
+    penalty[0] = 0.0
+    reach = float(np.linalg.norm(rows.centre))
+    work = np.empty((2, len(w)), np.float64 if X.dtype == np.float64 else np.float32)
+    gradient, moved, accuracy, still, steps, converged = np.empty(len(w)), error, 1.0, 0, 0, False
+    while True:
+        logit = border @ v
+        evaluate(X, rows.mean, w, s, logit, gradient)
+        wrong = 1 / (1 + np.exp(s * logit))  # probability of the other label
+        g, g_border = gradient + l2 * w, border.T @ (-s * wrong) + penalty * v
+        # The caller's columns are not centred: their gradient has the residuals' sum times the mean on top.
+        full = g + rows.centre * g_border[0]
+        full[rows.heavy] += g_border[1:]
+        norm = math.hypot(np.linalg.norm(full), g_border[0])
+        settled = steps > 0 and moved <= STILL
+        converged = settled and moved * accuracy <= LEFT and norm <= tol
+        still += settled
+        if converged or steps == max_iter or still > LAST_STEPS or not math.isfinite(norm):
+            break
+        curvature = wrong * (1 - wrong) * s * s
+        block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
+        hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block)
+        accuracy = max(min(0.1, moved), min(0.1, 0.5 * tol / norm))
+        dw, dv, dlogit = direction(hessian, g, g_border, accuracy * norm, reach, work)
+        if not np.isfinite(dlogit).all():
+            break
+        slope, bend = l2 * (w @ dw) + (penalty * v) @ dv, l2 * (dw @ dw) + (penalty * dv) @ dv
+        t = _step_length(s, logit, dlogit, float(slope), float(bend))
+        w, v = w + t * dw, v + t * dv
+        moved = float((np.abs(t * dlogit * s) / np.maximum(1, np.abs(logit))).max())
+        steps += 1
+    loss = -(logsigmoid(torch.from_numpy(s * logit)).numpy() * s * s).sum()
+    objective = loss + l2 / 2 * (w @ w) + (penalty * v) @ v / 2
+    return w, v, float(objective), norm, steps, converged
+
+
+def _step_length(s: NDArray, logit: NDArray, dlogit: NDArray, slope: float, bend: float) -> float:
+    one = torch.ones(1, 1, dtype=torch.float64)
+    rows = [torch.from_numpy(x)[None, None] for x in (s, logit, dlogit)]
+    return float(step_length(rows[0], rows[1], rows[2], slope * one, bend * one, one.bool()))
+
+
+class Hessian(NamedTuple):
+    """H = [X'CX + l2, X'CZ; Z'CX, Z'CZ + penalty] of the centred rows X, the border Z and their curvature C."""
+
+    X: NDArray  # [n, D], of which the mean is still to be taken off
+    mean: NDArray  # [D]
+    border: NDArray  # Z, [n, 1 + m]
+    curvature: NDArray  # the diagonal of C, [n]
+    l2: float
+    penalty: NDArray  # [1 + m]
+    block: NDArray  # (Z'CZ + penalty)⁻¹, which preconditions the border
+
+
+@compiled
+def direction(
+    hessian: Hessian, g: NDArray, g_border: NDArray, goal: float, reach: float, work: NDArray
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Conjugate gradients on H (dw, dv) = -(g, g_border): dw [D], dv [1 + m] and what they do to the logits [n].
+
+    They end once the residual is down to `goal`, for columns whose mean has the norm `reach`. `work` [2, D] is room for
+    passes over the rows, in their dtype.
+    """
+    X, mean, border, curvature, l2, penalty, block = hessian
+    n, m = border.shape
+    r, r_border = -g, -g_border
+    dw, dv, dlogit = np.zeros_like(g), np.zeros(m), np.zeros(n)
+    p, p_border, z_border, t = np.zeros_like(g), np.zeros(m), np.zeros(m), np.empty(n)
+    rho = 0.0
+    for iteration in range(3 * n):
+        before = rho
+        squared = (r * r).sum()
+        rho = squared / l2
+        for h in range(m):
+            z_border[h] = (block[h] * r_border).sum()
+        rho += (r_border * z_border).sum()
+        squared += (r_border * r_border).sum()
+        if iteration > 0 and math.sqrt(squared) + reach * abs(r_border[0]) <= goal:
+            break
+        beta = rho / before if iteration > 0 else 0.0
+        p *= beta
+        p += r / l2
+        p_border[:] = z_border + beta * p_border
+        t[:] = 0.0
+        for h in range(m):
+            t += p_border[h] * border[:, h]
+        work[0] = p
+        product(X, mean, work[0], curvature, t, work[1])
+        bent = curvature * t
+        step = rho / ((bent * t).sum() + l2 * (p * p).sum() + (penalty * p_border * p_border).sum())
+        dw += step * p
+        dv += step * p_border
+        dlogit += step * t
+        r -= step * (work[1] + l2 * p)
+        r_border -= step * penalty * p_border
+        for h in range(m):
+            r_border[h] -= step * (bent * border[:, h]).sum()
+    return dw, dv, dlogit
