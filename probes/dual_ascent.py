@@ -23,6 +23,7 @@ SETTLED = 1e-5  # a sweep that finds every margin so near to what its coefficien
 SWEEPS = 60  # most sweeps; beyond them the rows are so alike that conjugate gradients are faster
 BORDER_SHARE = 0.01  # of a row's squared length, as far as its coefficient can tell
 LOSS_SHARE = 0.1  # of the largest curvature of the loss, a quarter a row
+FOLLOW = 0.6  # how far the centre follows the border after a sweep; the whole way it may swing past its goal
 
 
 class Lengths(NamedTuple):
@@ -71,16 +72,16 @@ class Ascent:
         state = State(self.a, self.margin, np.zeros(rows.X.shape[1], working), mean_part, v.copy())
         combine(rows.X, signed, state.w)
         random = np.random.default_rng(0)
-        error = math.inf
+        centre, error = v, math.inf
         for _ in range(SWEEPS):
-            state.v[:] = (near * v + border.T @ (self.s * self.a)) * gain
+            state.v[:] = (near * centre + border.T @ (self.s * self.a)) * gain
             order = random.permutation(self.used)
             order = np.concatenate((order, order[: -len(order) % 4]))
             error = sweep(rows.X, border, self.s, self.lengths, gain, l2, state, order)
-            v = state.v.copy()
+            centre = centre + FOLLOW * (state.v - centre)
             if error <= SETTLED:
                 break
-        return state.w - mean_part[0] * rows.mean, v, error
+        return state.w - mean_part[0] * rows.mean, state.v, error
 
 
 @compiled

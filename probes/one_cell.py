@@ -71,7 +71,6 @@ def newton_steps(
     X, border = rows.X, rows.border
     penalty = np.full(border.shape[1], l2)
     penalty[0] = 0.0
-    reach = float(np.linalg.norm(rows.centre))
     work = np.empty((2, len(w)), np.float64 if X.dtype == np.float64 else np.float32)
     gradient, moved, accuracy, still, steps, converged = np.empty(len(w)), error, 1.0, 0, 0, False
     while True:
@@ -91,8 +90,7 @@ def newton_steps(
         curvature = wrong * (1 - wrong) * s * s
         block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
         hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block)
-        accuracy = max(min(0.1, moved), min(0.1, 0.5 * tol / norm))
-        dw, dv, dlogit = direction(hessian, g, g_border, accuracy * norm, reach, work)
+        dw, dv, dlogit, accuracy = direction(hessian, g, g_border, min(0.1, moved), 0.5 * tol, work)
         if not np.isfinite(dlogit).all():
             break
         slope, bend = l2 * (w @ dw) + (penalty * v) @ dv, l2 * (dw @ dw) + (penalty * dv) @ dv
@@ -123,47 +121,88 @@ class Hessian(NamedTuple):
     block: NDArray  # (Z'CZ + penalty)⁻¹, which preconditions the border
 
 
+class Solution(NamedTuple):
+    """Where conjugate gradients are: a direction, what it does to the logits, and what is left of the equations."""
+
+    dw: NDArray  # [D]
+    dv: NDArray  # [1 + m]
+    dlogit: NDArray  # [n]
+    r: NDArray  # -g - H (dw, dv), its first D numbers
+    r_border: NDArray  # and the last 1 + m
+
+
 @compiled
 def direction(
-    hessian: Hessian, g: NDArray, g_border: NDArray, goal: float, reach: float, work: NDArray
-) -> tuple[NDArray, NDArray, NDArray]:
+    hessian: Hessian, g: NDArray, g_border: NDArray, relative: float, absolute: float, work: NDArray
+) -> tuple[NDArray, NDArray, NDArray, float]:
     """Conjugate gradients on H (dw, dv) = -(g, g_border): dw [D], dv [1 + m] and what they do to the logits [n].
 
-    They end once the residual is down to `goal`, for columns whose mean has the norm `reach`. `work` [2, D] is room for
-    passes over the rows, in their dtype.
+    They begin and end with a step along the border alone, where sweeps leave most of the gradient, and stop between
+    these once the residual is down to `relative` of itself, or to `absolute` and a tenth of itself; the share of it
+    that was aimed at is returned last. `work` [2, D] is room for passes over the rows, in their dtype.
     """
-    X, mean, border, curvature, l2, penalty, block = hessian
-    n, m = border.shape
-    r, r_border = -g, -g_border
-    dw, dv, dlogit = np.zeros_like(g), np.zeros(m), np.zeros(n)
-    p, p_border, z_border, t = np.zeros_like(g), np.zeros(m), np.zeros(m), np.empty(n)
-    rho = 0.0
+    D, (n, m) = len(g), hessian.border.shape
+    solution = Solution(np.zeros(D), np.zeros(m), np.zeros(n), -g, -g_border)
+    r, r_border = solution.r, solution.r_border
+    p, p_border, z_border = np.zeros(D), np.zeros(m), np.zeros(m)
+    rho, goal, aim = 0.0, 0.0, 0.0
+    step_along_border(hessian, solution, work)
     for iteration in range(3 * n):
         before = rho
-        squared = (r * r).sum()
-        rho = squared / l2
-        for h in range(m):
-            z_border[h] = (block[h] * r_border).sum()
-        rho += (r_border * z_border).sum()
-        squared += (r_border * r_border).sum()
-        if iteration > 0 and math.sqrt(squared) + reach * abs(r_border[0]) <= goal:
+        precondition(hessian, r_border, z_border)
+        rho = (r * r).sum() / hessian.l2 + (r_border * z_border).sum()
+        if iteration == 0:
+            start = math.sqrt(rho * hessian.l2)
+            aim = max(relative, min(0.1, absolute / max(start, 1e-300)))
+            goal = aim**2 * rho
+        elif rho <= goal:
             break
         beta = rho / before if iteration > 0 else 0.0
         p *= beta
-        p += r / l2
-        p_border[:] = z_border + beta * p_border
-        t[:] = 0.0
+        p += r / hessian.l2
+        p_border *= beta
+        p_border += z_border
+        step_along(hessian, p, p_border, rho, solution, work)
+    step_along_border(hessian, solution, work)
+    return solution.dw, solution.dv, solution.dlogit, aim
+
+
+@compiled
+def precondition(hessian: Hessian, r_border: NDArray, z_border: NDArray) -> None:
+    """Solve the border's part of H for itself."""
+    for h in range(len(z_border)):
+        z_border[h] = (hessian.block[h] * r_border).sum()
+
+
+@compiled
+def step_along_border(hessian: Hessian, solution: Solution, work: NDArray) -> None:
+    """Choose the border's values for the weights as they are."""
+    z_border = np.zeros(len(solution.dv))
+    precondition(hessian, solution.r_border, z_border)
+    step_along(hessian, np.zeros(len(solution.dw)), z_border, (solution.r_border * z_border).sum(), solution, work)
+
+
+@compiled
+def step_along(hessian: Hessian, p: NDArray, p_border: NDArray, rho: float, solution: Solution, work: NDArray) -> None:
+    """Go along (p, p_border) to where the quadratic is least; rho is the residual's product with that direction."""
+    X, mean, border, curvature, l2, penalty, _ = hessian
+    n, m = border.shape
+    t = np.zeros(n)
+    for i in range(n):
         for h in range(m):
-            t += p_border[h] * border[:, h]
-        work[0] = p
-        product(X, mean, work[0], curvature, t, work[1])
-        bent = curvature * t
-        step = rho / ((bent * t).sum() + l2 * (p * p).sum() + (penalty * p_border * p_border).sum())
+            t[i] += border[i, h] * p_border[h]
+    work[0] = p
+    product(X, mean, work[0], curvature, t, work[1])
+    bent = curvature * t
+    bend = (bent * t).sum() + l2 * (p * p).sum() + (penalty * p_border * p_border).sum()
+    if bend > 0.0:
+        step = rho / bend
+        dw, dv, dlogit, r, r_border = solution
         dw += step * p
         dv += step * p_border
         dlogit += step * t
         r -= step * (work[1] + l2 * p)
         r_border -= step * penalty * p_border
-        for h in range(m):
-            r_border[h] -= step * (bent * border[:, h]).sum()
-    return dw, dv, dlogit
+        for i in range(n):
+            for h in range(m):
+                r_border[h] -= step * bent[i] * border[i, h]

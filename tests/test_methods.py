@@ -150,7 +150,9 @@ def test_a_gram_matrix_that_spoils_the_directions_leaves_the_cell_to_factoring(m
 def test_rows_that_spoil_the_directions_leave_the_cell_to_factoring(monkeypatch):
     acts, labels = made(2, *FEW_ROWS)
     expected = fit_logistic(acts, labels)
-    monkeypatch.setattr(one_cell, "direction", lambda *_: (np.full(700, np.nan), np.zeros(1), np.full(560, np.nan)))
+    monkeypatch.setattr(
+        one_cell, "direction", lambda *_: (np.full(700, np.nan), np.zeros(1), np.full(560, np.nan), 0.1)
+    )
     fit = fit_logistic(acts, labels)
     assert fit.converged.all()
     assert (fit.iterations > 1).all()
