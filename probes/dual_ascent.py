@@ -85,18 +85,26 @@ class Ascent:
 
 
 @compiled
-def margin_of(margin: float, rate: float) -> float:
+def margin_of(margin: float, rate: float, guess: float) -> float:
     """The root u of u = margin + rate (sigmoid(-u) - a), given margin - rate a: where a row's coefficient settles.
 
     The function u - rate sigmoid(-u) rises and is concave for u > 0, so Newton's method started left of the root climbs
-    to it without overshooting; for roots below zero the mirror image is solved.
+    to it without overshooting, and a step from anywhere ends on the left. For roots below zero the mirror image is
+    solved.
     """
     mirrored = margin + rate / 2 < 0
     c = -(margin + rate) if mirrored else margin
-    g = abs(c) + math.log1p(rate)
-    u = max(0.0, c)
-    if rate > 2 * g:
-        u = max(u, math.log(rate / (2 * g)))  # here rate sigmoid(-u) is at least u - c, still
+    u, near = max(0.0, c), False
+    if mirrored:
+        guess = -guess
+    if guess > u:
+        a = 1 / (1 + math.exp(guess))
+        step = (guess - rate * a - c) / (1 + rate * a * (1 - a))
+        u, near = max(u, guess - step), abs(step) < 1
+    if not near:
+        g = abs(c) + math.log1p(rate)
+        if rate > 2 * g:
+            u = max(u, math.log(rate / (2 * g)))  # here rate sigmoid(-u) is at least u - c, still
     for _ in range(50):
         a = 1 / (1 + math.exp(u))
         step = (u - rate * a - c) / (1 + rate * a * (1 - a))
@@ -160,7 +168,7 @@ def sweep(
             now = s[i] * logit
             worst = max(worst, abs(now - margin[i]) / max(1.0, abs(now)))
             before = a[i]
-            margin[i] = margin_of(now - rate * before, float(rate))
+            margin[i] = margin_of(now - rate * before, float(rate), float(margin[i]))
             a[i] = 1 / (1 + math.exp(margin[i]))
             change[k] = s[i] * (a[i] - before) / l2
             for h in range(len(v)):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from probes.gram import gram_matrix, symmetric_product
-from probes.newton import Optimum, newton
+from probes.gram_ascent import ascend
+from probes.newton import Optimum, log_odds, newton
 from probes.newton_cg import Combinations, Weights, border, newton_cg
 from probes.one_cell import solve_cell
 from probes.rows import Rows
@@ -96,8 +97,13 @@ def _alone(X: Tensor, K: int) -> bool:
 
 def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
     Z, columns = border(X)
-    space = Combinations(X, symmetric_product(X)) if X.shape[1] <= GRAM_ROWS else Weights(X)
-    return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter)
+    if X.shape[1] > GRAM_ROWS:
+        return newton_cg(Weights(X), Z, columns, mean, s, live, l2, tol, max_iter)
+    space, start = Combinations(X, symmetric_product(X)), None
+    if len(X) == 1 and not X.is_cuda:
+        swept = ascend(space.G[0], Z[0], s[0], live[0], l2, log_odds(s[0], live[0]))
+        start = (swept[0][None], swept[1][None], swept[2][None])
+    return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter, start)
 
 
 def _factored(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:

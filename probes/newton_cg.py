@@ -25,6 +25,7 @@ from probes.newton import Optimum, log_odds
 
 SETTLED = 0.03  # a step that changes no logit by more is followed by one whose error is about its square
 STILL = 1e-3  # in units of max(1, |logit|): a step that changed no logit by more leaves a thousandth of it as error
+LEFT = 1e-6  # aim of a last step, in the same units: its length times the accuracy of its direction
 LAST_STEPS = 12  # on float64 logits; where these do not suffice, rounding has spoilt the directions
 CHUNK = 128  # rows taken to float64 at a time, so that they stay in cache
 HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares joins the border, if few do
@@ -125,6 +126,7 @@ def newton_cg(
     l2: Tensor,
     tol: float,
     max_iter: int,
+    start: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Optimum:
     """Solve c cells with k label sets each, to the same ends as `newton.newton`.
 
@@ -138,17 +140,22 @@ def newton_cg(
         l2: [k] float64.
         tol: largest gradient norm of a converged problem.
         max_iter: most steps.
+        start: u in `space` and v [c, k, 1 + m] to start from, float64, and how far the logits may be off there, [c, k]
+            in units of max(1, |logit|); zeros and the log-odds by default.
     """
     X, Z64 = space.X, Z.double()
     penalty = l2[:, None] * torch.ones_like(Z64[:, :1]).index_fill(
         -1, torch.tensor([0], device=Z.device), 0.0
     )  # [c, k, 1 + m]
-    u = space.lift(torch.zeros_like(s, dtype=X.dtype)).double()
-    v = torch.zeros_like(penalty.expand(*live.shape, -1)).clone()
-    v[..., 0] = log_odds(s, live)
-    logit = v[..., :1].expand_as(s)
+    if start is None:
+        u = space.lift(torch.zeros_like(s, dtype=X.dtype)).double()
+        v = torch.zeros_like(penalty.expand(*live.shape, -1)).clone()
+        v[..., 0] = log_odds(s, live)
+        moved = torch.full_like(l2.expand(live.shape), torch.inf)
+    else:
+        u, v, moved = start
+    logit = space.image(u.to(X.dtype)).double() + v @ Z64.mT
     active, converged = live, torch.zeros_like(live)
-    moved = torch.full_like(l2.expand(live.shape), torch.inf)
     iterations = torch.zeros_like(live, dtype=torch.int64)
     factor, w, last = None, None, 0
     while True:
@@ -166,13 +173,14 @@ def newton_cg(
             )
             gradient = gradient + mean[:, None] * q_border[..., :1]
             gradient_norm = (gradient.square().sum(-1) + q_border[..., 0].square()).sqrt()
-            converged = converged | (active & (moved <= STILL) & (gradient_norm <= tol))
+            converged = converged | (active & (iterations > 0) & (moved <= STILL) & (gradient_norm <= tol))
             active = live & ~converged
             last += 1
             if not active.any() or last > LAST_STEPS or int(iterations.max()) >= max_iter:
                 break
         curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * s.square()
-        accuracy = 0.1 if moved[active].max() > 0.3 else 3e-2 if w is None else 1e-3
+        farthest = float(moved[active].max())
+        accuracy = (0.1 if farthest > 0.3 else 0.03) if w is None else min(0.1, max(1e-3, LEFT / farthest))
         du, dv, dlogit, factor = _direction(
             space,
             Z,
@@ -225,15 +233,17 @@ def _direction(
 ) -> tuple[Tensor, Tensor, Tensor, Factor | None]:
     """Preconditioned conjugate gradients on H (du, dv) = -(q, q_border): du, dv, their effect on the logits, a factor.
 
-    They end where the residual, in the norm of the preconditioner, is down to `accuracy`.
+    They begin and end with a step along the border alone: measured by their columns' size its residuals would seem
+    large for long. They end where the residual, in the norm of the preconditioner, is down to `accuracy`.
     """
     # So many products take about as long as a factorisation; with a factor that has grown stale, a quarter as many.
     patience = curvature.shape[-1] // (20 if factor is None else 80)
     alike = bool((l2 == l2[0]).all())  # one factor cannot serve penalties far apart
-    r, r_border = -q, -q_border
     block = (Z.mT[:, None] * curvature[:, :, None]) @ Z[:, None] + torch.diag_embed(penalty)  # [c, k, 1 + m, 1 + m]
     block = torch.linalg.cholesky_ex(block).L
-    du, dv, dlogit = torch.zeros_like(q), torch.zeros_like(q_border), torch.zeros_like(curvature)
+    dv = torch.cholesky_solve(-q_border[..., None], block)[..., 0]
+    du, dlogit = torch.zeros_like(q), dv @ Z.mT
+    r, r_border = -q - space.lift(curvature * dlogit), torch.zeros_like(q_border)
     p, p_border, p_image = q, q_border, curvature  # of no weight in the first direction
     rho = goal = torch.full_like(l2.expand(active.shape), torch.inf)
     for iteration in range(3 * curvature.shape[-1]):
@@ -257,7 +267,8 @@ def _direction(
         du, dv, dlogit = du + alpha * p, dv + alpha * p_border, dlogit + alpha * t
         r = r - alpha * (space.lift(bent) + l2[:, None] * p)
         r_border = r_border - alpha * (bent @ Z + penalty * p_border)
-    return du, dv, dlogit, factor
+    last = torch.cholesky_solve(r_border[..., None], block)[..., 0]
+    return du, dv + last, dlogit + last @ Z.mT, factor
 
 
 def logits(w: Tensor, X: Tensor) -> Tensor:

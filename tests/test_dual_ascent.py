@@ -11,9 +11,10 @@ from probes.rows import Rows
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-9, 0.3, 4.0, 1e3, 1e9])
+@pytest.mark.parametrize("guess", [-50.0, 0.0, 2.0, 30.0, 1e5])
 @pytest.mark.parametrize("c", [-1e9, -1e3, -40.0, -1.0, -1e-9, 0.0, 1e-9, 0.7, 35.0, 1e4])
-def test_a_row_settles_where_its_coefficient_stands_for_its_margin(rate, c):
-    u = margin_of(c, rate)
+def test_a_row_settles_where_its_coefficient_stands_for_its_margin(rate, c, guess):
+    u = margin_of(c, rate, guess)
     a = 1 / (1 + np.exp(np.clip(u, -700, 700)))
     error = (u - rate * a - c) / (1 + rate * a * (1 - a))  # to first order, that of u
     assert error == pytest.approx(0, abs=1e-7 * max(1, abs(u)))
