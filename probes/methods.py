@@ -18,7 +18,7 @@ from probes.newton_cg import Combinations, Weights, border, newton_cg
 from probes.one_cell import solve_cell
 from probes.rows import Rows
 
-FACTORED = 512  # cells with no more rows or no more columns are small
+FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small
 GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
 GRAM_SETS = 6  # with fewer label sets, solving each for itself costs less than the Gram matrix
 
@@ -56,7 +56,7 @@ def solve(
     causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant.expand_as(live)]
     each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
 
-    large = min(n, D) > FACTORED
+    large = n > FACTORED_ROWS and D > FACTORED_COLUMNS
     if large and _alone(X, K):
         packed = Rows.of(X[0], standardize)
         finite = bool(torch.from_numpy(packed.centre).isfinite().all())

@@ -25,7 +25,7 @@ from probes.newton import Optimum, log_odds
 
 SETTLED = 0.03  # a step that changes no logit by more is followed by one whose error is about its square
 STILL = 1e-3  # in units of max(1, |logit|): a step that changed no logit by more leaves a thousandth of it as error
-LEFT = 1e-6  # aim of a last step, in the same units: its length times the accuracy of its direction
+LEFT = 1e-7  # most that a last step may leave by the accuracy of its direction, which is this share of its length
 LAST_STEPS = 12  # on float64 logits; where these do not suffice, rounding has spoilt the directions
 CHUNK = 128  # rows taken to float64 at a time, so that they stay in cache
 HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares joins the border, if few do
@@ -157,7 +157,7 @@ def newton_cg(
     logit = space.image(u.to(X.dtype)).double() + v @ Z64.mT
     active, converged = live, torch.zeros_like(live)
     iterations = torch.zeros_like(live, dtype=torch.int64)
-    factor, w, last = None, None, 0
+    factor, w, last, accuracy = None, None, 0, 1.0
     while True:
         if w is None and (not (active & (moved > SETTLED)).any() or int(iterations.max()) >= max_iter):
             w = sum_of_rows(u, X) if isinstance(space, Combinations) else u
@@ -173,7 +173,8 @@ def newton_cg(
             )
             gradient = gradient + mean[:, None] * q_border[..., :1]
             gradient_norm = (gradient.square().sum(-1) + q_border[..., 0].square()).sqrt()
-            converged = converged | (active & (iterations > 0) & (moved <= STILL) & (gradient_norm <= tol))
+            settled = (iterations > 0) & (moved <= STILL) & (moved * accuracy <= LEFT)
+            converged = converged | (active & settled & (gradient_norm <= tol))
             active = live & ~converged
             last += 1
             if not active.any() or last > LAST_STEPS or int(iterations.max()) >= max_iter:

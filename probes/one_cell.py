@@ -22,7 +22,7 @@ from probes.rows import Rows, compiled, evaluate, product
 
 # Of the last step, in units of max(1, |logit|):
 STILL = 1e-3  # a step that changed no logit by more leaves about its square as Newton's error
-LEFT = 1e-6  # most that may be left by a direction solved only roughly: what the step changed, times that roughness
+LEFT = 1e-7  # most that may be left by a direction solved only roughly: what the step changed, times that roughness
 LAST_STEPS = 6  # steps that change nothing any more; where these do not suffice, rounding has spoilt the directions
 
 
@@ -90,7 +90,9 @@ def newton_steps(
         curvature = wrong * (1 - wrong) * s * s
         block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
         hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block)
-        dw, dv, dlogit, accuracy = direction(hessian, g, g_border, min(0.1, moved), 0.5 * tol, work)
+        dw, dv, dlogit, accuracy = direction(
+            hessian, g, g_border, min(0.1, moved), 0.5 * tol, min(0.1, LEFT / moved), work
+        )
         if not np.isfinite(dlogit).all():
             break
         slope, bend = l2 * (w @ dw) + (penalty * v) @ dv, l2 * (dw @ dw) + (penalty * dv) @ dv
@@ -133,13 +135,13 @@ class Solution(NamedTuple):
 
 @compiled
 def direction(
-    hessian: Hessian, g: NDArray, g_border: NDArray, relative: float, absolute: float, work: NDArray
+    hessian: Hessian, g: NDArray, g_border: NDArray, relative: float, absolute: float, rough: float, work: NDArray
 ) -> tuple[NDArray, NDArray, NDArray, float]:
     """Conjugate gradients on H (dw, dv) = -(g, g_border): dw [D], dv [1 + m] and what they do to the logits [n].
 
     They begin and end with a step along the border alone, where sweeps leave most of the gradient, and stop between
-    these once the residual is down to `relative` of itself, or to `absolute` and a tenth of itself; the share of it
-    that was aimed at is returned last. `work` [2, D] is room for passes over the rows, in their dtype.
+    these once the residual is down to `relative` of itself, or to `absolute` and `rough` of itself; the share of it that
+    was aimed at is returned last. `work` [2, D] is room for passes over the rows, in their dtype.
     """
     D, (n, m) = len(g), hessian.border.shape
     solution = Solution(np.zeros(D), np.zeros(m), np.zeros(n), -g, -g_border)
@@ -153,7 +155,7 @@ def direction(
         rho = (r * r).sum() / hessian.l2 + (r_border * z_border).sum()
         if iteration == 0:
             start = math.sqrt(rho * hessian.l2)
-            aim = max(relative, min(0.1, absolute / max(start, 1e-300)))
+            aim = max(relative, min(rough, absolute / max(start, 1e-300)))
             goal = aim**2 * rho
         elif rho <= goal:
             break

@@ -53,7 +53,7 @@ def assert_optimal(fit, acts, labels, l2=1.0, rtol=1e-7, solver="newton-cholesky
     assert ((fit.iterations >= 1) & (fit.iterations < 20)).all()
 
 
-@pytest.mark.parametrize(("N", "D"), [(60, 200), (200, 60), (80, 80), (81, 80), (80, 81), (300, 600), (40, 1)])
+@pytest.mark.parametrize(("N", "D"), [(60, 200), (200, 60), (80, 80), (81, 80), (80, 81), (40, 1)])
 @pytest.mark.parametrize("l2", [0.01, 1.0, 100.0])
 def test_reaches_the_optimum_of_scikit_learn(N, D, l2):
     acts, labels = made(3, N, D)

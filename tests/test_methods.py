@@ -8,14 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from probes import methods, newton_cg, one_cell
 from probes.logistic import fit_logistic
 
-FEW_ROWS, MANY_ROWS = (560, 700), (1300, 520)  # (N, D)
+FEW_ROWS, MANY_ROWS = (270, 560), (800, 520)  # (N, D)
 
 
 @pytest.fixture(params=["sweeps, few rows", "sweeps, many rows", "Gram matrix", "activations"])
 def size(request, monkeypatch):
     """(N, D) of a cell, and only the method named to solve it."""
     monkeypatch.setattr(methods, "_alone", lambda *_: request.param.startswith("sweeps"))
-    monkeypatch.setattr(methods, "GRAM_ROWS", 1000)
+    monkeypatch.setattr(methods, "GRAM_ROWS", 600)
     return FEW_ROWS if request.param in ("sweeps, few rows", "Gram matrix") else MANY_ROWS
 
 
@@ -91,7 +91,7 @@ def test_columns_that_dwarf_the_others(size):
 
 def test_separable_classes_and_repeated_rows(size):
     acts, labels = made(1, *size)
-    acts[0, 300:] = acts[0, :-300].clone()
+    acts[0, 150:] = acts[0, :-150].clone()
     labels = (acts[..., :8].double().sum(-1) > 0.4).long()
     assert_optimal(fit_logistic(acts, labels), acts, labels)
 
@@ -151,7 +151,7 @@ def test_rows_that_spoil_the_directions_leave_the_cell_to_factoring(monkeypatch)
     acts, labels = made(2, *FEW_ROWS)
     expected = fit_logistic(acts, labels)
     monkeypatch.setattr(
-        one_cell, "direction", lambda *_: (np.full(700, np.nan), np.zeros(1), np.full(560, np.nan), 0.1)
+        one_cell, "direction", lambda *_: (np.full(560, np.nan), np.zeros(1), np.full(272, np.nan), 0.1)
     )
     fit = fit_logistic(acts, labels)
     assert fit.converged.all()
