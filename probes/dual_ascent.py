@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.rows import Rows, compiled, lengths, wide
+from probes.compiled import compiled
+from probes.rows import Rows, lengths, wide
 
 SETTLED = 1e-5  # a sweep that finds every margin so near to what its coefficient stands for has little left to do
 SWEEPS = 60  # most sweeps; beyond them the rows are so alike that conjugate gradients are faster

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probes.compiled import compiled
 from probes.dual_ascent import BORDER_SHARE, FOLLOW, LOSS_SHARE, SETTLED, SWEEPS, margin_of
-from probes.rows import compiled
 
 TOGETHER = 64  # rows whose changes reach the other rows' logits at once
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from probes.compiled import compiled
 from probes.dual_ascent import Ascent
 from probes.line_search import step_length
 from probes.newton import Optimum, log_odds
-from probes.rows import Rows, compiled, evaluate, product
+from probes.rows import Rows, evaluate, product
 
 # Of the last step, in units of max(1, |logit|):
 STILL = 1e-3  # a step that changed no logit by more leaves about its square as Newton's error
@@ -90,9 +91,8 @@ def newton_steps(
         curvature = wrong * (1 - wrong) * s * s
         block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
         hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block)
-        dw, dv, dlogit, accuracy = direction(
-            hessian, g, g_border, min(0.1, moved), 0.5 * tol, min(0.1, LEFT / moved), work
-        )
+        rough = min(0.1, LEFT / max(moved, LEFT))
+        dw, dv, dlogit, accuracy = direction(hessian, g, g_border, min(0.1, moved), rough, 0.5 * tol, work)
         if not np.isfinite(dlogit).all():
             break
         slope, bend = l2 * (w @ dw) + (penalty * v) @ dv, l2 * (dw @ dw) + (penalty * dv) @ dv
@@ -135,13 +135,13 @@ class Solution(NamedTuple):
 
 @compiled
 def direction(
-    hessian: Hessian, g: NDArray, g_border: NDArray, relative: float, absolute: float, rough: float, work: NDArray
+    hessian: Hessian, g: NDArray, g_border: NDArray, relative: float, rough: float, absolute: float, work: NDArray
 ) -> tuple[NDArray, NDArray, NDArray, float]:
     """Conjugate gradients on H (dw, dv) = -(g, g_border): dw [D], dv [1 + m] and what they do to the logits [n].
 
     They begin and end with a step along the border alone, where sweeps leave most of the gradient, and stop between
-    these once the residual is down to `relative` of itself, or to `absolute` and `rough` of itself; the share of it that
-    was aimed at is returned last. `work` [2, D] is room for passes over the rows, in their dtype.
+    these once the residual is down to `relative` of itself, or to `absolute` and `rough` of itself; which share it was
+    is returned last. `work` [2, D] is room for passes over the rows, in their dtype.
     """
     D, (n, m) = len(g), hessian.border.shape
     solution = Solution(np.zeros(D), np.zeros(m), np.zeros(n), -g, -g_border)

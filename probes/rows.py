@@ -17,8 +17,8 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Sums may be taken in any order, hence many terms at once; infinity and NaN keep their meaning.
-compiled = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+from probes.compiled import compiled
+
 HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares is split off, if few are
 
 

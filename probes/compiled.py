@@ -1,0 +1,44 @@
+"""Compilation of the loops that numpy and PyTorch have no single call for."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numba
+from numba.core import config
+
+
+def _cache_folder() -> str | None:
+    """Where compiled code is kept between runs; None where nothing can be written.
+
+    numba looks at the file of a function only, not at those of the functions it calls, so a change there would go
+    unnoticed. The folder is therefore named by the content of every source file here.
+    """
+    here = Path(__file__).parent
+    content = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(here.glob("*.py"))))
+    folder = here / "__pycache__" / f"compiled-{content.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return str(folder)
+
+
+_CACHE = _cache_folder()
+F = TypeVar("F", bound=Callable)
+
+
+def compiled(function: F) -> F:
+    """Compile for the types of the first call; other threads run meanwhile.
+
+    Sums may be taken in any order, hence many terms at once; infinity and NaN keep their meaning.
+    """
+    before = getattr(config, "CACHE_DIR")  # noqa: B009
+    setattr(config, "CACHE_DIR", _CACHE or "")  # noqa: B010 - read when a function is decorated, and by nothing else
+    try:
+        return cast(
+            F, numba.njit(nogil=True, cache=_CACHE is not None, fastmath={"reassoc", "contract", "nsz"})(function)
+        )
+    finally:
+        setattr(config, "CACHE_DIR", before)  # noqa: B010
