@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from pytorch_lightning.trainer.states import TrainerFn
 
 from probes.auc_map import AUCMap
 
@@ -45,8 +46,9 @@ UNDATED: dict[str, dict[str, Any]] = {
 class Heatmap(pl.Callback):
     """Writes heatmap.png, heatmap.pdf and heatmap.csv after validation and after test; loggers get the figure.
 
-    The picture is of the split just measured; the CSV holds every map so far, val before test. It reads ``maps`` and
-    ``card`` of the module. Global rank zero only; every file appears whole or not at all.
+    The picture is of the split just measured; the CSV holds every map so far, val before test. A fit of several epochs
+    also leaves the validation map of each, epochs/000.png and so on. It reads ``maps`` and ``card`` of the module.
+    Global rank zero only; every file appears whole or not at all.
 
     Args:
         folder: where the files go; made if missing.
@@ -67,11 +69,15 @@ class Heatmap(pl.Callback):
     def _write(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         if not trainer.is_global_zero:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         figure = draw(pl_module.maps[split], *caption(pl_module.card, split))
-        for kind, metadata in UNDATED.items():
-            with whole_file(self.folder / f"heatmap.{kind}") as path, matplotlib.rc_context(STYLE):
-                figure.savefig(path, format=kind, metadata=metadata)
+        pictures = [self.folder / f"heatmap.{kind}" for kind in UNDATED]
+        if trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1:
+            pictures.append(self.folder / "epochs" / f"{trainer.current_epoch:03}.png")
+        for picture in pictures:
+            kind = picture.suffix[1:]
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(picture) as path, matplotlib.rc_context(STYLE):
+                figure.savefig(path, format=kind, metadata=UNDATED[kind])
         tables = [pl_module.maps[name].table() for name in ("val", "test") if name in pl_module.maps]
         with whole_file(self.folder / "heatmap.csv") as path:
             # nine decimals: two runs can be compared to 1e-6, and the last bits of a float do not change the bytes

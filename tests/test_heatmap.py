@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.collections import PatchCollection, QuadMesh
 from matplotlib.text import Text
 from PIL import Image
+from pytorch_lightning.trainer.states import TrainerFn
 
 from probes.auc_map import AUCMap
 from probes.heatmap import NO_AUC, Heatmap, caption, draw, whole_file
@@ -46,7 +47,9 @@ def a_module(**maps) -> SimpleNamespace:
 
 
 def a_trainer(**changes) -> Any:
-    return SimpleNamespace(**({"is_global_zero": True, "sanity_checking": False, "loggers": []} | changes))
+    state = SimpleNamespace(fn=TrainerFn.FITTING)
+    usual = {"is_global_zero": True, "sanity_checking": False, "loggers": [], "state": state, "max_epochs": 1}
+    return SimpleNamespace(**(usual | changes))
 
 
 def mesh_of(figure) -> Any:
@@ -182,6 +185,19 @@ def test_csv_round_trip_of_both_splits(tmp_path):
 def test_validation_writes_validation(tmp_path):
     Heatmap(tmp_path / "new" / "folder").on_validation_end(a_trainer(), a_module(val=a_map(2, 2, "val")))
     assert set(pd.read_csv(tmp_path / "new" / "folder" / "heatmap.csv")["split"]) == {"val"}
+
+
+def test_a_fit_of_several_epochs_keeps_the_map_of_each(tmp_path):
+    callback = Heatmap(tmp_path)
+    for epoch in range(2):
+        callback.on_validation_end(a_trainer(max_epochs=2, current_epoch=epoch), a_module(val=a_map(seed=epoch)))
+    testing = SimpleNamespace(fn=TrainerFn.TESTING)
+    callback.on_test_end(a_trainer(max_epochs=2, current_epoch=2, state=testing), a_module(test=a_map(seed=5)))
+    first, second = sorted((tmp_path / "epochs").iterdir())
+    assert (first.name, second.name) == ("000.png", "001.png")
+    assert first.read_bytes() != second.read_bytes()
+    callback.on_validation_end(a_trainer(max_epochs=1), a_module(val=a_map(seed=1)))
+    assert second.read_bytes() == (tmp_path / "heatmap.png").read_bytes()
 
 
 def test_pictures_are_whole_and_the_same_every_time(tmp_path):
