@@ -1,6 +1,7 @@
 """Compilation of the loops that numpy and PyTorch have no single call for."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -22,7 +23,7 @@ def _cache_folder() -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return str(folder)
+    return str(folder) if os.access(folder, os.W_OK) else None
 
 
 _CACHE = _cache_folder()

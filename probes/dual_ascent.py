@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.compiled import compiled
-from probes.rows import Rows, lengths, wide
+from probes.rows import Rows, wide
 
 SETTLED = 1e-5  # a sweep that finds every margin so near to what its coefficient stands for has little left to do
 SWEEPS = 60  # most sweeps; beyond them the rows are so alike that conjugate gradients are faster
 BORDER_SHARE = 0.01  # of a row's squared length, as far as its coefficient can tell
 LOSS_SHARE = 0.1  # of the largest curvature of the loss, a quarter a row
+UNTOUCHED = 30.0  # margin of a row whose coefficient is still zero: to sigmoid, as good as infinite
 FOLLOW = 0.6  # how far the centre follows the border after a sweep; the whole way it may swing past its goal
 
 
@@ -48,13 +49,13 @@ class State(NamedTuple):
 class Ascent:
     """Coefficients of one label set, which stay from one penalty to the next."""
 
-    def __init__(self, rows: Rows, s: NDArray) -> None:
+    def __init__(self, rows: Rows, lengths: Lengths, s: NDArray) -> None:
         """Start at zero for signs s [n] in {-1, 0, 1}, where 0 takes a row out."""
-        self.rows, self.s = rows, s
-        self.lengths = Lengths(*lengths(rows.X, rows.mean), float(rows.mean @ rows.mean))
+        self.rows, self.lengths, self.s = rows, lengths, s
         self.used = np.flatnonzero(s)
         self.a = np.zeros(len(s))
-        self.margin = np.full(len(s), 30.0)
+        self.margin = np.full(len(s), UNTOUCHED)
+        self.l2 = math.inf
 
     def sweep_until_settled(self, l2: float, v: NDArray) -> tuple[NDArray, NDArray, float]:
         """Maximise the dual for penalty l2 from the border's values v: weights [D] and v, float64; largest error left.
@@ -64,9 +65,13 @@ class Ascent:
         rows, border = self.rows, self.rows.border
         penalty = np.full(border.shape[1], l2)
         penalty[0] = 0.0
-        near = min(l2 / (BORDER_SHARE * self.lengths.square.mean()), LOSS_SHARE * len(self.used) / 4)
-        near = near * (border**2).mean(0)
+        near = min(l2 / (BORDER_SHARE * self.lengths.square[self.used].mean()), LOSS_SHARE * len(self.used) / 4)
+        near = near * (border[self.used] ** 2).mean(0)
         gain = 1 / (penalty + near)
+        if l2 < self.l2 < math.inf:  # keep the weights; the coefficients would carry them too far
+            self.a *= l2 / self.l2
+            self.margin = np.log1p(-self.a) - np.log(np.maximum(self.a, 1e-300))
+        self.l2 = l2
         working = np.float64 if rows.X.dtype == np.float64 else np.float32
         signed = self.s * self.a / l2
         mean_part = np.array([signed.sum(), signed @ self.lengths.along])

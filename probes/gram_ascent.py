@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.compiled import compiled
-from probes.dual_ascent import BORDER_SHARE, FOLLOW, LOSS_SHARE, SETTLED, SWEEPS, margin_of
+from probes.dual_ascent import BORDER_SHARE, FOLLOW, LOSS_SHARE, SETTLED, SWEEPS, UNTOUCHED, margin_of
 
 TOGETHER = 64  # rows whose changes reach the other rows' logits at once
 
@@ -27,6 +27,7 @@ class State(NamedTuple):
     error: NDArray  # largest error of a margin met, in units of max(1, |margin|), [J]
 
 
+@np.errstate(all="ignore")  # what overflows shows in the outcome
 def ascend(G: Tensor, Z: Tensor, s: Tensor, live: Tensor, l2: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sweep until every problem has settled.
 
@@ -54,7 +55,7 @@ def ascend(G: Tensor, Z: Tensor, s: Tensor, live: Tensor, l2: Tensor, start: Ten
     near = np.minimum(strength / (BORDER_SHARE * length), LOSS_SHARE * used / 4) * (border**2).mean(0)[:, None]
     gain = 1 / (penalty + near)
     error = np.where(live.numpy(), math.inf, 0.0)
-    state = State(np.zeros((n, J)), np.full((n, J), 30.0), np.zeros_like(gain), error)
+    state = State(np.zeros((n, J)), np.full((n, J), UNTOUCHED), np.zeros_like(gain), error)
     state.v[0] = start.numpy()
     centre = state.v.copy()
     logit = torch.zeros(n, J, dtype=G.dtype)  # without the border's part
@@ -89,7 +90,8 @@ def visit(
 ) -> NDArray:
     """Set the coefficients of r rows, one after another, for the active problems: what they change by, [r, J].
 
-    G [r, r], border [r, 1 + m], s [r, J], logit [r, J], without the border's part, and the state are those of the rows.
+    G [r, r], border [r, 1 + m], s [r, J], logit [r, J], without the border's part, and a and margin of the state are
+    those of the rows.
     """
     a, margin, v, error = state
     change = np.zeros_like(logit)

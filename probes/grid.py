@@ -92,6 +92,17 @@ class ProbeGrid(pl.LightningModule):
 
     def _score(self, block: dict[str, Tensor], split: str) -> None:
         scores = self(block["acts"], block["cells"])
+        finite = scores.isfinite()
+        broken = (
+            block["valid"] & ~finite & finite.any(-1, keepdim=True)
+        ).nonzero()  # a cell without a fit has no score
+        if len(broken):
+            cell, row = broken[0].tolist()
+            layer, position = divmod(int(block["cells"][cell]), len(self.card["positions"]))
+            raise ValueError(
+                f"acts must be finite in valid rows, got NaN or infinity at layer {self.card['layers'][layer]}, "
+                f"position {self.card['positions'][position]}, row {row} of the {split} split; mark the row invalid"
+            )
         cast(GridAUROC, self.aurocs[split]).update(scores, block["labels"], block["valid"], block["cells"])
 
     def _gather(self, split: str) -> None:

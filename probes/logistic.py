@@ -4,12 +4,13 @@ The objective is smooth and convex, so Newton's direction points downhill, and f
 
 * *The step.* Along the direction the objective is a convex function of one number, and its minimum is found almost
   exactly from the slope: slopes keep their sign near the optimum, where differences of objectives drown in rounding.
-* *The space.* With fewer rows than columns the weights are combinations of the rows, w = X'a, and one Gram matrix XX'
-  serves every label set and penalty of the cell.
+* *The space.* The weights are combinations of the rows, w = X'a. With fewer rows than columns that is the smaller
+  problem, it can be climbed row by row, and one Gram matrix XX' serves every label set and penalty of the cell.
 * *The origin.* Columns are centred first. The unpenalised intercept absorbs the shift, so the optimum is the same, and
   offsets far larger than the spread cost no digits.
-* *The residual.* In the end logits and gradients are those of the activations themselves, in float64. Whatever is
-  rounded besides only shapes directions: it can cost a step and moves no optimum.
+* *The residual.* In the end logits and gradients are those of the activations as stored, in float64; only where many
+  label sets share a Gram matrix, and on a GPU, of their centred columns in float32. Whatever is rounded besides only
+  shapes directions: it can cost a step and moves no optimum.
 
 `methods` says which cells are solved how. On the CPU cells are dealt to the cores, each solved by one thread, so that
 no number of cores changes a bit; on a GPU they go in batches.
@@ -64,7 +65,7 @@ def fit_logistic(
 
     Here s = 2 label - 1, and the intercept b is not penalised: scikit-learn's objective with C = 1/l2. A cell has
     converged once the 2-norm of the gradient with respect to (w, b), not divided by the number of rows, is at most
-    `tol`, and its last step changed no logit z by more than 0.001 max(1, |z|). Where `tol` is below float64's
+    `tol`, and its last Newton step changed no logit z by more than 0.001 max(1, |z|). Where `tol` is below float64's
     resolution, 1e-12 of the norm at the start (w = 0, b = log-odds), that takes its place.
 
     A cell that cannot be fitted gets NaN, a reason, and does not touch the others. On the CPU a cell's result does not
@@ -76,9 +77,10 @@ def fit_logistic(
         valid: bool, shaped like labels; which rows count. All of them by default.
         l2: strength of the penalty, above 0; or several, which share the work.
         tol: largest gradient norm of a converged cell.
-        max_iter: most Newton steps a cell may take; 1 to 15 are usual.
-        standardize: penalise the weights of columns scaled to unit variance over the cell's valid rows; the weights
-            returned act on the columns as they are, objective and gradient_norm are those of the scaled problem.
+        max_iter: most Newton steps a cell may take, 1 to 15 as a rule; sweeps over the rows before them do not count.
+        standardize: penalise the weights of columns scaled to unit variance over the rows that are valid in any of the
+            cell's label sets; the weights returned act on the columns as they are, objective and gradient_norm are
+            those of the scaled problem.
 
     Returns:
         The fit on the device of acts.
@@ -87,8 +89,11 @@ def fit_logistic(
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0.
     """
     labels, valid, has_sets = aligned(acts, labels, valid, sets_allowed=True)
-    has_path = not isinstance(l2, int | float)
-    path = list(l2) if has_path else [l2]
+    has_path = getattr(l2, "ndim", 0) == 1 or (isinstance(l2, Sequence) and not isinstance(l2, str))
+    try:
+        path = [float(value) for value in (l2 if has_path else [l2])]  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        path = []
     if not path or not all(0 < value < float("inf") for value in path):
         raise ValueError(f"l2 must be above 0 and finite, got {l2}; a separable cell has no optimum without a penalty")
     if not (tol >= 0 and max_iter >= 0):
@@ -123,7 +128,7 @@ def _in_batches(
     solve: Callable[[Tensor], tuple[Optimum, Tensor]], C: int, at_once: int, device: torch.device
 ) -> list[tuple[Optimum, Tensor]]:
     """Solve `at_once` cells at a time, fewer where the device has no room for so many."""
-    solved, done, at_once = [], 0, max(1, at_once)
+    solved, done, at_once, warned = [], 0, max(1, at_once), False
     while done < C:
         try:
             solved.append(solve(torch.arange(done, min(done + at_once, C), device=device)))
@@ -131,7 +136,9 @@ def _in_batches(
             if at_once == 1:
                 raise
             at_once = (at_once + 1) // 2
-            warnings.warn(f"fit_logistic: out of device memory; going on with {at_once} cells at once", stacklevel=3)
+            if not warned:
+                warnings.warn("fit_logistic: out of device memory; going on with fewer cells at once", stacklevel=3)
+            warned = True
         else:
             done += at_once
     return solved

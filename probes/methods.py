@@ -2,8 +2,8 @@
 
 * *Small cells*, of few rows or few columns: a system factored at every step (`newton`).
 * *Large cells on a CPU*: one at a time, by sweeps over the rows and Newton steps (`one_cell`).
-* *Large cells with many label sets, or on a GPU*: the Gram matrix of the rows, made once, and Newton steps with
-  directions by conjugate gradients for all of them together (`newton_cg`).
+* *Large cells on a GPU, or with many label sets and fewer rows than columns*: all problems together, by Newton steps
+  with directions by conjugate gradients (`newton_cg`), mostly over a Gram matrix of the rows, swept first on a CPU.
 
 What rounding keeps the last two from solving is solved by factoring.
 """
@@ -51,13 +51,13 @@ def solve(
     X = acts[cells[:, None], rows]
     used = (s != 0).any(1)
     n_positive, n_negative = (s > 0).sum(-1), (s < 0).sum(-1)
-    constant = _constant(X, used)[:, None]
+    constant = _constant(X, s != 0).expand_as(n_positive)
     live = (n_positive > 0) & (n_negative > 0) & ~constant
-    causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant.expand_as(live)]
+    causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
     each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
 
     large = n > FACTORED_ROWS and D > FACTORED_COLUMNS
-    if large and _alone(X, K):
+    if large and _one_at_a_time(X, K):
         packed = Rows.of(X[0], standardize)
         finite = bool(torch.from_numpy(packed.centre).isfinite().all())
         optimum = solve_cell(packed, s[0], live[0] & finite, l2, tol, max_iter)
@@ -65,7 +65,7 @@ def solve(
         dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
         centred, mean, scale = _centred(X.to(dtype), used, standardize)
         finite = bool(mean.isfinite().all())
-        optimum = (_conjugate if large else _factored)(centred, mean, *each, tol, max_iter)
+        optimum = (_conjugate if large else _factored)(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter)
         optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
@@ -90,9 +90,10 @@ def solve(
     return Optimum(*(_where(live, x, nan) if x.is_floating_point() else x for x in optimum)), reason
 
 
-def _alone(X: Tensor, K: int) -> bool:
-    """Whether to solve a large cell by itself."""
-    return len(X) == 1 and not X.is_cuda and (K < GRAM_SETS or X.shape[1] > GRAM_ROWS)
+def _one_at_a_time(X: Tensor, K: int) -> bool:
+    """Whether to solve a large cell by itself, and its label sets one after another."""
+    _, n, D = X.shape
+    return len(X) == 1 and not X.is_cuda and (K < GRAM_SETS or n > min(GRAM_ROWS, D))
 
 
 def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
@@ -122,13 +123,19 @@ def _where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _constant(X: Tensor, used: Tensor) -> Tensor:
-    """Cells whose used rows are all the same, bool [c]."""
-    n = X.shape[1]
-    # Two rows tell, nearly always.
-    if n == 0 or (len(X) == 1 and n > 1 and (X[0, 0] != X[0, 1]).any()):
-        return used.new_zeros(len(X))
-    used = used[..., None]
-    return (torch.where(used, X, torch.inf).amin(1) >= torch.where(used, X, -torch.inf).amax(1)).all(-1)
+    """Label sets of cells whose used rows [c, K, n] are all the same, bool [c, K]."""
+    if bool((used == used[:, :1]).all()):
+        used = used[:, :1]
+    constant = torch.zeros_like(used.any(-1))
+    for k in range(used.shape[1]):
+        rows = used[0, k].nonzero()[:2, 0]
+        if len(X) == 1 and len(rows) == 2 and (X[0, rows[0]] != X[0, rows[1]]).any():
+            continue  # two rows tell, nearly always
+        if X.shape[1]:
+            chosen = used[:, k, :, None]
+            least, most = torch.where(chosen, X, torch.inf).amin(1), torch.where(chosen, X, -torch.inf).amax(1)
+            constant[:, k] = (least >= most).all(-1)
+    return constant
 
 
 def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,13 +146,14 @@ def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor
     if not used.all():
         X = torch.where(used[..., None], X, 0.0)
     count = used.sum(1, keepdim=True).clamp(min=1)
-    mean = X.sum(1) / count
+    mean = (X.sum(1, dtype=torch.float64) / count).to(X.dtype)
     X = X - mean[:, None]
     if not used.all():
         X *= used[..., None]
     scale = torch.ones_like(mean)
     if standardize:
         spread = (X.square().sum(1) / count).sqrt()
-        scale = torch.where(spread > torch.finfo(X.dtype).eps * mean.abs(), spread, 1.0)  # 1 where constant
-        X /= scale[:, None]
+        constant = spread <= X.shape[1] * torch.finfo(X.dtype).eps * mean.abs()  # but for rounding
+        scale = torch.where(constant, 1.0, spread)
+        X = torch.where(constant[:, None], 0.0, X / scale[:, None])
     return X, mean.double() / scale, scale.double()

@@ -181,7 +181,7 @@ def newton_cg(
                 break
         curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * s.square()
         farthest = float(moved[active].max())
-        accuracy = (0.1 if farthest > 0.3 else 0.03) if w is None else min(0.1, max(1e-3, LEFT / farthest))
+        accuracy = (0.1 if farthest > 0.3 else 0.03) if w is None else min(0.1, max(1e-3, LEFT / max(farthest, LEFT)))
         du, dv, dlogit, factor = _direction(
             space,
             Z,

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from probes.compiled import compiled
-from probes.dual_ascent import Ascent
+from probes.dual_ascent import Ascent, Lengths
 from probes.line_search import step_length
 from probes.newton import Optimum, log_odds
-from probes.rows import Rows, evaluate, product
+from probes.rows import Rows, evaluate, lengths, product
 
 # Of the last step, in units of max(1, |logit|):
 STILL = 1e-3  # a step that changed no logit by more leaves about its square as Newton's error
@@ -27,6 +27,7 @@ LEFT = 1e-7  # most that may be left by a direction solved only roughly: what th
 LAST_STEPS = 6  # steps that change nothing any more; where these do not suffice, rounding has spoilt the directions
 
 
+@np.errstate(all="ignore")  # what overflows shows in the outcome
 def solve_cell(rows: Rows, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
     """Solve K label sets of one cell for P penalties each: a penalty starts where the next stronger one ended.
 
@@ -48,15 +49,16 @@ def solve_cell(rows: Rows, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_
     weight = torch.zeros(1, P * K, rows.X.shape[1], dtype=torch.float64)
     bias, objective, norm = torch.zeros(3, 1, P * K, dtype=torch.float64)
     optimum = Optimum(weight, bias, objective, norm, torch.zeros(1, P * K).long(), torch.zeros(1, P * K).bool())
+    of_rows = Lengths(*lengths(rows.X, rows.mean), float(rows.mean @ rows.mean))
     for k in live.nonzero()[:, 0].tolist():
-        ascent = Ascent(rows, signs[k])
+        ascent = Ascent(rows, of_rows, signs[k])
         v = np.append(float(log_odds(s[k], live[k])), np.zeros(len(rows.heavy)))
         for p in l2.argsort(descending=True, stable=True).tolist():
             w, v, error = ascent.sweep_until_settled(float(l2[p]), v)
             w, v, *figures = newton_steps(rows, signs[k], float(l2[p]), w, v, error, tol, max_iter)
             w[rows.heavy] = v[1:]
-            solved = (torch.from_numpy(w / rows.scale), v[0] - w @ rows.centre, *figures)
-            for field, value in zip(optimum, solved, strict=True):
+            w /= rows.scale
+            for field, value in zip(optimum, (torch.from_numpy(w), v[0] - w @ rows.centre, *figures), strict=True):
                 field[0, p * K + k] = value
     return optimum
 
@@ -76,11 +78,13 @@ def newton_steps(
     gradient, moved, accuracy, still, steps, converged = np.empty(len(w)), error, 1.0, 0, 0, False
     while True:
         logit = border @ v
-        evaluate(X, rows.mean, w, s, logit, gradient)
+        evaluate(rows.stored, rows.centre, w / rows.scale, s, logit, gradient)
+        gradient /= rows.scale
+        gradient[rows.zeroed] = 0
         wrong = 1 / (1 + np.exp(s * logit))  # probability of the other label
         g, g_border = gradient + l2 * w, border.T @ (-s * wrong) + penalty * v
         # The caller's columns are not centred: their gradient has the residuals' sum times the mean on top.
-        full = g + rows.centre * g_border[0]
+        full = g + rows.centre / rows.scale * g_border[0]
         full[rows.heavy] += g_border[1:]
         norm = math.hypot(np.linalg.norm(full), g_border[0])
         settled = steps > 0 and moved <= STILL
@@ -89,7 +93,10 @@ def newton_steps(
         if converged or steps == max_iter or still > LAST_STEPS or not math.isfinite(norm):
             break
         curvature = wrong * (1 - wrong) * s * s
-        block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
+        try:
+            block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
+        except np.linalg.LinAlgError:  # nothing left to bend, or heavy columns alike
+            break
         hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block)
         rough = min(0.1, LEFT / max(moved, LEFT))
         dw, dv, dlogit, accuracy = direction(hessian, g, g_border, min(0.1, moved), rough, 0.5 * tol, work)

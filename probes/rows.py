@@ -30,42 +30,47 @@ class Rows(NamedTuple):
 
     X: NDArray  # [n, D]: uint16, the bits of bfloat16, or float32, float64; heavy columns and rows at the end are zero
     mean: NDArray  # [D] float64, to be taken off X
-    border: NDArray  # [n, 1 + m] float64: ones, and the heavy columns, centred
+    stored: NDArray  # [n, D]: what was given, exact, where X is rounded by centring or scaling; else X
+    border: NDArray  # [n, 1 + m] float64: ones, and the heavy columns, centred and scaled
     heavy: NDArray  # [m] int64, numbers of the heavy columns
-    centre: NDArray  # [D] float64: the mean of every column, heavy ones too
-    scale: NDArray  # [D] float64: what columns were divided by
+    zeroed: NDArray  # [D] bool: columns that X holds as zeros, heavy ones and, standardised, constant ones
+    centre: NDArray  # [D] float64: the mean of every column as stored, heavy ones too
+    scale: NDArray  # [D] float64: what centred columns are divided by
 
     @classmethod
     @np.errstate(all="ignore")
     def of(cls, acts: Tensor, standardize: bool) -> "Rows":
         """Copy activations [n, D] of any floating dtype; NaN or infinity among them makes `centre` so."""
         n, D = acts.shape
-        X = torch.zeros(n + -n % 4, D, dtype=acts.dtype)
-        X[:n] = acts
-        if X.dtype == torch.float16 or (standardize and X.dtype == torch.bfloat16):
-            X = X.float()
-        bits = (X.view(torch.uint16) if X.dtype == torch.bfloat16 else X).numpy()
-        total, squares = moments(bits)
-        centre, scale = total / n, np.ones(D)
-        if X.dtype != torch.bfloat16:  # its digits suffice for what is left once the mean is off
-            centre = centre.astype(bits.dtype)
-            bits[:n] -= centre
-            _, squares = moments(bits)
+        raw = torch.zeros(n + -n % 4, D, dtype=torch.float32 if acts.dtype == torch.float16 else acts.dtype)
+        raw[:n] = acts
+        stored = (raw.view(torch.uint16) if raw.dtype == torch.bfloat16 else raw).numpy()
+        total, squares = moments(stored)
+        centre, scale, constant = total / n, np.ones(D), np.zeros(D, bool)
+        if raw.dtype == torch.bfloat16 and not standardize:
+            bits, mean = stored, centre.copy()
+        else:  # float32 has the digits for what is left once the mean is off
+            bits = (raw.float() if raw.dtype == torch.bfloat16 else raw.clone()).numpy()
+            bits[:n] -= centre.astype(bits.dtype)
+            mean, (_, squares) = np.zeros(D), moments(bits)
             if standardize:
-                spread = np.sqrt(squares / n).astype(bits.dtype)
-                spread = np.where(spread > np.finfo(bits.dtype).eps * np.abs(centre), spread, 1)  # 1 where constant
-                bits[:n] /= spread
-                scale, squares = spread.astype(np.float64), squares / spread.astype(np.float64) ** 2
-            centre = centre.astype(np.float64)
+                spread = np.sqrt(squares / n)
+                constant = spread <= n * np.finfo(bits.dtype).eps * np.abs(centre)  # but for rounding
+                scale = np.where(constant, 1, spread)
+                bits[:n] /= scale.astype(bits.dtype)
+                bits[:, constant] = 0
+                squares = np.where(constant, 0, squares / scale**2)
         heavy = np.flatnonzero(squares > HEAVY * np.median(squares))
         heavy = heavy[np.argsort(-squares[heavy], kind="stable")[:MOST_HEAVY]]
-        mean = centre.copy() if X.dtype == torch.bfloat16 else np.zeros(D)
         border = np.zeros((len(bits), 1 + len(heavy)))
         border[:n, 0] = 1
-        border[:n, 1:] = X[:n, torch.from_numpy(heavy)].double().numpy() - mean[heavy]
-        X[:, torch.from_numpy(heavy)] = 0
+        columns = raw[:n, torch.from_numpy(heavy)].double().numpy()
+        border[:n, 1:] = (columns - centre[heavy]) / scale[heavy]
+        bits[:, heavy] = 0
         mean[heavy] = 0
-        return cls(bits, mean, border, heavy, centre / scale, scale)
+        zeroed = np.zeros(D, bool)
+        zeroed[heavy] = True
+        return cls(bits, mean, stored, border, heavy, zeroed | constant, centre, scale)
 
 
 def wide(x: Any) -> Any:

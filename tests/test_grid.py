@@ -170,3 +170,11 @@ def test_the_shape_comes_from_the_card():
     grid.setup("fit")
     assert grid.weight.shape == (L, T, D)
     assert grid.bias.shape == (L, T)
+
+
+def test_a_row_to_be_scored_that_is_not_finite_is_named(tmp_path):
+    data = Blocks()
+    data.valid[1, 250] = True
+    data.acts[1, 250, 2] = torch.nan
+    with pytest.raises(ValueError, match="at layer 0, position b, row 10 of the val split; mark the row invalid"):
+        fit(tmp_path, data)

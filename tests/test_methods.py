@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from probes import methods, newton_cg, one_cell
-from probes.logistic import fit_logistic
+from probes.logistic import REASONS, fit_logistic
 
 FEW_ROWS, MANY_ROWS = (270, 560), (800, 520)  # (N, D)
 
@@ -14,7 +14,7 @@ FEW_ROWS, MANY_ROWS = (270, 560), (800, 520)  # (N, D)
 @pytest.fixture(params=["sweeps, few rows", "sweeps, many rows", "Gram matrix", "activations"])
 def size(request, monkeypatch):
     """(N, D) of a cell, and only the method named to solve it."""
-    monkeypatch.setattr(methods, "_alone", lambda *_: request.param.startswith("sweeps"))
+    monkeypatch.setattr(methods, "_one_at_a_time", lambda *_: request.param.startswith("sweeps"))
     monkeypatch.setattr(methods, "GRAM_ROWS", 600)
     return FEW_ROWS if request.param in ("sweeps, few rows", "Gram matrix") else MANY_ROWS
 
@@ -136,7 +136,7 @@ def test_the_number_of_threads_changes_no_bit(size):
 
 
 def test_a_gram_matrix_that_spoils_the_directions_leaves_the_cell_to_factoring(monkeypatch):
-    monkeypatch.setattr(methods, "_alone", lambda *_: False)
+    monkeypatch.setattr(methods, "_one_at_a_time", lambda *_: False)
     acts, labels = made(2, *FEW_ROWS)
     expected = fit_logistic(acts, labels)
     exact = methods.symmetric_product
@@ -149,19 +149,22 @@ def test_a_gram_matrix_that_spoils_the_directions_leaves_the_cell_to_factoring(m
 
 def test_rows_that_spoil_the_directions_leave_the_cell_to_factoring(monkeypatch):
     acts, labels = made(2, *FEW_ROWS)
-    expected = fit_logistic(acts, labels)
+    acts *= torch.logspace(-1, 1, 560)
+    expected = fit_logistic(acts, labels, standardize=True)
     monkeypatch.setattr(
         one_cell, "direction", lambda *_: (np.full(560, np.nan), np.zeros(1), np.full(272, np.nan), 0.1)
     )
-    fit = fit_logistic(acts, labels)
+    fit = fit_logistic(acts, labels, standardize=True)
     assert fit.converged.all()
     assert (fit.iterations > 1).all()
     torch.testing.assert_close(fit.objective, expected.objective, rtol=1e-7, atol=0)
+    torch.testing.assert_close(fit.weight, expected.weight, rtol=0, atol=1e-5)
 
 
 def test_steps_that_run_out_are_the_truth_about_where_they_stopped(size):
     acts, labels = made(1, *size)
     acts = acts.double()  # so that weights are returned in float64
+    acts[..., 5] = 500 * acts[..., 5] + 100
     full = fit_logistic(acts, labels)
     for steps in range(int(full.iterations)):
         fit = fit_logistic(acts, labels, max_iter=steps)
@@ -191,6 +194,75 @@ def test_offsets_of_every_column(size):
     assert_optimal(fit_logistic(acts.bfloat16(), labels), acts.bfloat16(), labels)
 
 
-@pytest.mark.parametrize(("N", "D", "K", "expected"), [(560, 700, 5, True), (560, 700, 6, False), (3001, 600, 6, True)])
+@pytest.mark.parametrize(
+    ("N", "D", "K", "expected"), [(560, 700, 5, True), (560, 700, 6, False), (3001, 4000, 6, True), (700, 560, 6, True)]
+)
 def test_many_label_sets_share_a_gram_matrix_unless_rows_are_many(N, D, K, expected):
-    assert methods._alone(torch.empty(1, N, D, device="meta"), K) == expected
+    assert methods._one_at_a_time(torch.empty(1, N, D, device="meta"), K) == expected
+
+
+def test_one_hopeless_cell_does_not_touch_the_others():
+    acts, labels = made(3, *FEW_ROWS)
+    expected = fit_logistic(acts[[0, 2]], labels[[0, 2]])
+    acts[1, :, 5:8] = 1e9 * acts[1, :, :1]  # columns alike, and beyond what the others' digits bear
+    fit = fit_logistic(acts, labels)
+    assert torch.equal(fit.weight[[0, 2]], expected.weight)
+    assert fit.converged[[0, 2]].all()
+
+
+@pytest.mark.parametrize("K", [1, 7])
+def test_scales_beyond_float32_end_with_a_reason_and_without_a_warning(K):
+    acts, labels = made(1, *FEW_ROWS)
+    fit = fit_logistic(acts.float() * 1e18, labels.expand(K, 1, -1))
+    assert fit.reason.unique().tolist() in ([0], [REASONS.index("beyond float64")], [REASONS.index("max_iter reached")])
+    sink = acts.float()
+    sink[0, 7] *= 1000
+    assert_optimal(fit_logistic(sink, labels), sink, labels)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("K", [1, 7])
+def test_what_is_not_finite_is_named_however_many_label_sets(bad, K):
+    acts, labels = made(1, *FEW_ROWS)
+    acts[0, 11, 3] = bad
+    with pytest.raises(ValueError, match="NaN or infinity in cell 0, row 11;"):
+        fit_logistic(acts, labels.expand(K, 1, -1))
+
+
+def test_few_columns_that_are_not_zero():
+    acts, labels = made(1, *FEW_ROWS)
+    acts[..., 5:] = 0
+    assert_optimal(fit_logistic(acts, labels), acts, labels)
+
+
+def test_a_label_set_whose_own_rows_are_all_alike_has_no_fit():
+    acts, labels = made(1, *FEW_ROWS)
+    acts[0, 50:70] = acts[0, 50].clone()
+    valid = torch.ones(2, 1, FEW_ROWS[0], dtype=torch.bool)
+    valid[1, :, :50], valid[1, :, 70:] = False, False
+    labels[0, 50:60], labels[0, 60:70] = 0, 1
+    reasons = [REASONS[reason] for reason in fit_logistic(acts, labels, valid).reason[:, 0]]
+    assert reasons == ["converged", "constant features"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_constant_columns_have_no_weight_however_many_label_sets(size, dtype):
+    acts, labels = made(1, *size)
+    acts = acts.to(dtype)
+    acts[..., 40:90] = torch.rand(50, generator=torch.Generator().manual_seed(3)).to(dtype) * 100
+    fit = fit_logistic(acts, labels, standardize=True)
+    assert fit.weight[0, 40:90].abs().max() <= 1e-9 * fit.weight.abs().max()
+
+
+def test_the_gradient_is_that_of_what_was_stored():
+    acts, labels = made(1, *FEW_ROWS)
+    acts = acts.float() + 300
+    acts[..., 3] = 1e6  # constant: a rounded mean would leave a column of ones
+    fit = methods.solve(acts, torch.where(labels == 1, 1.0, -1.0).double()[None], torch.ones(1).double(), 1e-4, 100,
+                        False, torch.arange(1))[0]  # fmt: skip
+    weight, bias = fit.weight[0, 0].numpy(), fit.bias.item()
+    X = acts[0].double().numpy()
+    residual = 1 / (1 + np.exp(-(X @ weight + bias))) - labels[0].numpy()
+    norm = np.linalg.norm(np.append(X.T @ residual + weight, residual.sum()))
+    assert fit.converged.all()
+    assert norm == pytest.approx(fit.gradient_norm.item(), rel=1e-2, abs=2e-6)

@@ -50,7 +50,7 @@ def test_standardized_columns_have_unit_variance_and_constant_ones_stay(dtype):
     assert np.abs(X[:, 4]).max() < 1e-5
     assert rows.scale[4] == 1
     expected = acts.to(dtype).double().numpy()
-    np.testing.assert_allclose((X + rows.centre) * rows.scale, expected, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(X * rows.scale + rows.centre, expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -76,6 +76,12 @@ def test_passes_are_sums_over_rows(dtype):
     rtol = 1e-10 if dtype == torch.float64 else 1e-4
     np.testing.assert_allclose(t, start + X @ w, rtol=rtol, atol=rtol)
     np.testing.assert_allclose(v, X.T @ (curvature * (start + X @ w)), rtol=rtol, atol=10 * rtol)
+
+
+def test_the_heaviest_columns_go_to_the_border():
+    acts = torch.randn(N, 200, generator=torch.Generator().manual_seed(0))
+    acts[:, 100:140] *= 100 * torch.arange(1, 41)
+    assert set(Rows.of(acts, standardize=False).heavy) == set(range(109, 140))
 
 
 def test_infinity_and_nan_show_in_the_centre():
