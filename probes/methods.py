@@ -48,7 +48,9 @@ def solve(
     rows = (s != 0).any(1).any(0).nonzero()[:, 0]
     s = s[..., rows]
     K, n, P, D = *s.shape[1:], len(l2), acts.shape[2]
-    X = acts[cells[:, None], rows]
+    X = acts[int(cells[0])][None] if len(cells) == 1 else acts[cells]  # of one cell, no copy
+    if n < acts.shape[1]:
+        X = X.index_select(1, rows)
     used = (s != 0).any(1)
     n_positive, n_negative = (s > 0).sum(-1), (s < 0).sum(-1)
     constant = _constant(X, s != 0).expand_as(n_positive)
