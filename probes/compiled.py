@@ -10,14 +10,14 @@ import numba
 from numba.core import config
 
 
-def _cache_folder() -> str | None:
-    """Where compiled code is kept between runs; None where nothing can be written.
+def cache_folder(here: Path) -> str | None:
+    """Where compiled code of the package in `here` is kept between runs; None where nothing can be written.
 
     numba looks at the file of a function only, not at those of the functions it calls, so a change there would go
-    unnoticed. The folder is therefore named by the content of every source file here.
+    unnoticed. The folder is therefore named by the content of every source file there that has compiled functions.
     """
-    here = Path(__file__).parent
-    content = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(here.glob("*.py"))))
+    sources = [source.read_bytes() for source in sorted(here.glob("*.py"))]
+    content = hashlib.sha256(b"".join(source for source in sources if b"@compiled" in source))
     folder = here / "__pycache__" / f"compiled-{content.hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def _cache_folder() -> str | None:
     return str(folder) if os.access(folder, os.W_OK) else None
 
 
-_CACHE = _cache_folder()
+_CACHE = cache_folder(Path(__file__).parent)
 F = TypeVar("F", bound=Callable)
 
 
