@@ -38,6 +38,14 @@ def aligned(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bo
     return labels == 1, valid, has_sets
 
 
+def not_finite(place: str) -> ValueError:
+    """The error for NaN or infinity in a valid row, which stands at `place`."""
+    return ValueError(
+        f"acts must be finite in valid rows, got NaN or infinity {place}; "
+        "mark the row invalid, or capture it in a dtype with more range"
+    )
+
+
 def _expanded(name: str, tensor: Tensor, shape: tuple[int, int, int], sets_allowed: bool) -> Tensor:
     K, C, N = shape
     try:

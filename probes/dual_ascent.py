@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from probes.compiled import compiled
 from probes.rows import Rows, wide
@@ -46,6 +46,18 @@ class State(NamedTuple):
     v: NDArray  # the border's values, [1 + m]
 
 
+def border_gain(border: NDArray, square: float, used: ArrayLike, l2: ArrayLike) -> tuple[NDArray, NDArray]:
+    """How strongly the border's values are held near their centre, and what a unit of a coefficient adds to them.
+
+    border [n, 1 + m] is that of rows of mean squared length `square`, `used` of which count; l2 and `used` are numbers,
+    or [J] for J problems. Both results are [1 + m], or [1 + m, J].
+    """
+    held = np.minimum(np.divide(l2, BORDER_SHARE * square), LOSS_SHARE * np.asarray(used) / 4)
+    near = np.multiply.outer((border**2).mean(0), held)
+    penalised = np.append(0.0, np.ones(border.shape[1] - 1))  # the intercept is not
+    return near, 1 / (np.multiply.outer(penalised, l2) + near)
+
+
 class Ascent:
     """Coefficients of one label set, which stay from one penalty to the next."""
 
@@ -63,11 +75,7 @@ class Ascent:
         The error is that of a margin, in units of max(1, |margin|).
         """
         rows, border = self.rows, self.rows.border
-        penalty = np.full(border.shape[1], l2)
-        penalty[0] = 0.0
-        near = min(l2 / (BORDER_SHARE * self.lengths.square[self.used].mean()), LOSS_SHARE * len(self.used) / 4)
-        near = near * (border[self.used] ** 2).mean(0)
-        gain = 1 / (penalty + near)
+        near, gain = border_gain(border[self.used], self.lengths.square[self.used].mean(), len(self.used), l2)
         if l2 < self.l2 < math.inf:  # keep the weights; the coefficients would carry them too far
             self.a *= l2 / self.l2
             self.margin = np.log1p(-self.a) - np.log(np.maximum(self.a, 1e-300))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.compiled import compiled
-from probes.dual_ascent import BORDER_SHARE, FOLLOW, LOSS_SHARE, SETTLED, SWEEPS, UNTOUCHED, margin_of
+from probes.dual_ascent import FOLLOW, SETTLED, SWEEPS, UNTOUCHED, border_gain, margin_of
 
 TOGETHER = 64  # rows whose changes reach the other rows' logits at once
 
@@ -48,12 +48,8 @@ def ascend(G: Tensor, Z: Tensor, s: Tensor, live: Tensor, l2: Tensor, start: Ten
     G, Z, s = G[shuffled][:, shuffled], Z[shuffled], s[:, shuffled]
     border, signs, strength = Z.double().numpy(), s.T.contiguous().numpy(), l2.numpy()
     n, J = signs.shape
-    penalty = np.repeat(strength[None], border.shape[1], 0)  # [1 + m, J]
-    penalty[0] = 0.0
-    length = G.diagonal().double().mean().item()
-    used = np.count_nonzero(signs, axis=0)
-    near = np.minimum(strength / (BORDER_SHARE * length), LOSS_SHARE * used / 4) * (border**2).mean(0)[:, None]
-    gain = 1 / (penalty + near)
+    square = G.diagonal().double().mean().item()
+    near, gain = border_gain(border, square, np.count_nonzero(signs, axis=0), strength)  # [1 + m, J]
     error = np.where(live.numpy(), math.inf, 0.0)
     state = State(np.zeros((n, J)), np.full((n, J), UNTOUCHED), np.zeros_like(gain), error)
     state.v[0] = start.numpy()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from probes.auc_map import AUCMap
 from probes.auroc import GridAUROC
+from probes.cells import not_finite
 
 
 class ProbeGrid(pl.LightningModule):
@@ -99,10 +100,8 @@ class ProbeGrid(pl.LightningModule):
         if len(broken):
             cell, row = broken[0].tolist()
             layer, position = divmod(int(block["cells"][cell]), len(self.card["positions"]))
-            raise ValueError(
-                f"acts must be finite in valid rows, got NaN or infinity at layer {self.card['layers'][layer]}, "
-                f"position {self.card['positions'][position]}, row {row} of the {split} split; mark the row invalid"
-            )
+            at = f"layer {self.card['layers'][layer]}, position {self.card['positions'][position]}"
+            raise not_finite(f"at {at}, row {row} of the {split} split")
         cast(GridAUROC, self.aurocs[split]).update(scores, block["labels"], block["valid"], block["cells"])
 
     def _gather(self, split: str) -> None:

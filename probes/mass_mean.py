@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probes.cells import aligned
+from probes.cells import aligned, not_finite
 from probes.exact_grid import ExactGrid
 
 LEAST_SHRINKAGE = 1e-8  # keeps a covariance that Ledoit and Wolf would take as it is factorable in float64
@@ -49,10 +49,7 @@ def fit_mass_mean(
         X, y = acts[cell, valid[cell]].double(), labels[cell, valid[cell]]
         if not X.isfinite().all():
             row = valid[cell].nonzero()[:, 0][~X.isfinite().all(-1)][0]
-            raise ValueError(
-                f"acts must be finite in valid rows, got NaN or infinity in cell {cell}, row {int(row)}; "
-                "mark the row invalid, or capture it in a dtype with more range"
-            )
+            raise not_finite(f"in cell {cell}, row {int(row)}")
         if not y.any() or y.all():
             continue
         mean_0, mean_1 = X[~y].mean(0), X[y].mean(0)

@@ -11,6 +11,7 @@ What rounding keeps the last two from solving is solved by factoring.
 import torch
 from torch import Tensor
 
+from probes.cells import not_finite
 from probes.gram import gram_matrix, symmetric_product
 from probes.gram_ascent import ascend
 from probes.newton import Optimum, log_odds, newton
@@ -71,10 +72,7 @@ def solve(
         optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
-        raise ValueError(
-            f"acts must be finite in valid rows, got NaN or infinity in cell {int(cells[cell])}, row {int(rows[row])}; "
-            "mark the row invalid, or capture it in a dtype with more range"
-        )
+        raise not_finite(f"in cell {int(cells[cell])}, row {int(rows[row])}")
     signs, live, penalties = each
     spoilt = live & ~optimum.converged & (optimum.iterations < max_iter)
     if large and spoilt.any():

@@ -22,13 +22,12 @@ from torch.nn.functional import logsigmoid
 
 from probes.line_search import step_length
 from probes.newton import Optimum, log_odds
+from probes.one_cell import LEFT, STILL
+from probes.rows import HEAVY, MOST_HEAVY
 
 SETTLED = 0.03  # a step that changes no logit by more is followed by one whose error is about its square
-STILL = 1e-3  # in units of max(1, |logit|): a step that changed no logit by more leaves a thousandth of it as error
-LEFT = 1e-7  # most that a last step may leave by the accuracy of its direction, which is this share of its length
 LAST_STEPS = 12  # on float64 logits; where these do not suffice, rounding has spoilt the directions
 CHUNK = 128  # rows taken to float64 at a time, so that they stay in cache
-HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares joins the border, if few do
 
 
 class Weights(NamedTuple):

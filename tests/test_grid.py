@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from probes.auroc import auroc
 from probes.exact_grid import LogisticGrid
 from probes.penalty import PATH, fit_chosen
+from tests.trainers import quiet_trainer
 
 L, T, N, D = 2, 3, 400, 6
 
@@ -67,16 +68,7 @@ class Blocks(pl.LightningDataModule):
 
 
 def fit(tmp_path, data, **settings):
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path)
     grid = LogisticGrid(**settings)
     trainer.fit(grid, data)
     trainer.test(grid, data, verbose=False)

@@ -8,6 +8,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from probes.mass_mean import MassMeanGrid, fit_mass_mean
+from tests.trainers import quiet_trainer
 
 SHAPES = [(60, 200), (200, 60), (80, 80), (81, 80), (9, 4), (4, 9)]
 
@@ -138,40 +139,6 @@ def test_rows_on_one_line_have_a_singular_covariance_but_a_probe():
     torch.testing.assert_close(weight[0] / weight[0].norm(), across / across.norm(), rtol=1e-6, atol=1e-6)
 
 
-ACTS, LABELS = torch.randn(2, 6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"acts": ACTS[0]}, r"acts must be floating \[C, N, D\], got torch.float32 \[6, 3\]"),
-        ({"acts": ACTS.long()}, r"acts must be floating \[C, N, D\], got torch.int64 \[2, 6, 3\]"),
-        ({"acts": ACTS[:, :0]}, "at least one cell, example and dimension, got C=2, N=0, D=3"),
-        ({"labels": LABELS[:5]}, r"labels must broadcast to \[C, N\] = \[2, 6\], got \[5\]"),
-        ({"labels": LABELS.expand(1, 2, 6)}, r"labels must broadcast to \[C, N\] = \[2, 6\], got \[1, 2, 6\]"),
-        ({"labels": LABELS * 2 - 1}, "labels must be 0 or 1 where valid, got -1"),
-        ({"labels": LABELS + 0.5}, "labels must be 0 or 1 where valid, got 0.5"),
-        ({"valid": torch.ones(2, 5, dtype=torch.bool)}, r"valid must broadcast to .* got \[2, 5\]"),
-        ({"valid": torch.ones(2, 6)}, "valid must be bool, got torch.float32"),
-    ],
-)
-def test_mistakes_are_named(change, message):
-    with pytest.raises(ValueError, match=message) as error:
-        fit_mass_mean(**{"acts": ACTS, "labels": LABELS, **change})
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_valid_row_that_is_not_finite_is_named(bad):
-    acts, valid = ACTS.clone(), torch.ones(2, 6, dtype=torch.bool)
-    acts[1, 4, 2] = bad
-    valid[:, 0] = False
-    with pytest.raises(ValueError, match="NaN or infinity in cell 1, row 4;"):
-        fit_mass_mean(acts, LABELS, valid)
-    valid[1, 4] = False
-    assert fit_mass_mean(acts, LABELS, valid)[0].isfinite().all()
-
-
 class Blocks(pl.LightningDataModule):
     """The same rows for every split, one block."""
 
@@ -190,16 +157,7 @@ class Blocks(pl.LightningDataModule):
 @pytest.mark.parametrize("whiten", [False, True])
 def test_the_grid_holds_what_the_function_finds(whiten, tmp_path):
     data, grid = Blocks(), MassMeanGrid(whiten)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path)
     trainer.fit(grid, data)
     weight, bias = fit_mass_mean(data.acts, data.labels, data.valid, whiten)
     assert torch.equal(grid.weight.detach().flatten(0, 1), weight.float())

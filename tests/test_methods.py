@@ -159,6 +159,7 @@ def test_rows_that_spoil_the_directions_leave_the_cell_to_factoring(monkeypatch)
     assert (fit.iterations > 1).all()
     torch.testing.assert_close(fit.objective, expected.objective, rtol=1e-7, atol=0)
     torch.testing.assert_close(fit.weight, expected.weight, rtol=0, atol=1e-5)
+    assert fit_logistic(acts, labels, max_iter=1).weight.isfinite().all()
 
 
 def test_steps_that_run_out_are_the_truth_about_where_they_stopped(size):

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from probes.auroc import auroc
 from probes.logistic import fit_logistic
 from probes.minibatch import LinearGrid, MLPGrid
+from tests.trainers import quiet_trainer
 
 L, T, N, D = 2, 3, 1000, 6
 C = L * T
@@ -77,17 +78,7 @@ class Data(pl.LightningDataModule):
 
 
 def fit(folder, grid, data, epochs, callbacks=(), **settings):
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **settings,
-    )
+    trainer = quiet_trainer(folder, max_epochs=epochs, callbacks=list(callbacks), **settings)
     trainer.fit(grid, data)
     return trainer
 

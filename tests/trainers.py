@@ -1,0 +1,20 @@
+"""A trainer that writes and prints nothing by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+def quiet_trainer(folder: Path, **settings: Any) -> pl.Trainer:
+    """On the CPU, for one epoch unless told otherwise; what is asked of it goes under `folder`."""
+    usual: dict[str, Any] = {"max_epochs": 1, "num_sanity_val_steps": 0}
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **(usual | settings),
+    )
