@@ -21,7 +21,7 @@ from probes.compiled import compiled
 from probes.rows import Rows, wide
 
 SETTLED = 1e-5  # a sweep that finds every margin so near to what its coefficient stands for has little left to do
-SWEEPS = 60  # most sweeps; beyond them the rows are so alike that conjugate gradients are faster
+SWEEPS = 90  # most sweeps; beyond them the rows are so alike that conjugate gradients are faster
 BORDER_SHARE = 0.01  # of a row's squared length, as far as its coefficient can tell
 LOSS_SHARE = 0.1  # of the largest curvature of the loss, a quarter a row
 UNTOUCHED = 30.0  # margin of a row whose coefficient is still zero: to sigmoid, as good as infinite

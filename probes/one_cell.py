@@ -3,7 +3,7 @@
 The sweeps end near the optimum (`dual_ascent`). A Newton step from there has an error of about the square of its
 length, so one or two reach the optimum and prove it: logits and gradient come from the stored rows in float64, and the
 step's own size says how far they were off. Where the sweeps fall short, as with more rows than columns, the same steps
-take over from wherever they are.
+take over from wherever they are, and where that is far, with a factored Hessian (`preconditioner`).
 """
 
 import math
@@ -19,12 +19,15 @@ from probes.compiled import compiled
 from probes.dual_ascent import Ascent, Lengths
 from probes.line_search import step_length
 from probes.newton import Optimum, log_odds
+from probes.preconditioner import factored_hessian, solve_factored
 from probes.rows import Rows, evaluate, lengths, product
 
 # Of the last step, in units of max(1, |logit|):
 STILL = 1e-3  # a step that changed no logit by more leaves about its square as Newton's error
 LEFT = 1e-7  # most that may be left by a direction solved only roughly: what the step changed, times that roughness
 LAST_STEPS = 6  # steps that change nothing any more; where these do not suffice, rounding has spoilt the directions
+# Of the sweeps:
+FAR = 0.04  # an error from which directions take more products than factoring the Hessian is worth
 
 
 @np.errstate(all="ignore")  # what overflows shows in the outcome
@@ -76,6 +79,7 @@ def newton_steps(
     penalty[0] = 0.0
     work = np.empty((2, len(w)), np.float64 if X.dtype == np.float64 else np.float32)
     gradient, moved, accuracy, still, steps, converged = np.empty(len(w)), error, 1.0, 0, 0, False
+    factor = np.zeros((0, 0), np.float32)
     while True:
         logit = border @ v
         evaluate(rows.stored, rows.centre, w / rows.scale, s, logit, gradient)
@@ -97,7 +101,9 @@ def newton_steps(
             block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
         except np.linalg.LinAlgError:  # nothing left to bend, or heavy columns alike
             break
-        hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block)
+        if steps == 0 and error > FAR and len(X) > X.shape[1]:
+            factor = factored_hessian(rows, curvature, l2, penalty)
+        hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block, factor)
         rough = min(0.1, LEFT / max(moved, LEFT))
         dw, dv, dlogit, accuracy = direction(hessian, g, g_border, min(0.1, moved), rough, 0.5 * tol, work)
         if not np.isfinite(dlogit).all():
@@ -127,7 +133,8 @@ class Hessian(NamedTuple):
     curvature: NDArray  # the diagonal of C, [n]
     l2: float
     penalty: NDArray  # [1 + m]
-    block: NDArray  # (Z'CZ + penalty)⁻¹, which preconditions the border
+    block: NDArray  # (Z'CZ + penalty)⁻¹, which preconditions the border where H is not factored
+    factor: NDArray  # L with LL' about H, [D + 1 + m, D + 1 + m] float32; or [0, 0]
 
 
 class Solution(NamedTuple):
@@ -153,22 +160,22 @@ def direction(
     D, (n, m) = len(g), hessian.border.shape
     solution = Solution(np.zeros(D), np.zeros(m), np.zeros(n), -g, -g_border)
     r, r_border = solution.r, solution.r_border
-    p, p_border, z_border = np.zeros(D), np.zeros(m), np.zeros(m)
+    p, p_border, z, z_border = np.zeros(D), np.zeros(m), np.zeros(D), np.zeros(m)
     rho, goal, aim = 0.0, 0.0, 0.0
     step_along_border(hessian, solution, work)
     for iteration in range(3 * n):
         before = rho
-        precondition(hessian, r_border, z_border)
-        rho = (r * r).sum() / hessian.l2 + (r_border * z_border).sum()
+        precondition(hessian, r, r_border, z, z_border)
+        rho = (r * z).sum() + (r_border * z_border).sum()
         if iteration == 0:
-            start = math.sqrt(rho * hessian.l2)
+            start = math.sqrt((r * r).sum() + hessian.l2 * (r_border * z_border).sum())
             aim = max(relative, min(rough, absolute / max(start, 1e-300)))
             goal = aim**2 * rho
         elif rho <= goal:
             break
         beta = rho / before if iteration > 0 else 0.0
         p *= beta
-        p += r / hessian.l2
+        p += z
         p_border *= beta
         p_border += z_border
         step_along(hessian, p, p_border, rho, solution, work)
@@ -177,7 +184,19 @@ def direction(
 
 
 @compiled
-def precondition(hessian: Hessian, r_border: NDArray, z_border: NDArray) -> None:
+def precondition(hessian: Hessian, r: NDArray, r_border: NDArray, z: NDArray, z_border: NDArray) -> None:
+    """Solve LL' (z, z_border) = (r, r_border); where there is no L, the penalty alone and the border for itself."""
+    if len(hessian.factor) == 0:
+        z[:] = r / hessian.l2
+        solve_border(hessian, r_border, z_border)
+    else:
+        both = np.concatenate((r, r_border))
+        solve_factored(hessian.factor, both)
+        z[:], z_border[:] = both[: len(r)], both[len(r) :]
+
+
+@compiled
+def solve_border(hessian: Hessian, r_border: NDArray, z_border: NDArray) -> None:
     """Solve the border's part of H for itself."""
     for h in range(len(z_border)):
         z_border[h] = (hessian.block[h] * r_border).sum()
@@ -187,14 +206,14 @@ def precondition(hessian: Hessian, r_border: NDArray, z_border: NDArray) -> None
 def step_along_border(hessian: Hessian, solution: Solution, work: NDArray) -> None:
     """Choose the border's values for the weights as they are."""
     z_border = np.zeros(len(solution.dv))
-    precondition(hessian, solution.r_border, z_border)
+    solve_border(hessian, solution.r_border, z_border)
     step_along(hessian, np.zeros(len(solution.dw)), z_border, (solution.r_border * z_border).sum(), solution, work)
 
 
 @compiled
 def step_along(hessian: Hessian, p: NDArray, p_border: NDArray, rho: float, solution: Solution, work: NDArray) -> None:
     """Go along (p, p_border) to where the quadratic is least; rho is the residual's product with that direction."""
-    X, mean, border, curvature, l2, penalty, _ = hessian
+    X, mean, border, curvature, l2, penalty, _, _ = hessian
     n, m = border.shape
     t = np.zeros(n)
     for i in range(n):
