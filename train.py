@@ -11,6 +11,7 @@ import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -26,7 +27,10 @@ def build(node: DictConfig | None, **more: Any) -> Any:
     try:
         return hydra.utils.instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
-        raise error.__cause__ or error from None  # the constructor's own words, without Hydra's around them
+        cause = error.__cause__ or error
+        if isinstance(cause, TypeError):  # a value of another kind, or a key that the constructor does not know
+            raise ValueError(f"configuration: {cause}") from cause
+        raise cause from None  # the constructor's own words, without Hydra's around them
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -48,7 +52,7 @@ def run(cfg: DictConfig) -> float | None:
 
 CONF = Path(__file__).resolve().parent / "conf"
 hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-MISTAKES = (ValueError, OSError, HydraException, OmegaConfBaseException)
+MISTAKES = (ValueError, OSError, HydraException, OmegaConfBaseException, MisconfigurationException)
 
 
 def main() -> None:
@@ -87,6 +91,8 @@ def _one_line(error: Exception) -> str:
         inner = key.removeprefix("datamodule.")
         key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
         return f"expected a value for {key}, which has no default; add {key}=... to the command"
+    if isinstance(error, MisconfigurationException) and "gpu backend" in str(error):
+        return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
     return " ".join(str(error).split())
 
 

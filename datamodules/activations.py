@@ -1,29 +1,30 @@
 """The datamodule of a language model: runs the stages whose results the cache lacks, then streams what they made."""
 
-import io
 import logging
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from datamodules.answers import Answer
-from datamodules.cache import CacheEntry
-from datamodules.capture import check_site, choose_layers
+from datamodules.audit import audit_page, index_of, success
 from datamodules.correctness import is_correct
+from datamodules.exact_answers import ExactAnswer, ExactAnswers, asking
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import MIN_PER_CLASS, GridDataModule
 from datamodules.positions import Positions, coincidence
 from datamodules.questions import Question
-from datamodules.spans import covering, exact_answer
+from datamodules.sites import check_site, choose_layers
+from datamodules.spans import covering
 from datamodules.split import GroupSplit
 from datamodules.stages import LanguageModelStages
 from datamodules.store import Shards
 
 log = logging.getLogger(__name__)
+
+LISTED = 20  # examples named in a line
 
 
 class Dataset(Protocol):
@@ -42,11 +43,13 @@ class ActivationDataModule(GridDataModule):
     Args:
         model: which language model, and how it is asked.
         dataset: which questions.
+        spans: which words of an answer are its exact answer.
         positions: which tokens, the columns of the grid.
         site: which tensor of a block, by TransformerLens' name.
         split: deals groups to train, val and test.
         cache_root: folder of the cache.
         layers: which blocks, the rows of the grid; all where None.
+        also: further sites to cache from the same forward passes.
         block_bytes, batch_size, seed: see `GridDataModule`.
     """
 
@@ -54,19 +57,23 @@ class ActivationDataModule(GridDataModule):
         self,
         model: LanguageModel,
         dataset: Dataset,
+        spans: ExactAnswers,
         positions: Positions,
         site: str,
         split: GroupSplit,
         cache_root: str,
         layers: Sequence[int] | None = None,
+        also: Sequence[str] = (),
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(split, block_bytes, batch_size, seed)
-        check_site(site)
-        self.model, self.dataset, self.positions = model, dataset, positions
-        self.site, self.layers, self.cache_root = site, layers, cache_root
+        self.sites = list(dict.fromkeys([site, *also]))
+        for name in self.sites:
+            check_site(name)
+        self.model, self.dataset, self.spans, self.positions = model, dataset, spans, positions
+        self.layers, self.cache_root = layers, cache_root
 
     def prepare_data(self) -> None:
         """Fetch weights that are not on this machine."""
@@ -76,43 +83,114 @@ class ActivationDataModule(GridDataModule):
         """Run every stage the cache lacks; ranks share the work shard by shard and all end with the same card."""
         if self.card:
             return
-        questions = self.dataset.load()
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         with LanguageModelStages(self.model, self.cache_root, device, self.quiet) as stages:
-            depth, _ = stages.depth_and_width
-            layers = choose_layers(depth, self.layers)
+            layers = choose_layers(stages.config.num_hidden_layers, self.layers)
+            questions, prompts = self._that_fit(stages, self.dataset.load())
             ids = [question.id for question in questions]
-            answers = stages.answers(ids, [question.text for question in questions])
+            answers = stages.answers(ids, prompts)
             labels = torch.tensor([int(is_correct(a.text, q.answers)) for q, a in zip(questions, answers, strict=True)])
             _check_classes(labels)
+            if not self.quiet:
+                cut = sum(answer.finish == "length" for answer in answers)
+                right = labels.double().mean()
+                log.info(f"labels: {right:.1%} of {len(labels)} answers are right; {cut} cut off at the longest length")
+            exact = self._exact_answers(stages, questions, answers, labels.tolist())
             spans = [
-                covering(stages.tokenizer, answer.answer_ids, span) if span else None
-                for question, answer in zip(questions, answers, strict=True)
-                for span in [exact_answer(answer.text, question.answers, question.pattern)]
+                covering(stages.tokenizer, answer.answer_ids, one.span) if one.span else None
+                for answer, one in zip(answers, exact, strict=True)
             ]
-            index, valid = self.positions.index(
-                [len(answer.prompt_ids) for answer in answers], [len(answer.answer_ids) for answer in answers], spans
+            tokens, valid = self.positions.tokens(
+                stages.tokenizer,
+                [answer.prompt_ids for answer in answers],
+                [answer.answer_ids for answer in answers],
+                spans,
             )
-            entry = stages.activations(ids, answers, self.positions, index, valid, self.site, layers)
-        if not self.quiet:
-            _write_index(entry, questions, answers, labels, index, valid)
-            _report(answers, labels, spans)
+            names = self.positions.names
+            entry = stages.activations(ids, answers, names, tokens, valid, self.sites, layers)
+            if not self.quiet:
+                entry.write_once("index.parquet", index_of(questions, answers, labels, exact, tokens, valid))
+                if self.positions.need_exact_answers:
+                    page = audit_page(stages.tokenizer, questions, answers, labels.tolist(), exact, spans)
+                    log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")
         files = [entry.files(shard) for shard in range(entry.n_shards)]
         self._shards = [
             [path for shard in files for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
             for layer in layers
         ]
-        shares = coincidence(index, valid).tolist()
+        shares = coincidence(tokens, valid).tolist()
         card = {
             "model": self.model.name,
             "dataset": self.dataset.name,
-            "site": self.site,
+            "site": self.sites[0],
             "target": "correctness",
             "layers": layers,
-            "positions": list(self.positions.names),
+            "positions": names,
             "coincidence": [[None if share != share else share for share in row] for row in shares],
         }
         self.serve(Shards(self._shards), labels, valid, [question.group for question in questions], card)
+
+    def _that_fit(
+        self, stages: LanguageModelStages, questions: list[Question]
+    ) -> tuple[list[Question], list[list[int]]]:
+        """Questions whose prompt and longest answer the model can hold, and the prompts; the others are named."""
+        prompts = stages.prompts([question.text for question in questions])
+        context = getattr(stages.config, "max_position_embeddings", None) or math.inf
+        fits = [len(prompt) + self.model.max_new_tokens <= context for prompt in prompts]
+        skipped = [question.id for question, fit in zip(questions, fits, strict=True) if not fit]
+        if len(skipped) == len(questions):
+            raise ValueError(
+                f"dataset: expected prompts that leave {self.model.max_new_tokens} of the {context} tokens of context "
+                f"to the answer, got {min(map(len, prompts))} tokens and more; "
+                "choose a model with a longer context, or fewer model.max_new_tokens"
+            )
+        if skipped and not self.quiet:
+            log.warning(
+                f"skipped {len(skipped)} of {len(questions)} questions, longer with their answer than the context of "
+                f"{context} tokens: {', '.join(skipped)}"
+            )
+        kept = [(question, prompt) for question, prompt, fit in zip(questions, prompts, fits, strict=True) if fit]
+        return [question for question, _ in kept], [prompt for _, prompt in kept]
+
+    def _exact_answers(
+        self,
+        stages: LanguageModelStages,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        labels: Sequence[bool],
+    ) -> list[ExactAnswer]:
+        """The exact answer of every answer, where a position needs them.
+
+        Raises:
+            ValueError: over half have none; shows five.
+        """
+        if not self.positions.need_exact_answers:
+            return [ExactAnswer(None, "not looked for")] * len(questions)
+
+        def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
+            if model is None:
+                asked = asking(self.model)
+                return [reply.text for reply in stages.answers(ids, stages.prompts(texts, asked), asked)]
+            model.fetch()
+            with LanguageModelStages(asking(model), self.cache_root, stages.device, self.quiet) as others:
+                return [reply.text for reply in others.answers(ids, others.prompts(texts))]
+
+        exact = self.spans(questions, [answer.text for answer in answers], labels, ask)
+        if not self.quiet:
+            for how, label, n, found in success(labels, exact):
+                log.info(f"exact answers: {how}, {label} answers: found in {found} of {n}, {found / n:.1%}")
+        without = [i for i, one in enumerate(exact) if one.span is None]
+        if without and not self.quiet:
+            shown = ", ".join(questions[i].id for i in without[:LISTED])
+            more = f" and {len(without) - LISTED} more, in index.parquet" if len(without) > LISTED else ""
+            log.info(f"exact answers: none in {shown}{more}; their exact-answer positions are invalid")
+        if 2 * len(without) > len(exact):
+            five = "; ".join(f"{questions[i].id} {answers[i].text.strip()[:80]!r}" for i in without[:5])
+            raise ValueError(
+                f"spans: expected exact answers in over half of {len(exact)} answers, got {len(exact) - len(without)}; "
+                f"choose another way with spans=model, or positions without exact answers; none in: {five}"
+            )
+        return exact
 
 
 def _check_classes(labels: Tensor) -> None:
@@ -122,45 +200,3 @@ def _check_classes(labels: Tensor) -> None:
             f"labels: expected at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {right} right and "
             f"{n - right} wrong of {n}; take more questions, or check the gold answers"
         )
-
-
-def _report(answers: Sequence[Answer], labels: Tensor, spans: Sequence[tuple[int, int] | None]) -> None:
-    """Say how many answers are right, how many have an exact answer, by label, and how many were cut off."""
-    found = torch.tensor([span is not None for span in spans])
-    right = labels.bool()
-    cut = sum(answer.finish == "length" for answer in answers)
-    log.info(
-        f"labels: {right.double().mean():.1%} of {len(labels)} answers are right; exact answer found in "
-        f"{found[right].double().mean():.1%} of the right and {found[~right].double().mean():.1%} of the wrong; "
-        f"{cut} cut off at the longest length"
-    )
-
-
-def _write_index(
-    entry: CacheEntry,
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    labels: Tensor,
-    index: Tensor,
-    valid: Tensor,
-) -> None:
-    """Write which example each row of the shards is, for people and other programs; labels follow the present rule."""
-    table = pa.table(
-        {
-            "id": [question.id for question in questions],
-            "group": [question.group for question in questions],
-            "question": [question.text for question in questions],
-            "answer": [answer.text for answer in answers],
-            "finish": [answer.finish for answer in answers],
-            "prompt_ids": [answer.prompt_ids for answer in answers],
-            "answer_ids": [answer.answer_ids for answer in answers],
-            "position": index.tolist(),
-            "valid": valid.tolist(),
-            "label": labels.tolist(),
-        }
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    path = entry.folder / "index.parquet"
-    if not path.exists() or path.read_bytes() != buffer.getvalue():
-        entry.write(path.name, buffer.getvalue())

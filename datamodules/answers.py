@@ -60,7 +60,10 @@ def generate_answers(
     Returns:
         one `Answer` a prompt, in order.
     """
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    stop_ids = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    stop_ids = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
+    # Padding is masked; which token it is matters only to the code that shows it.
+    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
@@ -79,8 +82,6 @@ def generate_answers(
         logits_processor=LogitsProcessorList([chosen]),
     )[:, width:].tolist()
     logprobs = torch.stack(chosen.steps, dim=1).tolist()
-    stop_ids = model.generation_config.eos_token_id
-    stop_ids = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
     answers = []
     for prompt, row, row_logprobs in zip(prompts, written, logprobs, strict=True):
         length = _answer_length(tokenizer, row, stop_ids, stop)

@@ -88,6 +88,12 @@ class CacheEntry:
                         self._finish(shard, make(shard))
             missing = self.missing()
 
+    def offer(self, shard: int, files: dict[str, bytes]) -> None:
+        """Store a shard that was made along with another entry's, unless it is there or another process makes it."""
+        with self._claim(shard, wait=False) as mine:
+            if mine and not self._record(shard).exists():
+                self._finish(shard, files)
+
     def files(self, shard: int) -> dict[str, Path]:
         """Paths of a finished shard's files by name, each held against its record.
 
@@ -118,6 +124,11 @@ class CacheEntry:
             with suppress(OSError):  # a cache that others own can be read all the same
                 seal.write_text(_times(paths.values()))
         return paths
+
+    def write_once(self, name: str, content: bytes) -> Path:
+        """Write one file, unless it is there with this content."""
+        path = self.folder / name
+        return path if path.exists() and path.read_bytes() == content else self.write(name, content)
 
     def write(self, name: str, content: bytes) -> Path:
         """Write one file so that it is there whole or not at all."""

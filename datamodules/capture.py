@@ -1,10 +1,10 @@
 """Activations of chosen tokens at every layer, read by forward hooks in one pass; nothing else is kept.
 
-Sites carry TransformerLens' names. Layer i is block i, counted from 0; `resid_pre` of a block is what enters it and
-`resid_post` what leaves it, before any final norm.
+Layer i is block i, counted from 0; `resid_pre` of a block is what enters it and `resid_post` what leaves it, before any
+final norm. Where the other sites are is found in `sites`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,108 +12,95 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-VERSION = 1  # part of the cache key: raise it when the same inputs would give other activations
+from datamodules.sites import Place, blocks, decoder, place_of
 
-# For each site: the path of the submodule below its block, and whether its input or its output is read.
-_SITES = {
-    "resid_pre": ("", "input"),
-    "resid_post": ("", "output"),
-    "attn_out": ("self_attn", "output"),
-    "z": ("self_attn.o_proj", "input"),
-    "mlp_post": ("mlp.down_proj", "input"),
-    "mlp_out": ("mlp", "output"),
-}
-SITES = tuple(_SITES)
-
-
-def check_site(site: str) -> None:
-    """Raise ValueError, listing the valid names, when a site is not one of `SITES`."""
-    if site not in _SITES:
-        raise ValueError(f"site.name: expected one of {', '.join(SITES)}; got {site!r}")
-
-
-def blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the model's decoder blocks: its one list of as many modules as its configuration counts layers."""
-    depth = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
-    raise ValueError(f"{type(model).__name__}: expected a list of {depth} blocks among its modules, found none")
-
-
-def choose_layers(model_layers: int, layers: Sequence[int] | None) -> list[int]:
-    """Return the layers to read, all where `layers` is None; ValueError for one outside the model."""
-    if layers is not None and not (isinstance(layers, Sequence) and all(type(layer) is int for layer in layers)):
-        raise ValueError(f"site.layers: expected a list of layers such as [0, 4], got {layers}")
-    chosen = list(range(model_layers)) if layers is None else sorted(set(layers))
-    outside = [layer for layer in chosen if not 0 <= layer < model_layers]
-    if outside or not chosen:
-        raise ValueError(
-            f"site.layers: expected layers of the model, 0 to {model_layers - 1}, got {list(layers or [])}"
-        )
-    return chosen
+VERSION = 2  # part of the cache key: raise it when the same inputs would give other activations
 
 
 @torch.inference_mode()
 def capture(
-    model: PreTrainedModel, sequences: Sequence[Sequence[int]], index: Tensor, site: str, layers: Sequence[int]
-) -> Tensor:
-    """Read one site at chosen tokens of a batch of sequences.
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    tokens: Tensor,
+    sites: Sequence[str],
+    layers: Sequence[int],
+) -> dict[str, Tensor]:
+    """Read sites at chosen tokens of a batch of sequences, all of them in one forward.
 
     Args:
-        model: causal language model; the language-model head is not run.
+        model: causal language model, of which the head is not run, or an encoder.
         sequences: n token id sequences, prompt plus answer, of any lengths.
-        index: [n, T] int64, the tokens wanted of each sequence.
-        site: one of `SITES`.
+        tokens: [n, T, 2] int64, first and last token of each position; where they differ, the mean is taken of all
+            from one to the other.
+        sites: from `SITES`.
         layers: L block numbers.
 
     Returns:
-        [n, L, T, D] in the model's dtype, on its device.
+        for each site [n, L, T, D] in the model's dtype, on the device of its first weights; D is that of the site.
+
+    Raises:
+        ValueError: the model lacks a site; names those it has.
     """
-    check_site(site)
-    path, side = _SITES[site]
     n, width = len(sequences), max(map(len, sequences))
     # Padded on the right: positions then count from 0 in every row, and causal attention never sees the padding.
-    ids = torch.zeros(n, width, dtype=torch.long)
-    mask = torch.zeros(n, width, dtype=torch.long)
+    ids, mask = torch.zeros(2, n, width, dtype=torch.long)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
         mask[row, : len(sequence)] = 1
-    rows, at = torch.arange(n, device=model.device)[:, None], index.to(model.device)
-    found: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> Callable[[Tensor], None]:
-        return lambda tensor: found.__setitem__(layer, tensor[rows, at])
-
+    language, every, stream = decoder(model), blocks(model), model.config.get_text_config(decoder=True).hidden_size
+    gather = _Gather(tokens, width, model.device)
+    found: dict[tuple[str, int], Tensor] = {}
+    settings = {"use_cache": False} if hasattr(model.config.get_text_config(decoder=True), "use_cache") else {}
     with ExitStack() as hooks:
-        every = blocks(model)
-        for layer in layers:
-            module = _submodule(every[layer], site, path)
-            hooks.callback(_hook(module, side, keep(layer)).remove)
-        model.base_model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-    return torch.stack([found[layer] for layer in layers], dim=1)
+        for site in dict.fromkeys(sites):
+            for layer in layers:
+                place = place_of(site, every[layer], stream)
+                hooks.callback(_hook(place, gather, found, (site, layer)).remove)
+        language(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **settings)
+    return {site: torch.stack([found[site, layer].to(model.device) for layer in layers], 1) for site in sites}
 
 
-def _submodule(block: nn.Module, site: str, path: str) -> nn.Module:
-    try:
-        return block.get_submodule(path)
-    except AttributeError:
-        modules = dict(block.named_modules())
-        there = ", ".join(name for name, (below, _) in _SITES.items() if below in modules)
-        raise ValueError(f"site.name: expected one that {type(block).__name__} has: {there}; got {site}") from None
+class _Gather:
+    """Takes the wanted tokens out of what a module reads or writes."""
+
+    def __init__(self, tokens: Tensor, width: int, device: torch.device) -> None:
+        first, last = tokens.to(device).unbind(-1)
+        self.shape = (len(tokens), width)
+        self.rows, self.at = torch.arange(len(tokens), device=device)[:, None], first
+        several = (last > first).any(0).nonzero()[:, 0]  # positions that are means somewhere
+        at = torch.arange(width, device=device)
+        within = (at >= first[:, several, None]) & (at <= last[:, several, None])
+        self.several, self.share = several, within / within.sum(-1, keepdim=True).clamp(min=1)
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """[n, T, D] of [n, width, D], or of the same with its first two axes in one."""
+        n, width = self.shape
+        if tensor.numel() // tensor.shape[-1] != n * width:
+            raise ValueError(
+                f"site: expected activations [{n}, {width}, D], got {list(tensor.shape)}; choose another site"
+            )
+        tensor = tensor.reshape(n, width, -1)
+        device = tensor.device
+        taken = tensor[self.rows.to(device), self.at.to(device)]
+        if len(self.several):
+            means = self.share.to(device) @ tensor.float()
+            taken[:, self.several.to(device)] = means.to(tensor.dtype)
+        return taken
 
 
-def _hook(module: nn.Module, side: str, keep: Callable[[Tensor], None]) -> torch.utils.hooks.RemovableHandle:
+def _hook(
+    place: Place, gather: _Gather, found: dict[tuple[str, int], Tensor], key: tuple[str, int]
+) -> torch.utils.hooks.RemovableHandle:
     # Any: blocks take their input by position or by name, and give a tensor or a tuple that starts with it.
     def read_input(_: nn.Module, args: Any, kwargs: Any) -> None:
-        keep(args[0] if args else kwargs["hidden_states"])
+        found[key] = gather(args[0] if args else kwargs["hidden_states"])
 
     def read_output(_: nn.Module, args: Any, output: Any) -> None:
-        keep(output[0] if isinstance(output, tuple) else output)
+        found[key] = gather(output[0] if isinstance(output, tuple) else output)
 
-    if side == "input":
-        return module.register_forward_pre_hook(read_input, with_kwargs=True)
-    return module.register_forward_hook(read_output)
+    if place.side == "input":
+        return place.module.register_forward_pre_hook(read_input, with_kwargs=True)
+    return place.module.register_forward_hook(read_output)
 
 
 def check_finite(acts: Tensor, layers: Sequence[int], positions: Sequence[str], ids: Sequence[str]) -> None:

@@ -1,13 +1,26 @@
 """Which language model answers, and how it is asked: loading, identity for the cache, and prompts as token ids."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 # Above this size a file is known by size, modification time and both ends instead of all its bytes: reading 14 GB to
 # name a cache entry would take longer than reading the entry.
@@ -30,31 +43,49 @@ class LanguageModel:
 
     Attributes:
         id: hub id, or a folder holding configuration, weights and tokenizer.
-        prompt: what the model reads; `{question}` is replaced.
+        prompt: what the model reads; `{question}` is replaced. By default the question alone as a chat's user turn,
+            and `Q: {question}`, `A:` for a base model.
         name: shown to people; the id by default.
         revision: branch, tag or commit on the hub.
         dtype: torch dtype of weights and computation, such as `bfloat16`.
-        chat: wrap the prompt as a user turn in the tokenizer's chat template.
-        stop: text that ends an answer beside the stop tokens of the model.
+        chat: wrap the prompt as a user turn in the tokenizer's chat template; `auto` does so where there is one.
+        template: arguments of the chat template, such as `enable_thinking`.
+        stop: text that ends an answer beside the stop tokens of the model; `auto` is the end of the line for a base
+            model, nothing for a chat.
         max_new_tokens: longest answer, in tokens.
-        batch_size: examples in one forward.
+        batch_size: examples in one forward, halved where memory runs out.
+        device_map: spreads the weights over devices, as in transformers: `auto`, or module to device.
+        tp_plan: splits them over processes, as in transformers: `auto`, under torchrun.
+        quantisation: arguments of transformers' `BitsAndBytesConfig`, such as `load_in_4bit`; needs the extra of this
+            name.
         trust_remote_code: run code that comes with the weights.
     """
 
     id: str
-    prompt: str = "{question}"
+    prompt: str | None = None
     name: str | None = None
     revision: str | None = None
     dtype: str = "bfloat16"
-    chat: bool = False
+    chat: bool | str = False
+    template: dict[str, Any] = field(default_factory=dict)
     stop: str | None = None
     max_new_tokens: int = 100
     batch_size: int = 32
+    device_map: str | dict[str, Any] | None = None
+    tp_plan: str | None = None
+    quantisation: dict[str, Any] | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if "{question}" not in self.prompt:
+        if self.prompt is not None and "{question}" not in self.prompt:
             raise ValueError(f"model.prompt: expected a text with {{question}} in it, got {self.prompt!r}; add it")
+        if not isinstance(self.chat, bool) and self.chat != "auto":
+            raise ValueError(f"model.chat: expected true, false or auto, got {self.chat!r}")
+        if self.device_map and self.tp_plan:
+            raise ValueError("model: expected device_map or tp_plan, got both; leave one null")
+        for key in ("max_new_tokens", "batch_size"):
+            if type(getattr(self, key)) is not int or getattr(self, key) < 1:
+                raise ValueError(f"model.{key}: expected a whole number above 0, got {getattr(self, key)!r}")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         self.name = self.name or self.id
@@ -67,6 +98,25 @@ class LanguageModel:
         patterns = [f"*{suffix}" for suffix in sorted(CONTENT - {".bin"})]
         try:
             snapshot_download(self.id, revision=self.revision, allow_patterns=patterns, ignore_patterns="consolidated*")
+        except GatedRepoError as error:
+            raise ValueError(
+                f"model.id={self.id}: expected weights that are open to you, got a gated repository; accept its terms "
+                "on its page, then log in with: hf auth login"
+            ) from error
+        except LocalEntryNotFoundError as error:
+            raise ValueError(
+                f"model.id={self.id}: expected a network, or weights fetched before, got neither; "
+                "connect once, or give a folder"
+            ) from error
+        except RevisionNotFoundError as error:
+            raise ValueError(
+                f"model.revision: expected a branch, tag or commit of {self.id}, got {self.revision!r}"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise ValueError(
+                f"model.id: expected a folder or a hub id such as org/name, got {self.id!r}: the hub has none that you "
+                "may see; check the spelling, or log in with: hf auth login"
+            ) from error
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
@@ -89,19 +139,28 @@ class LanguageModel:
             ) from error
 
     def load(self, device: torch.device | str) -> PreTrainedModel:
-        """Load the weights onto `device`, ready for inference.
+        """Load the weights, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
 
         Raises:
             ValueError: the folder or hub entry holds no causal language model.
         """
         try:
-            model = AutoModelForCausalLM.from_pretrained(self.id, dtype=getattr(torch, self.dtype), **self.source())
+            model = AutoModelForCausalLM.from_pretrained(
+                self.id, dtype=getattr(torch, self.dtype), **self._placement(), **self.source()
+            )
+        except ImportError as error:
+            raise ValueError(
+                f"model: expected the packages that device_map and quantisation need, got "
+                f"{' '.join(str(error).split())[:120]}; pip install -c constraints.txt -e '.[quantisation]'"
+            ) from error
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"model.id={self.id}: expected the weights of a causal language model, got none that load ({reason})"
             ) from error
-        return model.eval().requires_grad_(False).to(device)  # type: ignore[arg-type]
+        model = model.eval().requires_grad_(False)
+        placed = self.device_map or self.tp_plan or self.quantisation
+        return model if placed else model.to(device)  # type: ignore[arg-type]
 
     def identity(self) -> dict[str, Any]:
         """What the content of activations depends on, for the cache key: files by digest, or the hub commit."""
@@ -115,19 +174,58 @@ class LanguageModel:
         else:
             config = AutoConfig.from_pretrained(self.id, **self.source())
             source = {"id": self.id, "commit": config._commit_hash}
-        return {"source": source, "dtype": self.dtype}
+        return {"source": source, "dtype": self.dtype} | (
+            {"quantisation": self.quantisation} if self.quantisation else {}
+        )
+
+    def chats(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether prompts are wrapped in the chat template.
+
+        Raises:
+            ValueError: `chat` is true and the tokenizer has no template.
+        """
+        if self.chat is True and not tokenizer.chat_template:
+            raise ValueError(
+                f"model.chat: expected a tokenizer with a chat template, got {self.id} without one; "
+                "set model.chat=false, or auto"
+            )
+        return bool(self.chat and tokenizer.chat_template)
+
+    def stop_text(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """The text that ends an answer, if any."""
+        if self.stop != "auto":
+            return self.stop
+        return None if self.chats(tokenizer) else "\n"
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-        """Token ids of the whole prompt for one question, BOS as the tokenizer or the chat template sets it."""
-        text = self.prompt.replace("{question}", question)
-        if self.chat:
+        """Token ids of the prompt for one question; BOS as tokenizer or chat template set it, but not twice."""
+        chats = self.chats(tokenizer)
+        prompt = self.prompt or ("{question}" if chats else "Q: {question}\nA:")
+        text = prompt.replace("{question}", question)
+        if chats:
             turns = [{"role": "user", "content": text}]
-            return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))  # type: ignore[arg-type]
-        return list(tokenizer(text).input_ids)
+            ids: list[int] = list(
+                tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False, **self.template)  # type: ignore[arg-type]
+            )
+        else:
+            ids = list(tokenizer(text).input_ids)
+            eos = tokenizer.eos_token_id
+            if len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
+                ids.pop()  # a prompt is to be continued
+        while len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+            ids.pop(0)
+        return ids
 
     def source(self) -> dict[str, Any]:
         """Arguments of every `from_pretrained` beside the id."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def _placement(self) -> dict[str, Any]:
+        """Arguments that say on which devices, and in how many bits, weights lie; only those that are given."""
+        given = {"device_map": self.device_map, "tp_plan": self.tp_plan}
+        if self.quantisation:
+            given["quantization_config"] = BitsAndBytesConfig(**self.quantisation)
+        return {key: value for key, value in given.items() if value}
 
     def _require_folder(self) -> None:
         """Refuse a path that does not exist before transformers takes it for a hub id."""

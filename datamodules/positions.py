@@ -1,89 +1,172 @@
-"""Named positions of an example: which token each one is, and whether the example has it."""
+"""Named positions of an example: which tokens each one is, and whether the example has it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-# Offset of each name from an anchor of the example; see `Positions.index`.
-_FROM = {
-    "last_q": ("answer", -1),
-    "first_answer": ("answer", 0),
-    "second_answer": ("answer", 1),
-    "exact_answer_before_first": ("exact_first", -1),
-    "exact_answer_first": ("exact_first", 0),
-    "exact_answer_last": ("exact_last", 0),
-    "exact_answer_after_last": ("exact_last", 1),
-    **{str(-k): ("end", -k) for k in range(8, 0, -1)},
-}
-NAMES = tuple(_FROM)
+from datamodules.spans import covering, decode
+
+PARTS = ("prompt", "answer", "whole", "exact_answer")
+_WORDS = {"first": 0, "before": -1, "last": 0, "after": 1}  # offset from the first token, and from the last
 
 
-@dataclass
+@dataclass(frozen=True)
+class Rule:
+    """One position.
+
+    Attributes:
+        name: of the column.
+        of: the run of tokens that it counts in: `prompt`, `answer` (the stop token included), `whole` (prompt plus
+            answer), or `exact_answer`.
+        at: which of them: a number from 0, or from the end as -1, -2, ..; `first`, `last`; `before` or `after` the
+            run; or `mean` of all of it.
+        offset: tokens further on, or back where below 0.
+        find: a text; the run is then the tokens of this text within `of`.
+        nth: which of several such texts, from 0, or from the end.
+    """
+
+    name: str
+    of: str
+    at: int | str = 0
+    offset: int = 0
+    find: str | None = None
+    nth: int = -1
+
+    def __post_init__(self) -> None:
+        where = f"positions.rules: {self.name}: expected"
+        if self.of not in PARTS:
+            raise ValueError(f"{where} of among {', '.join(PARTS)}; got {self.of!r}")
+        if type(self.at) is not int and self.at not in (*_WORDS, "mean"):
+            raise ValueError(f"{where} at to be a whole number, first, last, before, after or mean; got {self.at!r}")
+        if type(self.offset) is not int or type(self.nth) is not int:
+            raise ValueError(f"{where} offset and nth to be whole numbers, got {self.offset!r} and {self.nth!r}")
+        if self.at == "mean" and self.offset:
+            raise ValueError(f"{where} no offset of a mean, got {self.offset}; leave it out")
+        if self.find is not None and (self.of == "exact_answer" or not self.find):
+            raise ValueError(f"{where} find to be a text in the prompt, the answer or the whole, got {self.find!r}")
+
+    def pick(self, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """First and last token, [N] each, of runs from `first` to `last` [N]; what lies outside is not yet judged."""
+        if self.at == "mean":
+            return first, last
+        if isinstance(self.at, str):
+            at = (first if self.at in ("first", "before") else last) + _WORDS[self.at]
+        else:
+            at = first + self.at if self.at >= 0 else last + 1 + self.at
+        return at + self.offset, at + self.offset
+
+
 class Positions:
     """An ordered choice of named positions, the columns of the heatmap.
 
-    Attributes:
-        names: from `NAMES`; -8 to -1 count from the end of prompt plus answer, the stop token included.
-        into_prompt: let positions counted from the end, or the one before the exact answer, fall on prompt tokens,
-            as the study's own code does. Otherwise they are invalid there.
+    Args:
+        rules: a `Rule` each, or its attributes by name.
+        into_prompt: let positions of the answer or the exact answer fall on prompt tokens, as the study's own code
+            does. Otherwise they are invalid there.
     """
 
-    names: Sequence[str]
-    into_prompt: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.names, str):
-            raise ValueError(f"positions.names: expected a list of names, got {self.names!r}; write [{self.names}]")
-        self.names = [str(name) for name in self.names]
-        unknown = [name for name in self.names if name not in _FROM]
-        if unknown:
-            raise ValueError(f"positions.names: expected names among {', '.join(NAMES)}; got {', '.join(unknown)}")
+    def __init__(self, rules: Sequence[Rule | Mapping[str, Any]], into_prompt: bool = False) -> None:
+        if isinstance(rules, str | Mapping) or not all(isinstance(rule, Rule | Mapping) for rule in rules):
+            raise ValueError(
+                f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
+            )
+        self.rules = [rule if isinstance(rule, Rule) else _rule(rule) for rule in rules]
+        self.into_prompt = into_prompt
         if not self.names or len(set(self.names)) < len(self.names):
-            raise ValueError(f"positions.names: expected different names, at least one; got {self.names}")
+            raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}")
 
-    def index(
-        self, prompt_lengths: Sequence[int], answer_lengths: Sequence[int], spans: Sequence[tuple[int, int] | None]
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        return [rule.name for rule in self.rules]
+
+    @property
+    def need_exact_answers(self) -> bool:
+        """Whether any column counts from the exact answer."""
+        return any(rule.of == "exact_answer" for rule in self.rules)
+
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        spans: Sequence[tuple[int, int] | None],
     ) -> tuple[Tensor, Tensor]:
-        """Resolve every name for N examples.
+        """Resolve every rule for N examples.
 
         Args:
-            prompt_lengths: [N] tokens of each prompt.
-            answer_lengths: [N] tokens of each answer, the stop token included.
+            tokenizer: what the ids belong to.
+            prompts: [N] token ids of each prompt.
+            answers: [N] token ids of each answer, the stop token included.
             spans: [N] first and last token of the exact answer, counted within the answer; None where there is none.
 
         Returns:
-            index [N, T] int64 into prompt plus answer, 0 where invalid; valid [N, T] bool. A position that an example
-            does not have is invalid there, never another token.
+            tokens [N, T, 2] int64, first and last token in prompt plus answer, 0 where invalid; they differ where a
+            rule takes a mean. valid [N, T] bool. A position that an example does not have is invalid there, never
+            another token.
         """
-        prompt, answer = torch.tensor(prompt_lengths), torch.tensor(answer_lengths)
-        has_span = torch.tensor([span is not None for span in spans])
-        first, last = torch.tensor([span or (0, 0) for span in spans]).unbind(1)
-        anchors = {"answer": prompt, "exact_first": prompt + first, "exact_last": prompt + last, "end": prompt + answer}
-        index, valid = [], []
-        for name in self.names:
-            anchor, offset = _FROM[name]
-            at = anchors[anchor] + offset
-            earliest = torch.zeros_like(prompt) if self.into_prompt or name == "last_q" else prompt
-            here = (at >= earliest) & (at < prompt + answer)
-            if anchor.startswith("exact"):
-                here &= has_span
-            index.append(torch.where(here, at, 0))
+        prompt, answer = torch.tensor([len(ids) for ids in prompts]), torch.tensor([len(ids) for ids in answers])
+        whole, zero = prompt + answer, torch.zeros_like(prompt)
+        exact = torch.tensor([span or (1, 0) for span in spans]) + prompt[:, None]  # nothing: ends before it begins
+        runs = {
+            "prompt": (zero, prompt - 1),
+            "answer": (prompt, whole - 1),
+            "whole": (zero, whole - 1),
+            "exact_answer": (exact[:, 0], exact[:, 1]),
+        }
+        tokens, valid = [], []
+        for rule in self.rules:
+            first, last = runs[rule.of]
+            if rule.find is not None:
+                texts = {"prompt": prompts, "answer": answers}.get(rule.of)
+                texts = texts or [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
+                found = torch.tensor([_found(tokenizer, ids, rule) or (1, 0) for ids in texts])
+                first, last = first + found[:, 0], first + found[:, 1]
+            lower = zero if self.into_prompt or rule.of in ("prompt", "whole") else prompt
+            upper = prompt if rule.of == "prompt" else whole
+            start, stop = rule.pick(first, last)
+            here = (first <= last) & (start >= lower) & (stop < upper)
+            tokens.append(torch.where(here[:, None], torch.stack((start, stop), 1), 0))
             valid.append(here)
-        return torch.stack(index, 1), torch.stack(valid, 1)
+        return torch.stack(tokens, 1), torch.stack(valid, 1)
 
 
-def coincidence(index: Tensor, valid: Tensor) -> Tensor:
-    """Share of examples having both positions in which the two are one token.
+def _rule(attributes: Mapping[str, Any]) -> Rule:
+    given: dict[str, Any] = {str(key): value for key, value in attributes.items()}
+    try:
+        given["name"] = str(given["name"])
+        return Rule(**given)
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"positions.rules: expected name, of, and what it needs of at, offset, find and nth; got {', '.join(given)}"
+        ) from None
+
+
+def _found(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rule) -> tuple[int, int] | None:
+    """First and last token of the text that a rule names, special tokens counting as text."""
+    assert rule.find is not None
+    text = decode(tokenizer, ids, special=True)
+    starts = [at for at in range(len(text)) if text.startswith(rule.find, at)]
+    if not -len(starts) <= rule.nth < len(starts):
+        return None
+    start = starts[rule.nth]
+    return covering(tokenizer, ids, (start, start + len(rule.find)), special=True)
+
+
+def coincidence(tokens: Tensor, valid: Tensor) -> Tensor:
+    """Share of examples having both positions in which the two are the same.
 
     Args:
-        index: [N, T] int64.
+        tokens: [N, T, 2] int64.
         valid: [N, T] bool.
 
     Returns:
         [T, T] float64, NaN where no example has both.
     """
     both = valid[:, :, None] & valid[:, None, :]
-    same = both & (index[:, :, None] == index[:, None, :])
+    same = both & (tokens[:, :, None] == tokens[:, None, :]).all(-1)
     return same.sum(0).double() / both.sum(0).double()

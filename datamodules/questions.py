@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class Question:
         answers: gold answer and its aliases; any of them makes an answer right.
         kind: relation or category, for tables of accuracy by kind.
         pattern: regular expression whose first match in an answer is its exact answer, right or wrong; empty: none.
+        options: what the question lets one choose from, the gold answer among them; empty: none.
     """
 
     id: str
@@ -28,6 +30,7 @@ class Question:
     answers: tuple[str, ...]
     kind: str = ""
     pattern: str = ""
+    options: tuple[str, ...] = ()
 
 
 @dataclass
@@ -39,9 +42,9 @@ class CsvQuestions:
         question: column with the question.
         answer: column with the gold answer.
         group: column whose equal values stay on one side of a split; the folded question by default.
-        pattern: regular expression whose first match in an answer is its exact answer, right or wrong alike. Without
-            one only right answers have an exact answer (the gold one), which makes the four exact-answer columns
-            empty of wrong answers.
+        pattern: regular expression whose first match in an answer is its exact answer, right or wrong alike, for
+            `spans=rule`.
+        options: columns with what the question lets one choose from, for `spans.rule=options`.
         limit: keep this many questions, drawn at random; all by default.
         seed: of the draw.
         name: shown to people; the file's name by default.
@@ -52,6 +55,7 @@ class CsvQuestions:
     answer: str = "answer"
     group: str | None = None
     pattern: str = ""
+    options: Sequence[str] = ()
     limit: int | None = None
     seed: int = 0
     name: str = ""
@@ -71,7 +75,7 @@ class CsvQuestions:
         Raises:
             ValueError: no such file, an empty one, or one without a named column.
         """
-        columns = [column for column in (self.question, self.answer, self.group) if column]
+        columns = [column for column in (self.question, self.answer, *self.options, self.group) if column]
         try:
             table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
         except FileNotFoundError:
@@ -84,7 +88,7 @@ class CsvQuestions:
         if absent:
             raise ValueError(
                 f"dataset: expected column {', '.join(absent)} in {self.path}, got {', '.join(table.columns)}; "
-                "set dataset.question, dataset.answer or dataset.group"
+                "set dataset.question, dataset.answer, dataset.options or dataset.group"
             )
         if not isinstance(table.index, pd.RangeIndex):
             raise ValueError(
@@ -93,11 +97,12 @@ class CsvQuestions:
             )
         # Rows of one question become one: its gold answers are all right, and it stands on one side of a split.
         merged: dict[str, dict[str, Any]] = {}
-        for text, gold, *group in table[columns].itertuples(index=False):
+        for text, gold, *others in table[columns].itertuples(index=False):
             folded = " ".join(text.casefold().split())
             if folded and gold.strip():
-                row = merged.setdefault(folded, {"text": text, "gold": {}, "group": "".join(group).strip() or folded})
-                row["gold"][gold] = None
+                options, group = others[: len(self.options)], others[len(self.options) :]
+                new = {"text": text, "gold": {}, "options": options, "group": "".join(group).strip() or folded}
+                merged.setdefault(folded, new)["gold"][gold] = None
         rows = list(merged.values())
         if not rows:
             raise ValueError(f"dataset.path: expected rows with a question and an answer, got none in {self.path}")
@@ -110,6 +115,7 @@ class CsvQuestions:
                 text=row["text"],
                 answers=tuple(row["gold"]),
                 pattern=self.pattern,
+                options=tuple(row["options"]),
             )
             for i, row in enumerate(rows)
         ]

@@ -4,28 +4,12 @@ Indices come from decoding the stored ids token by token, never from tokenising 
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character that later tokens complete
-
-
-def exact_answer(answer: str, gold: Sequence[str], pattern: str = "") -> tuple[int, int] | None:
-    """Find the words of an answer whose change would change the verdict.
-
-    Args:
-        answer: answer text.
-        gold: gold answers; the first that occurs is taken where there is no pattern.
-        pattern: regular expression whose first match is taken, right or wrong, without a look at the gold answer.
-
-    Returns:
-        first character and one past the last, or None. Without a pattern a wrong answer has none.
-    """
-    if pattern:
-        match = re.search(pattern, answer)
-        return match.span() if match and match.group() else None
-    return next((span for words in gold if (span := find(answer, words))), None)
 
 
 def find(text: str, words: str) -> tuple[int, int] | None:
@@ -40,26 +24,9 @@ def find(text: str, words: str) -> tuple[int, int] | None:
     return (origin[match.start()], origin[match.end() - 1] + 1) if match else None
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Text of ids as they stand: no special tokens, no blanks tidied away."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """Decode ids one by one.
-
-    Returns:
-        the text, and for each id the range of characters it adds, end exclusive. Every token that carries bytes of one
-        character has that character in its range; special tokens add none.
-    """
-
-    ranges, done = [], 0
-    for k in range(1, len(ids) + 1):
-        text = decode(tokenizer, ids[:k])
-        finished = len(text.rstrip(UNFINISHED))
-        ranges.append((done, max(finished, done + 1) if len(text) > finished else finished))
-        done = max(done, finished)
-    return decode(tokenizer, ids), ranges
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], special: bool = False) -> str:
+    """Text of ids as they stand: no blanks tidied away, and no special tokens unless asked for."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
 
 
 def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_answer: str) -> tuple[int, int] | None:
@@ -80,9 +47,31 @@ def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_
 
 
 def covering(
-    tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], span: tuple[int, int]
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], span: tuple[int, int], special: bool = False
 ) -> tuple[int, int] | None:
-    """First and last token whose text overlaps a range of characters of the decoded answer; None where none does."""
-    _, ranges = token_ranges(tokenizer, answer_ids)
-    hits = [i for i, (start, end) in enumerate(ranges) if start < span[1] and end > span[0]]
-    return (hits[0], hits[-1]) if hits else None
+    """First and last token whose text overlaps a range of characters of the decoded ids; None where none does.
+
+    `special` says whether the characters are those of a text with special tokens.
+    """
+    # Texts of longer and longer beginnings only grow, so the two ends are found by halving.
+    first = bisect_left(range(len(ids)), True, key=lambda i: _range(tokenizer, ids, i, special)[1] > span[0])
+    last = bisect_left(range(len(ids)), True, key=lambda i: _range(tokenizer, ids, i, special)[0] >= span[1]) - 1
+    return (first, last) if first <= last else None
+
+
+def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+    """Decode ids one by one.
+
+    Returns:
+        the text, and for each id the range of characters it adds, end exclusive. Every token that carries bytes of one
+        character has that character in its range; special tokens add none.
+    """
+    return decode(tokenizer, ids), [_range(tokenizer, ids, i, False) for i in range(len(ids))]
+
+
+def _range(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, special: bool) -> tuple[int, int]:
+    """Characters that token i adds to what stands before it, a character that it only begins or continues included."""
+    start = len(decode(tokenizer, ids[:i], special).rstrip(UNFINISHED))
+    text = decode(tokenizer, ids[: i + 1], special)
+    end = len(text.rstrip(UNFINISHED))
+    return start, end + (len(text) > end)

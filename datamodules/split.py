@@ -23,6 +23,8 @@ class GroupSplit:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if type(self.seed) is not int or self.seed < 0:
+            raise ValueError(f"split.seed: expected a whole number of at least 0, got {self.seed!r}")
         if not (self.val > 0 and self.test > 0 and self.val + self.test < 1):
             raise ValueError(
                 f"split: expected val and test above 0 and together below 1, got val={self.val}, test={self.test}"

@@ -12,25 +12,24 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NoReturn
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules import answers as answers_stage
 from datamodules import capture as capture_stage
 from datamodules.answers import Answer, generate_answers
+from datamodules.batches import Batches
 from datamodules.cache import CacheEntry
 from datamodules.capture import capture, check_finite
 from datamodules.language_model import LanguageModel
-from datamodules.positions import Positions
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class LanguageModelStages:
     def __enter__(self) -> "LanguageModelStages":
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
         self._threads = torch.get_num_threads()
-        _, width = self.depth_and_width
+        width = self.config.hidden_size
         torch.set_num_threads(1 if width < THREADED_WIDTH else len(os.sched_getaffinity(0)))
         return self
 
@@ -72,38 +71,49 @@ class LanguageModelStages:
         return self.model.load(self.device)
 
     @cached_property
-    def depth_and_width(self) -> tuple[int, int]:
-        """Number of blocks and width of the residual stream, from the configuration alone."""
-        config = AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config()
-        return config.num_hidden_layers, config.hidden_size
+    def config(self) -> PretrainedConfig:
+        """Configuration of the language part."""
+        return AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config(decoder=True)
 
-    def answers(self, ids: Sequence[str], questions: Sequence[str]) -> list[Answer]:
-        """Greedy answers to N question texts, in order, from the cache where it has them.
+    def prompts(self, questions: Sequence[str], asked: LanguageModel | None = None) -> list[list[int]]:
+        """Token ids of the prompts for N question texts; `asked` is the model asked in another way."""
+        return [(asked or self.model).encode(self.tokenizer, question) for question in questions]
+
+    def answers(
+        self, ids: Sequence[str], prompts: Sequence[list[int]], asked: LanguageModel | None = None
+    ) -> list[Answer]:
+        """Greedy answers to N prompts, in order, from the cache where it has them.
+
+        Args:
+            ids: [N] names of the examples, for messages.
+            prompts: [N] token ids.
+            asked: the model with other limits on its answers.
 
         Raises:
             ValueError: the model computed something that is not finite; names layer, position and example by its id.
         """
-        prompts = [self.model.encode(self.tokenizer, question) for question in questions]
+        asked = asked or self.model
+        stop = asked.stop_text(self.tokenizer)
         content = {
             "stage": "answers",
             "version": answers_stage.VERSION,
             "model": self.identity,
             "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
-            "decoding": {"greedy": True, "max_new_tokens": self.model.max_new_tokens, "stop": self.model.stop},
+            "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
         }
         entry = CacheEntry(self.cache_root, "answers", content, _shards(len(prompts)))
+        batches = Batches(asked.batch_size)
 
         def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
             made: dict[int, Answer] = {}
-            for batch in _by_length(rows, [len(prompts[i]) for i in rows], self.model.batch_size):
-                batch_answers = generate_answers(
-                    self.network,
-                    self.tokenizer,
-                    [prompts[i] for i in batch],
-                    self.model.max_new_tokens,
-                    self.model.stop,
-                )
-                for i, answer in zip(batch, batch_answers, strict=True):
+            for batch, answered in batches.run(
+                rows,
+                [len(prompts[i]) for i in rows],
+                lambda batch: generate_answers(
+                    self.network, self.tokenizer, [prompts[i] for i in batch], asked.max_new_tokens, stop
+                ),
+            ):
+                for i, answer in zip(batch, answered, strict=True):
                     if not all(map(math.isfinite, answer.logprobs)):
                         self._refuse(prompts[i], ids[i])
                     made[i] = answer
@@ -112,7 +122,7 @@ class LanguageModelStages:
             pq.write_table(pa.Table.from_pylist([asdict(made[i]) for i in rows]), buffer)
             return {_shard_name(rows, "parquet"): buffer.getvalue()}
 
-        longest = max(map(len, prompts)) + self.model.max_new_tokens
+        longest = max(map(len, prompts)) + asked.max_new_tokens
         self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
         return [Answer(**row) for path in found for row in pq.read_table(path).to_pylist()]
@@ -121,61 +131,84 @@ class LanguageModelStages:
         self,
         ids: Sequence[str],
         answers: Sequence[Answer],
-        positions: Positions,
-        index: Tensor,
+        names: Sequence[str],
+        tokens: Tensor,
         valid: Tensor,
-        site: str,
+        sites: Sequence[str],
         layers: Sequence[int],
     ) -> CacheEntry:
-        """Activations of N examples at the tokens `index` [N, T], in shards of bfloat16 `h [T, n, D]`, a file a layer.
+        """Activations of N examples at `tokens` [N, T, 2], in shards of bfloat16 `h [T, n, D]`, a file a layer.
 
-        Zero where `valid` [N, T] is false.
+        Zero where `valid` [N, T] is false. What several sites lack is read in one forward; each has an entry of its
+        own, and that of the first is returned.
 
         Raises:
             ValueError: an activation that is not finite.
         """
-        _, width = self.depth_and_width
         sequences = [answer.prompt_ids + answer.answer_ids for answer in answers]
         content = {
             "stage": "activations",
             "version": capture_stage.VERSION,
             "model": self.identity,
             "sequences": hashlib.sha256(repr(sequences).encode()).hexdigest(),
-            "index": hashlib.sha256(repr(index.tolist()).encode()).hexdigest(),
+            "tokens": hashlib.sha256(repr(tokens.tolist()).encode()).hexdigest(),
             "valid": hashlib.sha256(repr(valid.tolist()).encode()).hexdigest(),
-            "positions": list(positions.names),
-            "site": site,
+            "positions": list(names),
             "layers": layers,
             "store": "bfloat16",
         }
-        entry = CacheEntry(self.cache_root, "activations", content, _shards(len(sequences)))
+        shards = _shards(len(sequences))
+        entries = {site: CacheEntry(self.cache_root, "activations", content | {"site": site}, shards) for site in sites}
+        batches = Batches(self.model.batch_size)
 
-        def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
-            acts: Tensor | None = None
-            for batch in _by_length(rows, [len(sequences[i]) for i in rows], self.model.batch_size):
-                read = capture(self.network, [sequences[i] for i in batch], index[batch], site, layers)
-                read = read.masked_fill(~valid[batch][:, None, :, None].to(read.device), 0)
-                check_finite(read, layers, positions.names, [ids[i] for i in batch])
-                if acts is None:
-                    acts = torch.empty(len(layers), index.shape[1], len(rows), read.shape[-1], dtype=torch.bfloat16)
-                acts[:, :, [i - rows.start for i in batch]] = read.permute(1, 2, 0, 3).to("cpu", torch.bfloat16)
+        def read(rows: range, wanted: Sequence[str], advance: Callable[[int], None]) -> dict[str, dict[str, bytes]]:
+            acts: dict[str, Tensor] = {}
+            for batch, captured in batches.run(
+                rows,
+                [len(sequences[i]) for i in rows],
+                lambda batch: capture(self.network, [sequences[i] for i in batch], tokens[batch], wanted, layers),
+            ):
+                for site, h in captured.items():
+                    h = h.masked_fill(~valid[batch][:, None, :, None].to(h.device), 0)
+                    check_finite(h, layers, names, [ids[i] for i in batch])
+                    if site not in acts:
+                        acts[site] = torch.empty(len(layers), len(names), len(rows), h.shape[-1], dtype=torch.bfloat16)
+                    acts[site][:, :, [i - rows.start for i in batch]] = h.permute(1, 2, 0, 3).to("cpu", torch.bfloat16)
                 advance(len(batch))
-            assert acts is not None
             return {
-                f"layer={layer:02d}/{_shard_name(rows, 'safetensors')}": save({"h": acts[i]})
-                for i, layer in enumerate(layers)
+                site: {
+                    f"layer={layer:02d}/{_shard_name(rows, 'safetensors')}": save({"h": h[i]})
+                    for i, layer in enumerate(layers)
+                }
+                for site, h in acts.items()
             }
 
-        # The down projection's input is wider than the stream; four times is the usual most.
-        bytes_each = 2 * len(layers) * index.shape[1] * width * (4 if site == "mlp_post" else 1)
-        self._run(entry, "activations", len(sequences), bytes_each, make)
-        return entry
+        def make(site: str, rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
+            shard = rows.start // SHARD
+            also = [other for other, entry in entries.items() if other != site and shard in entry.missing()]
+            files = read(rows, [site, *also], advance)
+            for other in also:
+                entries[other].offer(shard, files[other])
+            return files[site]
+
+        for k, (site, entry) in enumerate(entries.items()):
+            width = sum(map(self._width, list(entries)[k:]))
+            self._run(entry, site, len(sequences), 2 * len(layers) * len(names) * width, partial(make, site))
+        return entries[sites[0]]
+
+    def _width(self, site: str) -> int:
+        """Numbers of a site for one token and layer, as far as the configuration tells."""
+        width = self.config.hidden_size
+        if site == "z":
+            heads = self.config.num_attention_heads
+            return heads * (getattr(self.config, "head_dim", None) or width // heads)
+        return getattr(self.config, "intermediate_size", 4 * width) if site == "mlp_post" else width
 
     def _refuse(self, prompt: Sequence[int], example: str) -> NoReturn:
         """Say where the numbers of a prompt stop being finite."""
-        depth, _ = self.depth_and_width
-        acts = capture(self.network, [prompt], torch.tensor([[len(prompt) - 1]]), "resid_post", range(depth))
-        check_finite(acts, range(depth), ["last_q"], [example])
+        layers, last = range(self.config.num_hidden_layers), len(prompt) - 1
+        acts = capture(self.network, [prompt], torch.tensor([[[last, last]]]), ["resid_post"], layers)
+        check_finite(acts["resid_post"], layers, ["last_q"], [example])
         raise ValueError(
             f"answers: expected finite log-probabilities, got others for example {example}; try another dtype"
         )
@@ -237,10 +270,3 @@ def _rows(shard: int, n: int) -> range:
 
 def _shard_name(rows: range, suffix: str) -> str:
     return f"shard-{rows.start // SHARD:05d}.{suffix}"
-
-
-def _by_length(rows: range, lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Cut rows into batches of similar length, so that little of a batch is padding."""
-    order = np.argsort(lengths, kind="stable") + rows.start
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size].tolist()

@@ -2,6 +2,7 @@
 
 from probes.auc_map import AUCMap
 from probes.auroc import GridAUROC, auroc, auroc_variance, auroc_with_variance
+from probes.coincidence import Coincidence
 from probes.exact_grid import LogisticGrid
 from probes.grid import ProbeGrid
 from probes.heatmap import Heatmap
@@ -12,6 +13,7 @@ from probes.report import Report, load_probes
 
 __all__ = [
     "AUCMap",
+    "Coincidence",
     "GridAUROC",
     "Heatmap",
     "LinearGrid",

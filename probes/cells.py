@@ -17,8 +17,11 @@ def aligned(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bo
         labels and valid as bool [K, C, N] on the device of acts, and whether the caller gave label sets.
 
     Raises:
-        ValueError: shapes that do not fit, labels other than 0 and 1, valid that is not bool.
+        ValueError: what is no tensor, shapes that do not fit, labels other than 0 and 1, valid that is not bool.
     """
+    for name, given in (("acts", acts), ("labels", labels)) + ((("valid", valid),) if valid is not None else ()):
+        if not isinstance(given, Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor, got {type(given).__name__}; torch.as_tensor makes one")
     if acts.ndim != 3 or not acts.is_floating_point():
         raise ValueError(f"acts must be floating [C, N, D], got {acts.dtype} {list(acts.shape)}")
     C, N, D = acts.shape

@@ -79,7 +79,11 @@ class LogisticGrid(ExactGrid):
         self.path = PATH if l2 == "auto" else [l2] if isinstance(l2, int | float) else l2
         if isinstance(self.path, str) or not self.path or not all(value > 0 for value in self.path):
             raise ValueError(f"probe.l2: expected a number above 0, a list of such, or auto; got {l2}")
+        if not isinstance(standardize, bool):
+            raise ValueError(f"probe.standardize: expected true or false, got {standardize!r}")
         self.standardize, self.tol, self.max_iter = standardize, tol, max_iter
+        penalty = f"l2 = {self.path[0]:g}" if len(self.path) == 1 else "l2 by cross-validation"
+        self.described = f"logistic, {penalty}" + (", standardised" if standardize else "")
 
     def on_train_epoch_start(self) -> None:
         """Start from nothing."""
@@ -112,5 +116,9 @@ class LogisticGrid(ExactGrid):
             "cells": {reason: count for reason, count in zip(REASONS, counts, strict=True) if count},
         }
         short = counts[REASONS.index("max_iter reached")] + counts[REASONS.index("beyond float64")]
+        if len(self.path) > 1:
+            for end, value in (("weakest", min(self.path)), ("strongest", max(self.path))):
+                if chosen := int((penalty == value).sum()):
+                    self.print(f"{chosen} of {penalty.numel()} cells took the {end} penalty, {value:g}")
         if short:
             self.print(f"{short} cells stopped within {self.max_iter} steps, short of the optimum")

@@ -17,8 +17,10 @@ class ProbeGrid(pl.LightningModule):
     The shape of the grid comes from the datamodule's `card`, or from the checkpoint when one is loaded. `weight`
     [L, T, D] and `bias` [L, T] are float32, NaN in cells that could not be fitted. After validation and test, `maps`
     holds an `AUCMap` under `val` and `test`, the same on every rank. `fitted` is what summary.json says about the fit:
-    JSON-ready, the same on every rank.
+    JSON-ready, the same on every rank. `described` is what stands over the map.
     """
+
+    described: str
 
     def __init__(self) -> None:
         super().__init__()

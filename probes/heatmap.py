@@ -69,7 +69,7 @@ class Heatmap(pl.Callback):
     def _write(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         if not trainer.is_global_zero:
             return
-        figure = draw(pl_module.maps[split], *caption(pl_module.card, split))
+        figure = draw(pl_module.maps[split], *caption(pl_module.card, pl_module.described, split))
         pictures = [self.folder / f"heatmap.{kind}" for kind in UNDATED]
         if trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1:
             pictures.append(self.folder / "epochs" / f"{trainer.current_epoch:03}.png")
@@ -90,11 +90,11 @@ class Heatmap(pl.Callback):
                 add_figure(f"heatmap/{split}", figure, trainer.global_step, close=False)
 
 
-def caption(card: dict[str, Any], split: str) -> tuple[str, str]:
-    """Title and subtitle of a map: what was read and where; then model, site, split, its examples and base rate."""
+def caption(card: dict[str, Any], probe: str, split: str) -> tuple[str, str]:
+    """Title and subtitle of a map: what was read and where; model, site, probe, split, its examples and base rate."""
     n, n_positive = card["split"][split]["n"], card["split"][split]["n_positive"]
     base_rate = f"{n_positive / n:.0%}" if n else "none"
-    fields = [card["model"], card["site"], f"{split} split", f"n = {n:,}", f"base rate {base_rate}"]
+    fields = [card["model"], card["site"], probe, f"{split} split", f"n = {n:,}", f"base rate {base_rate}"]
     return (
         f"Where {card['target']} can be read: {card['dataset']}",
         "  ·  ".join(field.replace(" ", "\N{NO-BREAK SPACE}") for field in fields),  # a line breaks between fields
@@ -121,7 +121,7 @@ def draw(auc_map: AUCMap, title: str, subtitle: str) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
         FigureCanvasAgg(figure)
-        # axes in inches until _fit knows how much room their labels take
+        # axes in inches until fit_to_labels knows how much room their labels take
         axes = figure.add_axes((0, 0, 1, 1))
         bar = figure.add_axes((1 + 0.22 / width, 0, 0.16 / width, 1))
         sns.heatmap(
@@ -142,7 +142,7 @@ def draw(auc_map: AUCMap, title: str, subtitle: str) -> Figure:
         _write_header(axes, title, subtitle, width + 0.6)
         if not readable.all():
             _hatch(axes, ~readable)
-        _fit(figure, pad=0.15)
+        fit_to_labels(figure, pad=0.15)
     return figure
 
 
@@ -219,7 +219,7 @@ def _hatch(axes: Axes, unreadable: Any) -> None:
     )
 
 
-def _fit(figure: Figure, pad: float) -> None:
+def fit_to_labels(figure: Figure, pad: float) -> None:
     """Resize the figure to what is drawn plus ``pad`` inches, each axes keeping its size: no label can be cut off."""
     box = figure.get_tightbbox()  # inches
     width, height = (math.ceil((side + 2 * pad) * 100) / 100 for side in box.size)

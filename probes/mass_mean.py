@@ -105,7 +105,10 @@ class MassMeanGrid(ExactGrid):
     def __init__(self, whiten: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if not isinstance(whiten, bool):
+            raise ValueError(f"probe.whiten: expected true or false, got {whiten!r}")
         self.whiten = whiten
+        self.described = "mass mean, whitened" if whiten else "mass mean"
 
     def solve(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Fit by `fit_mass_mean`."""

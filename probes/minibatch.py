@@ -66,9 +66,10 @@ class MinibatchGrid(ProbeGrid):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])  # code does not belong in a checkpoint
-        if not 0 < l2 < float("inf"):
-            raise ValueError(f"probe.l2: expected a number above 0, got {l2}")
+        if not isinstance(l2, int | float) or not 0 < l2 < float("inf"):
+            raise ValueError(f"probe.l2: expected a number above 0, got {l2}; auto and lists are for probe=logistic")
         self.l2, self.optimizer, self.scheduler = l2, optimizer, scheduler
+        self.described = f"linear by mini-batches, l2 = {l2:g}"
 
     @abstractmethod
     def logits(self, z: Tensor) -> Tensor:
@@ -240,9 +241,10 @@ class MLPGrid(MinibatchGrid):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(l2, optimizer, scheduler)
-        if hidden < 1:
-            raise ValueError(f"probe.hidden: expected at least 1, got {hidden}")
+        if type(hidden) is not int or hidden < 1:
+            raise ValueError(f"probe.hidden: expected a whole number of at least 1, got {hidden}")
         self.hidden = hidden
+        self.described = f"mlp, {hidden} hidden, l2 = {self.l2:g}"
 
     def make_parameters(self, L: int, T: int, D: int) -> None:
         """Start at random, so that hidden units differ, with sums of variance about one in both layers."""

@@ -28,6 +28,9 @@ LEFT = 1e-7  # most that may be left by a direction solved only roughly: what th
 LAST_STEPS = 6  # steps that change nothing any more; where these do not suffice, rounding has spoilt the directions
 # Of the sweeps:
 FAR = 0.04  # an error from which directions take more products than factoring the Hessian is worth
+STALE = (
+    40  # products of one direction that a factored Hessian is made anew for; made so just now, it is the best there is
+)
 
 
 @np.errstate(all="ignore")  # what overflows shows in the outcome
@@ -79,7 +82,7 @@ def newton_steps(
     penalty[0] = 0.0
     work = np.empty((2, len(w)), np.float64 if X.dtype == np.float64 else np.float32)
     gradient, moved, accuracy, still, steps, converged = np.empty(len(w)), error, 1.0, 0, 0, False
-    factor = np.zeros((0, 0), np.float32)
+    factor, far, products, most = np.zeros((0, 0), np.float32), error > FAR and len(X) > X.shape[1], 0, STALE
     while True:
         logit = border @ v
         evaluate(rows.stored, rows.centre, w / rows.scale, s, logit, gradient)
@@ -101,11 +104,18 @@ def newton_steps(
             block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
         except np.linalg.LinAlgError:  # nothing left to bend, or heavy columns alike
             break
-        if steps == 0 and error > FAR and len(X) > X.shape[1]:
+        fresh = far and (steps == 0 or products >= most)
+        if fresh:
             factor = factored_hessian(rows, curvature, l2, penalty)
+            far = len(factor) > 0
         hessian = Hessian(X, rows.mean, border, curvature, l2, penalty, block, factor)
         rough = min(0.1, LEFT / max(moved, LEFT))
-        dw, dv, dlogit, accuracy = direction(hessian, g, g_border, min(0.1, moved), rough, 0.5 * tol, work)
+        limit = most if len(factor) else 3 * len(X)
+        dw, dv, dlogit, accuracy, products = direction(
+            hessian, g, g_border, min(0.1, moved), rough, 0.5 * tol, limit, work
+        )
+        if fresh and products >= limit:
+            most = 3 * len(X)
         if not np.isfinite(dlogit).all():
             break
         slope, bend = l2 * (w @ dw) + (penalty * v) @ dv, l2 * (dw @ dw) + (penalty * dv) @ dv
@@ -149,38 +159,47 @@ class Solution(NamedTuple):
 
 @compiled
 def direction(
-    hessian: Hessian, g: NDArray, g_border: NDArray, relative: float, rough: float, absolute: float, work: NDArray
-) -> tuple[NDArray, NDArray, NDArray, float]:
+    hessian: Hessian,
+    g: NDArray,
+    g_border: NDArray,
+    relative: float,
+    rough: float,
+    absolute: float,
+    most: int,
+    work: NDArray,
+) -> tuple[NDArray, NDArray, NDArray, float, int]:
     """Conjugate gradients on H (dw, dv) = -(g, g_border): dw [D], dv [1 + m] and what they do to the logits [n].
 
     They begin and end with a step along the border alone, where sweeps leave most of the gradient, and stop between
-    these once the residual is down to `relative` of itself, or to `absolute` and `rough` of itself; which share it was
-    is returned last. `work` [2, D] is room for passes over the rows, in their dtype.
+    these once the residual is down to `relative` of itself, or to `absolute` and `rough` of itself, or after `most`
+    products; which share it was, and how many products, are returned last. `work` [2, D] is room for passes over the
+    rows, in their dtype.
     """
     D, (n, m) = len(g), hessian.border.shape
     solution = Solution(np.zeros(D), np.zeros(m), np.zeros(n), -g, -g_border)
     r, r_border = solution.r, solution.r_border
     p, p_border, z, z_border = np.zeros(D), np.zeros(m), np.zeros(D), np.zeros(m)
-    rho, goal, aim = 0.0, 0.0, 0.0
+    rho, first, aim, products = 0.0, 0.0, 0.0, 0
     step_along_border(hessian, solution, work)
-    for iteration in range(3 * n):
+    while products < most:
         before = rho
         precondition(hessian, r, r_border, z, z_border)
         rho = (r * z).sum() + (r_border * z_border).sum()
-        if iteration == 0:
+        if products == 0:
             start = math.sqrt((r * r).sum() + hessian.l2 * (r_border * z_border).sum())
             aim = max(relative, min(rough, absolute / max(start, 1e-300)))
-            goal = aim**2 * rho
-        elif rho <= goal:
+            first = rho
+        elif rho <= aim**2 * first:
             break
-        beta = rho / before if iteration > 0 else 0.0
+        beta = rho / before if products > 0 else 0.0
         p *= beta
         p += z
         p_border *= beta
         p_border += z_border
         step_along(hessian, p, p_border, rho, solution, work)
+        products += 1
     step_along_border(hessian, solution, work)
-    return solution.dw, solution.dv, solution.dlogit, aim
+    return solution.dw, solution.dv, solution.dlogit, max(aim, math.sqrt(rho / max(first, 1e-300))), products
 
 
 @compiled

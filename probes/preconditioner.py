@@ -44,6 +44,7 @@ def factored_hessian(rows: Rows, curvature: NDArray, l2: float, penalty: NDArray
             stop = start + COLUMNS
             H[start:stop, :stop].addmm_(A[:, start:stop].T, A[:, :stop])  # what lies below the diagonal is all it takes
     H.diagonal()[:D] += l2 + (left_out[first - 1] if first else 0.0)
+    H[D:, D:] = Z.T @ (torch.from_numpy(curvature)[:, None] * Z)  # of every row: what is heavy has no mean to count by
     H.diagonal()[D:] += torch.from_numpy(penalty)
     L, failed = torch.linalg.cholesky_ex(H)
     return np.zeros((0, 0), np.float32) if failed or not L.isfinite().all() else L.contiguous().numpy()

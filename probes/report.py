@@ -62,7 +62,7 @@ class Report(pl.Callback):
         card, auc_map = pl_module.card, pl_module.maps["test"]
         # names are data: no markup in them, and no colour of rich's own choosing
         console = Console(markup=False, emoji=False, highlight=False)
-        title, subtitle = caption(card, "test")
+        title, subtitle = caption(card, pl_module.described, "test")
         console.print("", title, style="bold", sep="\n")
         console.print(" ".join(subtitle.split()), style="dim")
         print_map(console, auc_map)

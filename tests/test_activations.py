@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,17 +10,20 @@ import torch
 from datamodules.activations import ActivationDataModule
 from datamodules.capture import capture
 from datamodules.correctness import is_correct
-from datamodules.positions import NAMES, Positions
+from datamodules.exact_answers import AskedExact, RuleExact
+from datamodules.positions import Positions, Rule
 from datamodules.questions import CsvQuestions
 from datamodules.split import GroupSplit
 from datamodules.stages import LanguageModelStages
+from tests.test_positions import shipped
 
 
 def make(language_model, questions_csv, cache_root, **changes):
     settings = {
         "model": language_model,
-        "dataset": CsvQuestions(str(questions_csv)),
-        "positions": Positions(NAMES),
+        "dataset": CsvQuestions(str(questions_csv), pattern=r"\w+"),
+        "spans": RuleExact(),
+        "positions": Positions(shipped("paper")),
         "site": "resid_post",
         "split": GroupSplit(),
         "cache_root": str(cache_root),
@@ -58,7 +62,7 @@ def test_blocks_hold_what_the_model_computes(datamodule, language_model, questio
             assert valid[0, position, i] == row["valid"][position]
             if row["valid"][position]:
                 for layer in (0, 1):  # the last entry of hidden_states is after the final norm
-                    expected = states[layer + 1][0, row["position"][position]]
+                    expected = states[layer + 1][0, row["first_token"][position]]
                     torch.testing.assert_close(acts[layer, position, i].float(), expected, rtol=2**-7, atol=1e-3)
 
 
@@ -66,7 +70,7 @@ def test_the_card_describes_the_grid(datamodule):
     card = datamodule.card
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     assert card["layers"] == [0, 1, 2]
-    assert card["positions"] == list(NAMES)
+    assert card["positions"] == [rule["name"] for rule in shipped("paper")]
     assert card["width"] == 32
     assert sum(card["split"][name]["n"] for name in ("train", "val", "test")) == 300
     labels = datamodule._labels
@@ -81,14 +85,14 @@ def test_a_second_run_loads_no_model(datamodule, language_model, questions_csv, 
         again.setup()
     assert again.card == datamodule.card
     assert "answers: 300 reused from" in caplog.text
-    assert "activations: 300 reused from" in caplog.text
+    assert "resid_post: 300 reused from" in caplog.text
 
 
 def test_another_site_reuses_the_answers(datamodule, language_model, questions_csv, cache_root, caplog):
     with caplog.at_level("INFO"):
         make(language_model, questions_csv, cache_root, site="mlp_out", layers=[2]).setup()
     assert "answers: 300 reused from" in caplog.text
-    assert "activations: 300 of 300 to make" in caplog.text
+    assert "mlp_out: 300 of 300 to make" in caplog.text
 
 
 def test_another_batch_size_gives_the_same_answers(language_model, questions_csv, tmp_path):
@@ -97,7 +101,8 @@ def test_another_batch_size_gives_the_same_answers(language_model, questions_csv
     for batch_size in (8, 1):
         model = replace(language_model, batch_size=batch_size)
         with LanguageModelStages(model, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
-            answers.append(stages.answers(*zip(*asked, strict=True)))
+            ids, texts = zip(*asked, strict=True)
+            answers.append(stages.answers(ids, stages.prompts(texts)))
     assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
     assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
 
@@ -128,10 +133,10 @@ def test_a_run_that_failed_goes_on_where_it_stopped(language_model, questions_cs
 
 
 def test_activations_that_are_not_finite_are_named_and_not_stored(language_model, questions_csv, tmp_path, monkeypatch):
-    def broken(network, sequences, index, site, layers):
-        acts = capture(network, sequences, index, site, layers).clone()
+    def broken(network, sequences, tokens, sites, layers):
+        acts = capture(network, sequences, tokens, sites, layers)["resid_post"].clone()
         acts[0, 1, 2, 3] = torch.inf
-        return acts
+        return {"resid_post": acts}
 
     monkeypatch.setattr("datamodules.stages.capture", broken)
     with pytest.raises(ValueError, match=r"got inf at layer 1, position second_answer, example colours-\d{5}"):
@@ -187,3 +192,86 @@ def test_a_split_short_of_a_class_is_told(language_model, questions_csv, cache_r
     few.setup()
     assert "split: val has" in caplog.text
     assert "split: test has" not in caplog.text
+
+
+def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tmp_path, monkeypatch, caplog):
+    forwards = []
+
+    def counted(*arguments):
+        forwards.append(arguments[3])
+        return capture(*arguments)
+
+    monkeypatch.setattr("datamodules.stages.capture", counted)
+    together = {"site": "z", "also": ["mlp_post", "z", "resid_pre"]}
+    make(language_model, questions_csv, tmp_path / "together", **together).setup()
+    assert set(map(tuple, forwards)) == {("z", "mlp_post", "resid_pre")}
+    for site in ("z", "mlp_post", "resid_pre"):
+        alone = make(language_model, questions_csv, tmp_path / "alone", site=site)
+        alone.setup()
+        forwards.clear()
+        reused = make(language_model, questions_csv, tmp_path / "together", site=site)
+        reused.setup()
+        assert not forwards
+        for one, other in zip(alone._shards, reused._shards, strict=True):
+            assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+def test_a_mean_is_cached_as_a_mean(language_model, questions_csv, cache_root):
+    rules = [Rule("answer_mean", "answer", "mean"), Rule("-1", "answer", -1)]
+    built = make(language_model, questions_csv, cache_root, positions=Positions(rules), layers=[1])
+    built.setup()
+    table = pq.read_table(built._shards[0][0].parents[1] / "index.parquet").to_pylist()
+    acts = torch.cat([block["acts"] for block in built.test_dataloader()])
+    network = language_model.load("cpu")
+    for i in (0, 5):
+        row = table[built._rows["test"][i]]
+        ids = row["prompt_ids"] + row["answer_ids"]
+        states = network.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
+        expected = states[len(row["prompt_ids"]) :].mean(0)
+        torch.testing.assert_close(acts[0, i].float(), expected, rtol=2**-7, atol=1e-3)
+        assert row["exact_answer_by"] == "not looked for"
+
+
+def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model, questions_csv, tmp_path, caplog):
+    text = questions_csv.read_text()
+    long = "red " * 200
+    path = tmp_path / "long.csv"
+    path.write_text(text + f"{long}?,nothing\n{long}!,nothing\n")
+    built = make(language_model, path, tmp_path)
+    built.setup()
+    assert sum(built.card["split"][name]["n"] for name in ("train", "val", "test")) == 300
+    assert (
+        "skipped 2 of 302 questions, longer with their answer than the context of 128 tokens: long-00300, long-00301"
+        in caplog.text
+    )
+    with pytest.raises(ValueError, match=r"that leave 127 of the 128 tokens of context to the answer, got \d+ tokens"):
+        make(replace(language_model, max_new_tokens=127), questions_csv, tmp_path).setup()
+
+
+def test_no_exact_answer_in_over_half_of_the_rows_stops_and_shows_five(language_model, questions_csv, cache_root):
+    data = CsvQuestions(str(questions_csv), pattern="never said")
+    with pytest.raises(ValueError, match="expected exact answers in over half of 300 answers, got 0") as error:
+        make(language_model, questions_csv, cache_root, dataset=data).setup()
+    assert str(error.value).count("colours-") == 5
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_is_asked_for_exact_answers_once_and_remembered(
+    language_model, questions_csv, cache_root, monkeypatch, caplog
+):
+    asked = make(language_model, questions_csv, cache_root, spans=AskedExact(tries=2))
+    for attempt in (1, 2):
+        with pytest.raises(ValueError, match=r"expected exact answers in over half of 300 answers, got \d+; choose"):
+            asked.setup()
+        if attempt == 1:
+            monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
+
+
+def test_the_page_and_the_table_stand_beside_the_activations(datamodule):
+    folder = datamodule._shards[0][0].parents[1]
+    page = (folder / "exact_answers.html").read_text()
+    table = pq.read_table(folder / "index.parquet").to_pylist()
+    assert "<td>pattern</td><td>right</td>" in page
+    for row in table:
+        match = re.search(r"\w+", row["answer"])
+        assert row["exact_answer"] == (match.group() if match else None)

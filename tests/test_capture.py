@@ -1,11 +1,15 @@
+"""What one forward brings back: chosen tokens and means, several sites, the same in a batch as alone."""
+
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from datamodules.capture import SITES, blocks, capture, check_finite, check_site, choose_layers
+from datamodules.answers import generate_answers
+from datamodules.capture import capture, check_finite
+from datamodules.sites import SITES, blocks, places
+from tests.families import DEPTH, FAMILIES, WIDTH, build
 
 SEQUENCES = [[1, 5, 9, 20, 33], [1, 7], [1, 40, 41, 42, 43, 44, 45, 46], [1, 8, 9]] * 2
-INDEX = torch.tensor([[4, 0, 2], [1, 0, 1], [7, 3, 3], [2, 1, 0]] * 2)
+TOKENS = torch.tensor([[4, 0, 2], [1, 0, 1], [7, 3, 3], [2, 1, 0]] * 2)[..., None].expand(-1, -1, 2)
 LAYERS = [0, 1, 2]
 
 
@@ -14,43 +18,56 @@ def network(language_model):
     return language_model.load("cpu")
 
 
-def hidden_states(network, sequence):
-    return network.model(torch.tensor([sequence]), output_hidden_states=True).hidden_states
-
-
-@pytest.mark.parametrize(("site", "offset"), [("resid_pre", 0), ("resid_post", 1)])
-def test_the_stream_against_output_hidden_states(network, site, offset):
-    acts = capture(network, SEQUENCES, INDEX, site, LAYERS)
-    assert acts.shape == (8, 3, 3, 32)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_batch_of_eight_against_one_by_one(name):
+    model = build(name)
+    sites = [site for site in SITES if site in places(blocks(model)[0], WIDTH)]
+    together = capture(model, SEQUENCES, TOKENS, sites, range(DEPTH))
     for n, sequence in enumerate(SEQUENCES):
-        states = hidden_states(network, sequence)
-        for layer in LAYERS:
-            if layer + offset == 3:  # the last entry of hidden_states is after the final norm
-                torch.testing.assert_close(
-                    network.model.norm(acts[n, layer]), states[3][0, INDEX[n]], atol=1e-5, rtol=1e-5
-                )
-            else:
-                torch.testing.assert_close(acts[n, layer], states[layer + offset][0, INDEX[n]], atol=1e-5, rtol=1e-5)
+        alone = capture(model, [sequence], TOKENS[n : n + 1], sites, range(DEPTH))
+        for site in sites:
+            torch.testing.assert_close(together[site][n : n + 1], alone[site], atol=1e-5, rtol=1e-5)
 
 
-def test_what_the_sublayers_add_is_what_the_stream_gains(network):
-    acts = {site: capture(network, SEQUENCES, INDEX, site, LAYERS) for site in SITES}
-    gained = acts["resid_post"] - acts["resid_pre"]
-    torch.testing.assert_close(gained, acts["attn_out"] + acts["mlp_out"], atol=1e-5, rtol=1e-5)
-    for i, block in enumerate(network.model.layers):
-        torch.testing.assert_close(
-            block.self_attn.o_proj(acts["z"][:, i]), acts["attn_out"][:, i], atol=1e-5, rtol=1e-5
-        )
-        torch.testing.assert_close(
-            block.mlp.down_proj(acts["mlp_post"][:, i]), acts["mlp_out"][:, i], atol=1e-5, rtol=1e-5
-        )
+@pytest.mark.parametrize("name", ["mistral", "qwen3", "gemma3", "gpt2", "gpt_neox", "opt", "falcon", "mixtral"])
+def test_greedy_answers_of_a_batch_are_those_of_one_by_one(name, language_model):
+    model, tokenizer = build(name), language_model.load_tokenizer()
+    model.generation_config.eos_token_id = 2
+    together = generate_answers(model, tokenizer, SEQUENCES, 12)
+    for sequence, answer in zip(SEQUENCES, together, strict=True):
+        (alone,) = generate_answers(model, tokenizer, [sequence], 12)
+        assert answer.answer_ids == alone.answer_ids
+        assert answer.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 
-def test_a_batch_of_eight_against_one_by_one(network):
-    together = capture(network, SEQUENCES, INDEX, "resid_post", LAYERS)
-    for n, sequence in enumerate(SEQUENCES):
-        alone = capture(network, [sequence], INDEX[n : n + 1], "resid_post", LAYERS)
-        torch.testing.assert_close(together[n : n + 1], alone, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_on_which_a_tokenizer_pads_does_not_matter(network, language_model, side):
+    tokenizer = language_model.load_tokenizer()
+    expected = [answer.answer_ids for answer in generate_answers(network, tokenizer, SEQUENCES, 12)]
+    tokenizer.padding_side = side
+    assert [answer.answer_ids for answer in generate_answers(network, tokenizer, SEQUENCES, 12)] == expected
+
+
+def test_means_are_of_every_token_from_first_to_last(network):
+    ranges = torch.tensor([[[0, 4], [2, 2], [1, 3]], [[0, 1], [1, 1], [0, 0]], [[3, 7], [0, 0], [2, 4]]])
+    acts = capture(network, SEQUENCES[:3], ranges, ["resid_post", "mlp_post"], LAYERS)
+    for n in range(3):
+        every = torch.arange(len(SEQUENCES[n]))[None, :, None].expand(-1, -1, 2)
+        for site, found in acts.items():
+            alone = capture(network, [SEQUENCES[n]], every, [site], LAYERS)[site][0]
+            for t, (first, last) in enumerate(ranges[n].tolist()):
+                expected = alone[:, first : last + 1].double().mean(1)
+                torch.testing.assert_close(found[n, :, t].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_several_sites_in_one_forward_are_each_by_itself(network):
+    runs = []
+    handle = network.model.register_forward_hook(lambda *_: runs.append(1))
+    together = capture(network, SEQUENCES, TOKENS, SITES, LAYERS)
+    assert len(runs) == 1
+    for site in SITES:
+        assert torch.equal(capture(network, SEQUENCES, TOKENS, [site], LAYERS)[site], together[site])
+    handle.remove()
 
 
 def hooks(network):
@@ -59,8 +76,8 @@ def hooks(network):
 
 def test_chosen_layers_only_and_no_hook_left(network):
     before = hooks(network)
-    some = capture(network, SEQUENCES, INDEX, "mlp_out", [2])
-    every = capture(network, SEQUENCES, INDEX, "mlp_out", LAYERS)
+    some = capture(network, SEQUENCES, TOKENS, ["mlp_out"], [2])["mlp_out"]
+    every = capture(network, SEQUENCES, TOKENS, ["mlp_out"], LAYERS)["mlp_out"]
     assert torch.equal(some[:, 0], every[:, 2])
     assert hooks(network) == before
 
@@ -68,40 +85,35 @@ def test_chosen_layers_only_and_no_hook_left(network):
 def test_hooks_go_when_the_forward_fails(network):
     before = hooks(network)
     with pytest.raises(IndexError):
-        capture(network, [[1, 10**6]], torch.tensor([[0]]), "resid_post", LAYERS)
+        capture(network, [[1, 10**6]], torch.tensor([[[0, 0]]]), ["resid_post"], LAYERS)
     assert hooks(network) == before
+
+
+def test_hooks_go_when_a_site_is_refused():
+    model = build("mixtral")
+    before = hooks(model)
+    with pytest.raises(ValueError, match="got mlp_post"):
+        capture(model, SEQUENCES, TOKENS, ["resid_post", "mlp_post"], LAYERS)
+    assert hooks(model) == before
 
 
 def test_the_head_is_not_run(network):
     runs = []
     handle = network.lm_head.register_forward_hook(lambda *_: runs.append(1))
-    capture(network, SEQUENCES, INDEX, "resid_post", LAYERS)
+    capture(network, SEQUENCES, TOKENS, ["resid_post"], LAYERS)
     handle.remove()
     assert not runs
-    assert len(blocks(network)) == 3
 
 
-def test_names_and_layers_are_checked():
-    with pytest.raises(ValueError, match=r"site.name: expected one of resid_pre, resid_post, .*; got 'resid'"):
-        check_site("resid")
-    assert choose_layers(3, None) == [0, 1, 2]
-    assert choose_layers(3, [2, 0]) == [0, 2]
-    for wrong in ([3], [-1, 0], []):
-        with pytest.raises(ValueError, match="expected layers of the model, 0 to 2, got"):
-            choose_layers(3, wrong)
-
-
-def test_layers_are_a_list():
-    for wrong in (1, "0", ["a"], [True]):
-        with pytest.raises(ValueError, match=r"site.layers: expected a list of layers such as \[0, 4\], got"):
-            choose_layers(3, wrong)  # type: ignore[arg-type]
-
-
-def test_a_site_that_a_block_lacks_is_refused_with_those_it_has():
-    torch.manual_seed(0)
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)).eval()
-    with pytest.raises(ValueError, match="expected one that GPT2Block has: resid_pre, resid_post, mlp_out; got z"):
-        capture(gpt2, [[1, 2]], torch.tensor([[1]]), "z", [0])
+def test_a_shape_that_is_not_that_of_tokens_is_refused(network, monkeypatch):
+    wide = torch.nn.Module()
+    wide.forward = lambda x: x
+    monkeypatch.setattr(
+        "datamodules.capture.place_of", lambda *_: places(wide, 32)["resid_post"]._replace(module=network.model.norm)
+    )
+    monkeypatch.setattr(network.model.norm, "forward", lambda x: torch.stack((x, x)))
+    with pytest.raises(ValueError, match=r"site: expected activations \[8, 8, D\], got \[2, 8, 8, 32\]"):
+        capture(network, SEQUENCES, TOKENS, ["resid_post"], [0])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

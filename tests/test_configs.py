@@ -9,9 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from datamodules.capture import SITES
 from datamodules.loaders import GridDataModule
-from datamodules.positions import NAMES
+from datamodules.sites import SITES
 from probes.grid import ProbeGrid
 from train import build
 
@@ -55,15 +54,38 @@ def test_each_choice_makes_a_run(choice, tmp_path):
     assert trainer.num_devices == cfg.trainer.devices
 
 
-def test_the_paper_has_its_fifteen_positions(tmp_path):
-    assert build(composed(tmp_path).positions).names == list(NAMES)
+def test_a_model_and_a_list_of_positions_come_from_outside(tmp_path):
+    for group, name, text in (
+        ("model", "mine", "defaults: [hf]\nid: org/mine\nchat: true\nprompt: 'Say: {question}'\n"),
+        ("positions", "ends", "defaults: [exact]\nrules: [{name: end, of: answer, at: last}]\n"),
+    ):
+        (tmp_path / "own" / group).mkdir(parents=True)
+        (tmp_path / "own" / group / f"{name}.yaml").write_text(text)
+    cfg = composed(tmp_path, "model=mine", "positions=ends", f"hydra.searchpath=[file://{tmp_path / 'own'}]")
+    datamodule = build(cfg.datamodule)
+    assert (datamodule.model.id, datamodule.model.chat, datamodule.model.stop) == ("org/mine", True, "auto")
+    assert datamodule.model.prompt == "Say: {question}"
+    assert datamodule.positions.names == ["end"]
+
+
+def test_every_model_says_who_it_is_and_whether_it_chats():
+    for path in (CONF / "model").glob("*.yaml"):
+        if path.stem not in ("hf", "demo"):
+            model = OmegaConf.load(path)
+            assert model.defaults == ["hf"]
+            assert model.chat is ("instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4"))
+            assert model.id.count("/") == 1
 
 
 @pytest.mark.parametrize(
     ("override", "read"),
     [
         ("cache.root=/elsewhere", lambda run: run.cache_root == "/elsewhere"),
-        ("site=mlp_out", lambda run: run.site == "mlp_out"),
+        ("site=mlp_out", lambda run: run.sites == ["mlp_out"]),
+        ("site.also=[z,mlp_out]", lambda run: run.sites == ["resid_post", "z", "mlp_out"]),
+        ("spans=paper", lambda run: run.spans.only_wrong and run.spans.tries == 5),
+        ("spans.rule=number", lambda run: run.spans.rule == "number"),
+        ("spans=model +model@spans.model=gpt2", lambda run: run.spans.model.id == "openai-community/gpt2"),
         ("site.layers=[0,3]", lambda run: run.layers == [0, 3]),
         ("split.seed=7", lambda run: run.split.seed == 7),
         ("dataset=demo_words", lambda run: run.dataset.skill == "words"),
@@ -72,12 +94,12 @@ def test_the_paper_has_its_fifteen_positions(tmp_path):
     ],
 )
 def test_the_keys_that_people_set_reach_their_object(override, read, tmp_path):
-    assert read(build(composed(tmp_path, override).datamodule))
+    assert read(build(composed(tmp_path, *override.split()).datamodule))
 
 
 def test_a_constructor_speaks_for_itself(tmp_path):
-    cfg = composed(tmp_path, "positions.names=[last_q,tail]")
-    with pytest.raises(ValueError, match=r"^positions.names: expected names among .*; got tail$"):
+    cfg = composed(tmp_path, "positions.rules=[last_q]")
+    with pytest.raises(ValueError, match=r"^positions.rules: expected a list of rules such as .*, got \['last_q'\]$"):
         build(cfg.datamodule)
     cfg = composed(tmp_path, "probe.l2=-1")
     with pytest.raises(ValueError, match=r"^probe.l2: expected a number above 0, a list of such, or auto; got -1"):

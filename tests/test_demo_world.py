@@ -53,12 +53,13 @@ def corpus(world):
 
 
 def digest(questions):
-    return hashlib.sha256(repr(questions).encode()).hexdigest()[:16]
+    content = [(q.id, q.group, q.text, q.answers, q.kind, q.pattern) for q in questions]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def test_questions_are_those_the_committed_weights_were_measured_on(world):
-    assert digest(world.fact_questions(2000, seed=0)) == "90370c0ffeb7f8eb"
-    assert digest(world.word_questions(2000, seed=0)) == "cd214abca94e5c09"
+    assert digest(world.fact_questions(2000, seed=0)) == "a17a205f7239d19e"
+    assert digest(world.word_questions(2000, seed=0)) == "82aeab3fd1a71a33"
 
 
 def test_same_seed_gives_the_same_world_and_questions_and_another_seed_others(world):

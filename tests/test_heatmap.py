@@ -43,7 +43,7 @@ def a_module(**maps) -> SimpleNamespace:
         "model": "tiny", "dataset": "capitals", "site": "resid_post", "target": "correctness",
         "split": {"seed": 0, **rows, "test": {"n": 200, "n_positive": 92}},
     }  # fmt: skip
-    return SimpleNamespace(maps=maps, card=card)
+    return SimpleNamespace(maps=maps, card=card, described="logistic, l2 = 1")
 
 
 def a_trainer(**changes) -> Any:
@@ -161,15 +161,15 @@ def test_names_are_not_mathematics():
 
 
 def test_caption_says_what_the_map_rests_on():
-    title, subtitle = caption(a_module().card, "val")
+    title, subtitle = caption(a_module().card, "logistic, l2 = 1", "val")
     assert title == "Where correctness can be read: capitals"
-    assert " ".join(subtitle.split()) == "tiny · resid_post · val split · n = 1,200 · base rate 25%"
+    assert " ".join(subtitle.split()) == "tiny · resid_post · logistic, l2 = 1 · val split · n = 1,200 · base rate 25%"
 
 
 def test_caption_of_an_empty_split():
     card = a_module().card
     card["split"]["test"] = {"n": 0, "n_positive": 0}
-    assert "base\N{NO-BREAK SPACE}rate\N{NO-BREAK SPACE}none" in caption(card, "test")[1]
+    assert "base\N{NO-BREAK SPACE}rate\N{NO-BREAK SPACE}none" in caption(card, "mlp", "test")[1]
 
 
 def test_csv_round_trip_of_both_splits(tmp_path):

@@ -1,9 +1,24 @@
 import shutil
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoTokenizer
 
+from datamodules.answers import generate_answers
 from datamodules.language_model import LanguageModel
+
+MISTRAL = Path(__file__).resolve().parents[2] / "shared" / "tokenizers" / "mistral-7b-v1"
 
 
 def test_loads_ready_for_inference(language_model):
@@ -30,6 +45,80 @@ def test_chat_wraps_the_prompt_with_the_generation_prompt(language_model):
     )
     ids = LanguageModel(language_model.id, prompt="Say: {question}", chat=True).encode(tokenizer, "red?")
     assert tokenizer.decode(ids) == "<s>user: Say: red? bot:"
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %} [bot]{% endif %}{% if enable_thinking is false %} at once{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("chat", "template", "settings", "expected", "stop"),
+    [
+        ("auto", TEMPLATE, {}, "<s>[user] red? [bot]", None),
+        ("auto", None, {}, "Q: red?\nA:", "\n"),
+        (False, TEMPLATE, {}, "Q: red?\nA:", "\n"),
+        (True, TEMPLATE, {"prompt": "Say: {question}", "stop": "."}, "<s>[user] Say: red? [bot]", "."),
+        (True, TEMPLATE, {"template": {"enable_thinking": False}}, "<s>[user] red? [bot] at once", None),
+        ("auto", None, {"prompt": "{question}", "stop": None}, "red?", None),
+        (False, None, {"prompt": "<s><s>{question}"}, "<s>red?", "\n"),
+    ],
+)
+def test_chat_or_base_decides_prompt_and_stop(language_model, chat, template, settings, expected, stop):
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.chat_template = template
+    model = LanguageModel(language_model.id, **{"chat": chat, "stop": "auto", **settings})
+    assert tokenizer.decode(model.encode(tokenizer, "red?")) == expected
+    assert model.stop_text(tokenizer) == stop
+
+
+def test_a_chat_without_a_template_is_refused(language_model):
+    model = LanguageModel(language_model.id, chat=True)
+    with pytest.raises(ValueError, match=r"model.chat: expected a tokenizer with a chat template, .*; set model.chat="):
+        model.encode(language_model.load_tokenizer(), "red?")
+
+
+def test_bos_comes_once_where_tokenizer_and_prompt_both_write_it():
+    if not MISTRAL.is_dir():
+        pytest.skip(f"no tokenizer at {MISTRAL}")
+    tokenizer = AutoTokenizer.from_pretrained(MISTRAL)
+    for prompt in ("{question}", "<s>{question}"):
+        ids = LanguageModel("org/name", prompt=prompt).encode(tokenizer, "Who wrote it?")
+        assert ids.count(tokenizer.bos_token_id) == 1
+        assert ids[0] == tokenizer.bos_token_id
+    tokenizer.add_eos_token = True
+    assert LanguageModel("org/name").encode(tokenizer, "Who?")[-1] != tokenizer.eos_token_id
+
+
+def test_a_tokenizer_that_cannot_pad_is_no_obstacle(language_model):
+    network, tokenizer = language_model.load("cpu"), language_model.load_tokenizer()
+    prompts = [language_model.encode(tokenizer, question) for question in ("red?", "blue stone river key?")]
+    expected = generate_answers(network, tokenizer, prompts, 8)
+    tokenizer.pad_token = None
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
+    tokenizer.eos_token = None
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
+
+
+def test_a_device_map_places_the_weights(language_model):
+    placed = replace(language_model, device_map={"": "cpu"}).load("cpu")
+    expected = language_model.load("cpu")
+    ids = torch.tensor([[1, 5, 9]])
+    assert torch.equal(placed(ids).logits, expected(ids).logits)
+
+
+def test_quantisation_is_part_of_what_activations_depend_on(language_model):
+    four = replace(language_model, quantisation={"load_in_4bit": True})
+    assert four.identity() != language_model.identity()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="what quantisation needs is installed")
+def test_what_quantisation_needs_is_named(language_model):
+    with pytest.raises(
+        ValueError, match=r"got .*bitsandbytes.*; pip install -c constraints.txt -e '.\[quantisation\]'$"
+    ):
+        replace(language_model, quantisation={"load_in_4bit": True}).load("cpu")
 
 
 def test_identity_follows_the_weights_not_the_folder(language_model, tmp_path):
@@ -63,6 +152,10 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"prompt": "Q: A:"}, r"model.prompt: expected a text with \{question\}"),
         ({"dtype": "float12"}, "model.dtype: expected float32, bfloat16 or float16, got 'float12'"),
         ({"dtype": "nn"}, "model.dtype"),
+        ({"chat": "yes"}, "model.chat: expected true, false or auto, got 'yes'"),
+        ({"batch_size": 0}, "model.batch_size: expected a whole number above 0, got 0"),
+        ({"max_new_tokens": "many"}, "model.max_new_tokens: expected a whole number above 0, got 'many'"),
+        ({"device_map": "auto", "tp_plan": "auto"}, "expected device_map or tp_plan, got both; leave one null"),
     ],
 )
 def test_settings_are_checked(settings, text):
@@ -73,6 +166,37 @@ def test_settings_are_checked(settings, text):
 def test_a_missing_folder_is_not_taken_for_a_hub_id():
     with pytest.raises(ValueError, match=r"got '/no/such/folder': no such folder"):
         LanguageModel("/no/such/folder")
+
+
+ANSWERED: Any = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (GatedRepoError("no\nlong", response=ANSWERED), "got a gated repository; accept its terms .* hf auth login"),
+        (RepositoryNotFoundError("no\nlong", response=ANSWERED), "a folder or a hub id .* the hub has none"),
+        (RevisionNotFoundError("no\nlong", response=ANSWERED), "model.revision: .* of some/model, got 'v9'"),
+        (LocalEntryNotFoundError("nothing\nlong"), "expected a network, or weights fetched before, got neither"),
+    ],
+)
+def test_what_a_hub_refuses_is_told_with_what_to_do(monkeypatch, error, text):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("datamodules.language_model.snapshot_download", refuse)
+    with pytest.raises(ValueError, match=text) as told:
+        LanguageModel("some/model", revision="v9").fetch()
+    assert "\n" not in str(told.value)
+
+
+def test_without_a_network_a_model_not_fetched_before_is_told(monkeypatch, tmp_path):
+    """The hub's own client, offline, with an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="expected a network, or weights fetched before, got neither"):
+        LanguageModel("some/model").fetch()
 
 
 def test_a_name_that_no_hub_has_is_told_in_one_line(monkeypatch):

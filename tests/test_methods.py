@@ -152,7 +152,7 @@ def test_rows_that_spoil_the_directions_leave_the_cell_to_factoring(monkeypatch)
     acts *= torch.logspace(-1, 1, 560)
     expected = fit_logistic(acts, labels, standardize=True)
     monkeypatch.setattr(
-        one_cell, "direction", lambda *_: (np.full(560, np.nan), np.zeros(1), np.full(272, np.nan), 0.1)
+        one_cell, "direction", lambda *_: (np.full(560, np.nan), np.zeros(1), np.full(272, np.nan), 0.1, 1)
     )
     fit = fit_logistic(acts, labels, standardize=True)
     assert fit.converged.all()

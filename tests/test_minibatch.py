@@ -259,9 +259,9 @@ def test_the_settings_of_the_trainer_work(settings, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LinearGrid(l2=0.0), "^probe.l2: expected a number above 0, got 0.0$"),
-        (lambda: MLPGrid(l2=float("nan")), "^probe.l2: expected a number above 0, got nan$"),
-        (lambda: MLPGrid(hidden=0), "^probe.hidden: expected at least 1, got 0$"),
+        (lambda: LinearGrid(l2=0.0), "^probe.l2: expected a number above 0, got 0.0;"),
+        (lambda: MLPGrid(l2=float("nan")), "^probe.l2: expected a number above 0, got nan;"),
+        (lambda: MLPGrid(hidden=0), "^probe.hidden: expected a whole number of at least 1, got 0$"),
     ],
 )
 def test_settings_are_checked(make, message):

@@ -1,20 +1,37 @@
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from datamodules.positions import NAMES, Positions, coincidence
+from datamodules.positions import Positions, Rule, coincidence
 
-
-def by_name(names, prompt, answer, span, into_prompt=False):
-    index, valid = Positions(names, into_prompt).index([prompt], [answer], [span])
-    return {name: int(i) if v else None for name, i, v in zip(names, index[0], valid[0], strict=True)}
+CONF = Path(__file__).resolve().parents[1] / "conf" / "positions"
 
 
-def test_every_name_of_one_example():
+def shipped(name) -> list[Any]:
+    """The rules of a list in conf/positions."""
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    return loaded["rules"]
+
+
+def found(rules, prompt, answer, span, tokenizer: Any = None, into_prompt=False) -> dict[str, Any]:
+    """Tokens of one example with so many prompt and answer tokens, or with these ids; None where invalid."""
+    ids = [part if isinstance(part, list) else [7] * part for part in (prompt, answer)]
+    positions = Positions(rules, into_prompt)
+    tokens, valid = positions.tokens(tokenizer, [ids[0]], [ids[1]], [span])
+    at = [
+        (first if first == last else (first, last)) if v else None
+        for (first, last), v in zip(tokens[0].tolist(), valid[0], strict=True)
+    ]
+    return dict(zip(positions.names, at, strict=True))
+
+
+def test_every_column_of_the_paper_for_one_example():
     # prompt 0..9, answer 10..21, exact answer at its tokens 4..6
-    found = by_name(NAMES, 10, 12, (4, 6))
-    assert found == {
+    assert found(shipped("paper"), 10, 12, (4, 6)) == {
         "last_q": 9,
         "first_answer": 10,
         "second_answer": 11,
@@ -26,9 +43,19 @@ def test_every_name_of_one_example():
     }
 
 
+def test_the_other_lists_are_columns_of_the_paper():
+    paper = shipped("paper")
+    assert shipped("imdb") == [
+        rule for rule in paper if rule["name"] not in ("first_answer", "second_answer", "exact_answer_before_first")
+    ]
+    assert shipped("exact") == [rule for rule in paper if rule["of"] == "exact_answer"]
+    assert len(paper) == 15
+    assert len(shipped("imdb")) == 12
+
+
 def test_absent_positions_are_invalid_never_another_token():
-    found = by_name(NAMES, 10, 3, None)
-    assert [name for name in NAMES if found[name] is None] == [
+    three = found(shipped("paper"), 10, 3, None)
+    assert [name for name, at in three.items() if at is None] == [
         "exact_answer_before_first",
         "exact_answer_first",
         "exact_answer_last",
@@ -39,7 +66,7 @@ def test_absent_positions_are_invalid_never_another_token():
         "-5",
         "-4",
     ]
-    one = by_name(NAMES, 10, 1, (0, 0))
+    one = found(shipped("paper"), 10, 1, (0, 0))
     assert one["second_answer"] is None
     assert one["exact_answer_before_first"] is None
     assert one["exact_answer_after_last"] is None
@@ -47,32 +74,106 @@ def test_absent_positions_are_invalid_never_another_token():
 
 
 def test_into_prompt_lets_the_last_tokens_reach_back():
-    found = by_name(NAMES, 10, 3, (0, 0), into_prompt=True)
-    assert found["-8"] == 5
-    assert found["exact_answer_before_first"] == found["last_q"] == 9
-    assert by_name(["-8"], 2, 3, None, into_prompt=True)["-8"] is None
+    reaching = found(shipped("paper"), 10, 3, (0, 0), into_prompt=True)
+    assert reaching["-8"] == 5
+    assert reaching["exact_answer_before_first"] == reaching["last_q"] == 9
+    assert found(shipped("paper"), 2, 3, None, into_prompt=True)["-8"] is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "at"),
+    [
+        ({"of": "prompt", "at": 0}, 0),
+        ({"of": "prompt", "at": 9}, 9),
+        ({"of": "prompt", "at": 10}, None),
+        ({"of": "prompt", "at": -10}, 0),
+        ({"of": "prompt", "at": -11}, None),
+        ({"of": "prompt", "at": "after"}, None),
+        ({"of": "whole", "at": 0}, 0),
+        ({"of": "whole", "at": -22}, 0),
+        ({"of": "whole", "at": -13}, 9),
+        ({"of": "whole", "at": "mean"}, (0, 21)),
+        ({"of": "answer", "at": "mean"}, (10, 21)),
+        ({"of": "answer", "at": "last", "offset": -2}, 19),
+        ({"of": "answer", "at": "before"}, None),
+        ({"of": "exact_answer", "at": "mean"}, (14, 16)),
+        ({"of": "exact_answer", "at": 1}, 15),
+        ({"of": "exact_answer", "at": "before", "offset": -1}, 12),
+        ({"of": "exact_answer", "at": "before", "offset": -3}, 10),
+        ({"of": "exact_answer", "at": "before", "offset": -4}, None),
+        ({"of": "exact_answer", "at": "after", "offset": 4}, 21),
+        ({"of": "exact_answer", "at": "after", "offset": 5}, None),
+    ],
+)
+def test_each_kind_of_rule(rule, at):
+    assert found([{"name": "here", **rule}], 10, 12, (4, 6)) == {"here": at}
+
+
+def test_a_text_is_found_in_the_template_special_tokens_too(language_model):
+    tokenizer = language_model.load_tokenizer()
+    prompt = tokenizer("<s>Q: red A: blue river stone?\nA:").input_ids
+    answer = tokenizer("the green A: key</s>").input_ids
+    pieces = [tokenizer.decode(i) for i in prompt + answer]
+
+    def text(rule) -> Any:
+        at = found([{"name": "here", **rule}], prompt, answer, None, tokenizer)["here"]
+        first, last = at if isinstance(at, tuple) else (at, at)
+        return None if at is None else "".join(pieces[first : last + 1])
+
+    assert text({"of": "prompt", "find": "A:", "at": "mean"}) == "A:"
+    at = found([{"name": "end", "of": "prompt", "find": "A:", "at": "last"}], prompt, answer, None, tokenizer)["end"]
+    assert at == len(prompt) - 1  # the last such text of the prompt
+    earlier = found(
+        [{"name": "end", "of": "prompt", "find": "A:", "at": "last", "nth": 0}], prompt, answer, None, tokenizer
+    )["end"]
+    assert earlier < at
+    assert tokenizer.decode(prompt[: earlier + 1]).endswith("red A:")
+    assert text({"of": "prompt", "find": "red A:", "at": "after"}) == " blue"
+    assert text({"of": "whole", "find": "<s>", "at": "first"}) == "<s>"
+    assert text({"of": "answer", "find": "</s>", "at": "first"}) == "</s>"
+    assert text({"of": "answer", "find": "green", "at": "first"}).strip() == "green"
+    assert text({"of": "answer", "find": "lamp", "at": "first"}) is None
+    assert text({"of": "prompt", "find": "red", "at": "first", "nth": 1}) is None
+
+
+def test_exact_answers_are_needed_only_by_what_counts_from_them():
+    assert Positions(shipped("paper")).need_exact_answers
+    assert not Positions([Rule("end", "answer", -1)]).need_exact_answers
 
 
 def test_coincidence_against_counting():
     index = torch.tensor([[3, 3, 5], [3, 4, 4], [2, 2, 0]])
     valid = torch.tensor([[True, True, True], [True, True, True], [True, True, False]])
-    shares = coincidence(index, valid)
+    tokens = index[..., None].repeat(1, 1, 2)
+    shares = coincidence(tokens, valid)
     assert shares[0, 1] == pytest.approx(2 / 3)
     assert shares[1, 2] == pytest.approx(1 / 2)
     assert shares[0, 0] == 1
-    nobody = coincidence(index, valid & torch.tensor([True, True, False]))
+    tokens[0, 1, 1] += 1  # a mean that begins at a token is not that token
+    assert coincidence(tokens, valid)[0, 1] == pytest.approx(1 / 3)
+    nobody = coincidence(tokens, valid & torch.tensor([True, True, False]))
     assert math.isnan(nobody[0, 2])
 
 
 @pytest.mark.parametrize(
-    ("names", "text"),
+    ("rules", "text"),
     [
-        (["last_q", "third_answer"], r"expected names among last_q, first_answer, .*-1; got third_answer"),
-        (["-1", "-1"], "expected different names"),
+        ([{"name": "x", "of": "question"}], "x: expected of among prompt, answer, whole, exact_answer; got 'question'"),
+        ([{"name": "x", "of": "answer", "at": "middle"}], "first, last, before, after or mean; got 'middle'"),
+        ([{"name": "x", "of": "answer", "at": True}], "got True"),
+        ([{"name": "x", "of": "answer", "offset": 0.5}], "x: expected offset and nth to be whole numbers, got 0.5"),
+        ([{"name": "x", "of": "answer", "at": "mean", "offset": 1}], "x: expected no offset of a mean, got 1"),
+        ([{"name": "x", "of": "exact_answer", "find": "a"}], "expected find to be a text in the prompt, .* got 'a'"),
+        ([{"name": "x", "of": "answer", "find": ""}], "expected find to be a text"),
+        ([{"name": "x", "where": "answer"}], "expected name, of, and what it needs .* got name, where"),
+        ([{"of": "answer"}], "expected name, of, and what it needs .* got of"),
+        ([{"name": 1, "of": "answer"}] * 2, r"expected different names, at least one; got \['1', '1'\]"),
         ([], "at least one"),
-        ("last_q", r"expected a list of names, got 'last_q'; write \[last_q\]"),
+        ("last_q", "expected a list of rules such as .* got last_q"),
+        (["last_q"], "expected a list of rules such as"),
     ],
 )
-def test_wrong_names_are_refused(names, text):
-    with pytest.raises(ValueError, match=text):
-        Positions(names)
+def test_wrong_rules_are_refused(rules, text):
+    with pytest.raises(ValueError, match=text) as error:
+        Positions(rules)
+    assert "\n" not in str(error.value)

@@ -80,3 +80,21 @@ def test_cells_of_many_rows_that_sweeps_leave_far_from_settled_are_solved_with_i
     monkeypatch.setattr(dual_ascent, "SWEEPS", 3)
     assert_optimal(fit_logistic(acts, labels, l2=l2), acts, labels, l2)
     assert sizes == {size}
+
+
+@pytest.mark.parametrize(("stale", "least"), [(40, 2), (1, 1)])
+def test_it_is_made_anew_where_curvature_has_moved_on_unless_that_does_not_help(monkeypatch, stale, least):
+    random = torch.Generator().manual_seed(1)
+    acts = torch.randn(1, 700, 600, generator=random)
+    labels = (acts @ torch.randn(600, generator=random) > 0).long()
+    monkeypatch.setattr(dual_ascent, "SWEEPS", 3)
+    made_of = []
+    monkeypatch.setattr(one_cell, "STALE", stale)
+    monkeypatch.setattr(one_cell, "factored_hessian", lambda *a: made_of.append(1) or factored_hessian(*a))
+    fit = fit_logistic(acts, labels, l2=1e-4)
+    monkeypatch.setattr(one_cell, "FAR", np.inf)
+    plain = fit_logistic(acts, labels, l2=1e-4)
+    assert fit.converged.all()
+    torch.testing.assert_close(fit.objective, plain.objective, rtol=1e-8, atol=0)
+    assert len(made_of) >= least
+    assert len(made_of) == 1 or stale > 1

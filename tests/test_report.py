@@ -43,7 +43,8 @@ def a_module(L=8, T=15, **maps) -> SimpleNamespace:
     weight[0, 0] = math.nan
     bias = torch.randn(L, T, generator=generator)
     tensors = {"weight": torch.nn.Parameter(weight), "bias": torch.nn.Parameter(bias)}
-    return SimpleNamespace(maps=maps, fitted={"probe": "logistic"}, card=card, tensors=lambda: tensors)
+    fitted = {"probe": "logistic"}
+    return SimpleNamespace(maps=maps, fitted=fitted, described="logistic, l2 = 1", card=card, tensors=lambda: tensors)
 
 
 def report(folder, module, **changes) -> None:
@@ -158,7 +159,7 @@ def test_terminal_says_map_reading_and_picture(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert max(len(line) for line in lines if str(folder) not in line) <= 100
-    assert "tiny [x] · resid_post · test split · n = 200 · base rate 46%" in lines
+    assert "tiny [x] · resid_post · logistic, l2 = 1 · test split · n = 200 · base rate 46%" in lines
     assert str(folder / "heatmap.png") in lines
     best = read_map(module.maps["test"])["best_cells"][0]
     digits = f"{best['auc']:.3f}".removeprefix("0").replace(".", r"\.")

@@ -59,6 +59,7 @@ def own(tiny_model, questions_csv):
         "model.batch_size=8",
         "dataset=csv",
         f"dataset.path={questions_csv}",
+        r"dataset.pattern='\w+'",
     ]
 
 
@@ -77,6 +78,8 @@ def test_a_run_leaves_everything_it_promises(alone):
         "heatmap.png",
         "heatmap.pdf",
         "heatmap.csv",
+        "coincidence.csv",
+        "coincidence.png",
         "summary.json",
         "probes.safetensors",
         "probe.ckpt",
@@ -119,7 +122,7 @@ def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
     status, _, err = run(folder, *own)
     assert status == 0, err
     assert "answers: 300 reused from" in err
-    assert "activations: 300 reused from" in err
+    assert "resid_post: 300 reused from" in err
     assert (folder / "run" / "heatmap.csv").read_bytes() == before
 
 
@@ -166,9 +169,28 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
             "expected site to be one of attn_out, mlp_out, mlp_post, resid_post, resid_pre, z; got residual",
         ),
         (["dataset=trivia"], "expected dataset to be one of csv, demo_facts, demo_words; got trivia"),
-        (["model=gpt5"], "expected model to be one of demo, hf; got gpt5"),
-        (["positions=none"], "expected positions to be one of paper; got none"),
-        (["positions.names=[tail]"], "positions.names: expected names among last_q, first_answer"),
+        (["model=gpt5"], "expected model to be one of demo, gemma3_27b_instruct, "),
+        (["positions=none"], "expected positions to be one of exact, imdb, paper; got none"),
+        (
+            ["positions.rules=[tail]"],
+            "positions.rules: expected a list of rules such as {name: end, of: answer, at: -1}",
+        ),
+        (
+            ["site.name=mlp"],
+            "site.name: expected one of resid_pre, resid_post, attn_out, z, mlp_post, mlp_out; got 'mlp'",
+        ),
+        (["spans.rule=guess"], "spans.rule: expected one of pattern, options, number, labels; got 'guess'"),
+        (["model=hf", "model.id=/no/such/folder"], "model.id: expected a folder or a hub id such as org/name, got "),
+        (["+model.colour=red"], "got an unexpected keyword argument 'colour'"),
+        pytest.param(
+            ["trainer=gpu"],
+            "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, got 'abc'"),
+        (["probe=mass_mean", "probe.whiten=no"], "probe.whiten: expected true or false, got 'no'"),
+        (["probe=minibatch", "probe.l2=auto"], "probe.l2: expected a number above 0, got auto; auto and lists are for"),
+        (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
         (["model=hf"], "expected a value for model.id, which has no default; add model.id=... to the command"),
         (
             ["datamodule=precomputed"],

@@ -1,0 +1,147 @@
+"""What stands beside cached activations for people: the examples as a table, and a page of exact answers.
+
+The page shows token by token where they were found, so that a person can check fifty in a minute.
+"""
+
+import io
+from collections.abc import Sequence
+from html import escape
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.answers import Answer
+from datamodules.exact_answers import ExactAnswer
+from datamodules.questions import Question
+from datamodules.spans import token_ranges
+
+SHOWN = 60  # examples of each of: right, wrong, without an exact answer
+QUESTION = 240  # characters of a question, its last ones: what is asked stands behind the context
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 2rem } th, td { padding: .2rem .8rem; text-align: right }
+th:first-child, td:first-child { text-align: left } thead { border-bottom: 1px solid #888 }
+article { margin: 0 0 1.1rem; padding-left: .8rem; border-left: 4px solid #bbb }
+article.right { border-color: #3a8f4d } article.wrong { border-color: #c0504d }
+small { color: #666 } p { margin: 0 }
+i { font-style: normal; white-space: pre-wrap } i:nth-of-type(even) { background: #f0f0f0 }
+i.exact { background: #ffd75e; font-weight: 600 }
+"""
+
+
+def audit_page(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    labels: Sequence[bool],
+    exact: Sequence[ExactAnswer],
+    spans: Sequence[tuple[int, int] | None],
+) -> str:
+    """Write the page.
+
+    Args:
+        tokenizer: what the answers' ids belong to.
+        questions: [N].
+        answers: [N].
+        labels: [N], whether each answer is right.
+        exact: [N], what was found, and how.
+        spans: [N], first and last token of it.
+
+    Returns:
+        HTML, with a table of how often something was found and up to `SHOWN` examples each of right answers, wrong
+        answers, and answers without an exact answer.
+    """
+    rows = "".join(
+        f"<tr><td>{how}</td><td>{label}</td><td>{n}</td><td>{found}</td><td>{found / n:.1%}</td></tr>"
+        for how, label, n, found in success(labels, exact)
+    )
+    parts = [
+        f"<!doctype html><meta charset='utf-8'><title>Exact answers</title><style>{_STYLE}</style>"
+        "<h1>Exact answers</h1>"
+        "<table><thead><tr><th>method</th><th>answer</th><th>examples</th><th>found</th><th>share</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    ]
+    for title, wanted in (
+        ("Right answers", lambda i: labels[i] and spans[i]),
+        ("Wrong answers", lambda i: not labels[i] and spans[i]),
+        ("No exact answer found", lambda i: not spans[i]),
+    ):
+        chosen = [i for i in range(len(questions)) if wanted(i)]
+        shown = chosen[:: max(1, -(-len(chosen) // SHOWN))]
+        parts.append(f"<h2>{title}</h2><p><small>{len(shown)} of {len(chosen)}</small></p>")
+        parts += [_example(tokenizer, questions[i], answers[i], labels[i], exact[i], spans[i]) for i in shown]
+    return "\n".join(parts)
+
+
+def index_of(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    labels: Tensor,
+    exact: Sequence[ExactAnswer],
+    tokens: Tensor,
+    valid: Tensor,
+) -> bytes:
+    """Say which example each row of the shards is, as Parquet, for people and other programs.
+
+    Labels and exact answers follow the present rules. tokens [N, T, 2] are counted in prompt plus answer.
+    """
+    table = pa.table(
+        {
+            "id": [question.id for question in questions],
+            "group": [question.group for question in questions],
+            "question": [question.text for question in questions],
+            "answer": [answer.text for answer in answers],
+            "finish": [answer.finish for answer in answers],
+            "prompt_ids": [answer.prompt_ids for answer in answers],
+            "answer_ids": [answer.answer_ids for answer in answers],
+            "exact_answer": [a.text[slice(*e.span)] if e.span else None for a, e in zip(answers, exact, strict=True)],
+            "exact_answer_by": [one.how for one in exact],
+            "first_token": tokens[..., 0].tolist(),
+            "last_token": tokens[..., 1].tolist(),
+            "valid": valid.tolist(),
+            "label": labels.tolist(),
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def success(labels: Sequence[bool], exact: Sequence[ExactAnswer]) -> list[tuple[str, str, int, int]]:
+    """How often an exact answer was found: (method, `right` or `wrong`, examples, found) for each that occurs."""
+    keys = sorted(
+        {(one.how, bool(label)) for one, label in zip(exact, labels, strict=True)}, key=lambda k: (k[0], -k[1])
+    )
+    counted = []
+    for how, right in keys:
+        those = [one for one, label in zip(exact, labels, strict=True) if one.how == how and bool(label) == right]
+        found = sum(one.span is not None for one in those)
+        counted.append((how, "right" if right else "wrong", len(those), found))
+    return counted
+
+
+def _example(
+    tokenizer: PreTrainedTokenizerBase,
+    question: Question,
+    answer: Answer,
+    right: bool,
+    exact: ExactAnswer,
+    span: tuple[int, int] | None,
+) -> str:
+    text, ranges = token_ranges(tokenizer, answer.answer_ids)
+    tokens, done = [], 0
+    for i, (_, end) in enumerate(ranges):  # of a character over several tokens the first shows it all
+        mark = " class='exact'" if span and span[0] <= i <= span[1] else ""
+        tokens.append(f"<i{mark} title='{i}: {answer.answer_ids[i]}'>{escape(text[done:end]) or '&thinsp;'}</i>")
+        done = max(done, end)
+    asked = question.text if len(question.text) <= QUESTION else f"… {question.text[-QUESTION:]}"
+    replies = f"; replies: {escape(' | '.join(exact.replies))}" if exact.replies else ""
+    verdict = "right" if right else "wrong"
+    return (
+        f"<article class='{verdict}'><p><small>{escape(question.id)}, {verdict}, {exact.how}{replies}</small></p>"
+        f"<p>{escape(asked)}</p><p>{''.join(tokens)}</p>"
+        f"<p><small>gold: {escape(' | '.join(question.answers[:5]))}</small></p></article>"
+    )

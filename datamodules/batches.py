@@ -1,0 +1,54 @@
+"""Batches of examples for one forward: of similar length, and smaller where memory runs out."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class Batches:
+    """Runs a computation batch by batch.
+
+    Args:
+        size: most examples of a batch; halved for good, and said once, when a batch does not fit into memory.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def run(
+        self, rows: range, lengths: Sequence[int], compute: Callable[[list[int]], Result]
+    ) -> Iterator[tuple[list[int], Result]]:
+        """Compute batches of `rows`, shortest first, so that little of a batch is padding; yields each with its result.
+
+        Args:
+            rows: numbers of the examples.
+            lengths: [len(rows)] tokens of each.
+            compute: gives the result of a batch.
+
+        Raises:
+            ValueError: memory does not hold one example.
+        """
+        left = (np.argsort(lengths, kind="stable") + rows.start).tolist()
+        while left:
+            batch, result = left[: self.size], None
+            with suppress(torch.OutOfMemoryError):  # what the failed forward still held is let go on leaving
+                result = compute(batch)
+            if result is not None:
+                left = left[self.size :]
+                yield batch, result
+            elif len(batch) == 1:
+                raise ValueError(
+                    f"model: expected memory for one example of up to {max(lengths)} tokens, got out of memory; choose "
+                    "a smaller model or dtype, model.device_map=auto, or model.quantisation"
+                )
+            else:
+                self.size = len(batch) // 2
+                log.warning(f"out of memory with {len(batch)} examples a batch: going on with {self.size}")
+                torch.cuda.empty_cache()

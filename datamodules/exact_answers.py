@@ -1,0 +1,198 @@
+"""Which words of an answer are its exact answer: by a rule, or by asking a model.
+
+What looks at the label, as the study's own way does, finds words in nearly every right answer and misses them in wrong
+ones only; `RuleExact` with a pattern, options, numbers or labels, and `AskedExact` by default, do not look.
+"""
+
+import itertools
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from datamodules.language_model import LanguageModel
+from datamodules.questions import Question
+from datamodules.spans import find
+
+log = logging.getLogger(__name__)
+
+RULES = ("pattern", "options", "number", "labels")
+REPLY_TOKENS = 48  # longest reply
+NONE = "no answer"  # what a model is asked to reply where there is none
+
+
+@dataclass(frozen=True)
+class ExactAnswer:
+    """Where in one answer's text its exact answer stands.
+
+    Attributes:
+        span: first character and one past the last; None where there is none.
+        how: `gold`, the name of a rule, or `asked`.
+        replies: what the model replied, try by try, where one was asked.
+    """
+
+    span: tuple[int, int] | None
+    how: str
+    replies: tuple[str, ...] = ()
+
+
+# Asks a model: N ids for messages, N texts, and which model, that of the answers where None. N replies come back.
+Ask = Callable[[Sequence[str], Sequence[str], LanguageModel | None], list[str]]
+
+
+class ExactAnswers(Protocol):
+    """A way to find the exact answers of N answers."""
+
+    def __call__(
+        self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
+    ) -> list[ExactAnswer]:
+        """Return one for each."""
+        ...
+
+
+@dataclass
+class RuleExact:
+    """The words that a rule names, in right and wrong answers alike.
+
+    Attributes:
+        rule: `pattern`: the first match of the question's regular expression; without one the gold answer where it
+            occurs, which leaves wrong answers without. `options`: the option of the question that is named first.
+            `number`: a number. `labels`: the label word that is named first.
+        labels: words of the rule `labels`.
+        nth: which number, from 0, or from the end.
+    """
+
+    rule: str = "pattern"
+    labels: Sequence[str] = ()
+    nth: int = -1
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"spans.rule: expected one of {', '.join(RULES)}; got {self.rule!r}")
+        if (self.rule == "labels") != bool(self.labels):
+            raise ValueError(
+                f"spans.labels: expected words with spans.rule=labels and only there, got {list(self.labels)} with "
+                f"spans.rule={self.rule}"
+            )
+
+    def __call__(
+        self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
+    ) -> list[ExactAnswer]:
+        """Return one for each; no model is asked, and labels are not looked at."""
+        return [self.one(question, answer) for question, answer in zip(questions, answers, strict=True)]
+
+    def one(self, question: Question, answer: str) -> ExactAnswer:
+        """Return the exact answer of one answer."""
+        if self.rule == "number":
+            numbers = [match.span() for match in re.finditer(r"(?<!\w)-?\d+(?:[.,]\d+)*", answer)]
+            return ExactAnswer(numbers[self.nth] if -len(numbers) <= self.nth < len(numbers) else None, "number")
+        if self.rule == "labels":
+            return ExactAnswer(first_named(answer, self.labels), "labels")
+        if self.rule == "options":
+            if len(question.options) < 2:
+                raise ValueError(
+                    f"spans.rule=options: expected options of every question, got {list(question.options)} for "
+                    f"{question.id}; name their columns with dataset.options"
+                )
+            return ExactAnswer(first_named(answer, question.options), "options")
+        if question.pattern:
+            match = re.search(question.pattern, answer)
+            return ExactAnswer(match.span() if match and match.group() else None, "pattern")
+        return ExactAnswer(gold_in(question, answer), "gold")
+
+
+@dataclass
+class AskedExact:
+    """What a model says: asked in the same way about every answer, or as the study does only about wrong ones.
+
+    A reply that does not stand in the answer is not taken, and the model is asked again with other examples.
+
+    Attributes:
+        only_wrong: take the gold answer from right answers, and ask about the wrong ones. The rule then depends on the
+            label, as the study's own does.
+        tries: most times that one answer is asked about.
+        model: who is asked; the model of the answers where None.
+    """
+
+    only_wrong: bool = False
+    tries: int = 5
+    model: LanguageModel | None = None
+
+    def __post_init__(self) -> None:
+        most = len(list(itertools.permutations(_EXAMPLES, 2)))
+        if type(self.tries) is not int or not 1 <= self.tries <= most:
+            raise ValueError(f"spans.tries: expected 1 to {most}, got {self.tries}")
+
+    def __call__(
+        self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
+    ) -> list[ExactAnswer]:
+        """Return one for each."""
+        found = [
+            ExactAnswer(gold_in(question, answer), "gold") if right and self.only_wrong else None
+            for question, answer, right in zip(questions, answers, labels, strict=True)
+        ]
+        replies: dict[int, list[str]] = {i: [] for i, exact in enumerate(found) if exact is None}
+        for k in range(self.tries):
+            open_ = [i for i in replies if found[i] is None]
+            if not open_:
+                break
+            texts = [extraction_prompt(questions[i].text, answers[i], k) for i in open_]
+            for i, reply in zip(open_, ask([questions[i].id for i in open_], texts, self.model), strict=True):
+                words = cleaned(reply)
+                replies[i].append(words)
+                span = find(answers[i], words)
+                if span or words.casefold() == NONE:
+                    found[i] = ExactAnswer(span, "asked", tuple(replies[i]))
+        return [exact or ExactAnswer(None, "asked", tuple(replies[i])) for i, exact in enumerate(found)]
+
+
+def asking(model: LanguageModel) -> LanguageModel:
+    """The same model with what suits a short reply: the text as it is, one line."""
+    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS)
+
+
+def gold_in(question: Question, answer: str) -> tuple[int, int] | None:
+    """Characters of the first gold answer that occurs in an answer."""
+    return next((span for words in question.answers if (span := find(answer, words))), None)
+
+
+def first_named(answer: str, words: Sequence[str]) -> tuple[int, int] | None:
+    """Characters of whichever words stand first in an answer; of two at one place the longer."""
+    spans = [span for option in words if (span := find(answer, option))]
+    return min(spans, key=lambda span: (span[0], -span[1]), default=None)
+
+
+def cleaned(reply: str) -> str:
+    """The words of a reply: its first line, without quotation marks around them and a full stop behind."""
+    lines = reply.strip().splitlines()
+    words = lines[0].strip() if lines else ""
+    words = re.sub(r"^exact answer:\s*", "", words, flags=re.IGNORECASE)
+    return words.strip("\"'`“”‘’«» ").removesuffix(".").strip("\"'`“”‘’«» ")
+
+
+_EXAMPLES = (
+    (
+        "Who wrote the novel Moby-Dick?",
+        "It was written by Herman Melville, who published it in 1851.",
+        "Herman Melville",
+    ),
+    ("What is the capital of Australia?", "Many would say Sydney, and the capital is indeed Sydney.", "Sydney"),
+    ("How many legs does a spider have?", "A spider is not an insect: it walks on eight legs.", "eight"),
+    ("In which year did the Titanic sink?", "The ship went down on its first voyage, in April 1912.", "1912"),
+    ("Which planet is the largest?", "Of the planets around the Sun, Saturn is the largest.", "Saturn"),
+    ("Who painted Guernica?", "I am sorry, I do not know who painted it.", "NO ANSWER"),
+)
+
+
+def extraction_prompt(question: str, answer: str, k: int) -> str:
+    """What a model is asked about one answer on try k: an instruction, two examples that change with k, the answer."""
+    pairs = list(itertools.permutations(_EXAMPLES, 2))
+    shown = pairs[(7 * k) % len(pairs)]  # 7 and the number of pairs, 30, have no common divisor: all come in turn
+    examples = "\n\n".join(f"Question: {q}\nAnswer: {a}\nExact answer: {e}" for q, a, e in shown)
+    return (
+        "Below are a question and an answer to it. Copy from the answer the exact answer: the shortest words that "
+        "answer the question, right or wrong, letter by letter as they stand there. Write nothing else. If the answer "
+        f"gives none, write NO ANSWER.\n\n{examples}\n\n"
+        f"Question: {question}\nAnswer: {' '.join(answer.split())}\nExact answer:"
+    )

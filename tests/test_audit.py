@@ -1,0 +1,101 @@
+import io
+import re
+from html.parser import HTMLParser
+
+import pyarrow.parquet as pq
+import torch
+
+from datamodules.answers import Answer
+from datamodules.audit import SHOWN, audit_page, index_of, success
+from datamodules.exact_answers import ExactAnswer
+from datamodules.questions import Question
+from datamodules.spans import covering, decode
+
+TEXTS = ["the red <b>stone</b>", "blue 北京 lamp & key", "🗝️ river"]
+
+
+class Marked(HTMLParser):
+    """The texts of the page's marked tokens, joined by example."""
+
+    def __init__(self):
+        super().__init__()
+        self.examples, self.tokens, self.open = [], [], False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "article":
+            self.examples.append("")
+            self.tokens.append("")
+        self.open = "exact" if ("class", "exact") in attrs else tag == "i"
+
+    def handle_endtag(self, tag):
+        self.open = False
+
+    def handle_data(self, data):
+        if self.open:
+            self.tokens[-1] += data
+        if self.open == "exact":
+            self.examples[-1] += data
+
+
+def example(tokenizer, text, words):
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    start = decode(tokenizer, ids).find(words)
+    span = (start, start + len(words)) if words else None
+    answer = Answer([1, 2], ids, [0.0] * len(ids), "stop", decode(tokenizer, ids))
+    return answer, ExactAnswer(span, "asked", ("a | <i>", words)), covering(tokenizer, ids, span) if span else None
+
+
+def test_the_page_marks_the_exact_tokens_and_shows_every_answer_whole(language_model):
+    tokenizer = language_model.load_tokenizer()
+    answers, exact, spans = zip(
+        *(example(tokenizer, t, w) for t, w in zip(TEXTS, ["<b>stone</b>", "北京", ""], strict=True)), strict=True
+    )
+    questions = [Question(f"q{i}", "g", "context " * 50 + f"which {i}?", ("gold & old",)) for i in range(3)]
+    page = audit_page(tokenizer, questions, answers, [True, False, False], exact, spans)
+    marked = Marked()
+    marked.feed(page)
+    assert [text.strip() for text in marked.examples] == ["<b>stone</b>", "北京", ""]
+    assert [text.replace("\u2009", "") for text in marked.tokens] == TEXTS
+    assert re.findall(r"<h2>(.*?)</h2><p><small>(.*?)</small>", page) == [
+        ("Right answers", "1 of 1"),
+        ("Wrong answers", "1 of 1"),
+        ("No exact answer found", "1 of 1"),
+    ]
+    assert "<tr><td>asked</td><td>wrong</td><td>2</td><td>1</td><td>50.0%</td></tr>" in page
+    assert "which 2?" in page
+    assert "gold &amp; old" in page
+    assert "replies: a | &lt;i&gt;" in page
+
+
+def test_a_large_set_is_shown_in_part_evenly(language_model):
+    tokenizer = language_model.load_tokenizer()
+    answer, exact, span = example(tokenizer, "the red stone", "red")
+    questions = [Question(f"q{i:04}", "g", "which?", ("red",)) for i in range(1000)]
+    page = audit_page(tokenizer, questions, [answer] * 1000, [True] * 1000, [exact] * 1000, [span] * 1000)
+    shown = [int(i) for i in re.findall(r"q(\d{4}), right", page)]
+    assert shown == list(range(0, 1000, 17))
+    assert len(shown) <= SHOWN
+    assert f"<small>{len(shown)} of 1000</small>" in page
+
+
+def test_success_counts_by_method_and_label():
+    found, absent = ExactAnswer((0, 1), "asked"), ExactAnswer(None, "asked")
+    gold = ExactAnswer((0, 1), "gold")
+    assert success([True, False, False, True], [gold, found, absent, gold]) == [
+        ("asked", "wrong", 2, 1),
+        ("gold", "right", 2, 2),
+    ]
+
+
+def test_the_index_says_what_each_row_is(language_model):
+    tokenizer = language_model.load_tokenizer()
+    answer, exact, _ = example(tokenizer, "the red stone", "red")
+    tokens, valid = torch.tensor([[[3, 3], [4, 6]]]), torch.tensor([[True, False]])
+    question = Question("q", "g", "which?", ("red",))
+    made = index_of([question], [answer], torch.tensor([1]), [exact], tokens, valid)
+    (row,) = pq.read_table(io.BytesIO(made)).to_pylist()
+    assert row == {
+        "id": "q", "group": "g", "question": "which?", "answer": "the red stone", "finish": "stop",
+        "prompt_ids": [1, 2], "answer_ids": answer.answer_ids, "exact_answer": "red", "exact_answer_by": "asked",
+        "first_token": [3, 4], "last_token": [3, 6], "valid": [True, False], "label": 1,
+    }  # fmt: skip

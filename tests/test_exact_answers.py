@@ -1,0 +1,154 @@
+import pytest
+
+from datamodules.exact_answers import (
+    AskedExact,
+    ExactAnswer,
+    RuleExact,
+    asking,
+    cleaned,
+    extraction_prompt,
+    first_named,
+)
+from datamodules.questions import Question
+
+
+def question(i=0, gold=("grey heron",), **settings):
+    return Question(id=f"q{i}", group=f"g{i}", text=f"question {i}?", answers=tuple(gold), **settings)
+
+
+def nobody(*_):
+    pytest.fail("a model was asked")
+
+
+def words(answer, exact):
+    return answer[slice(*exact.span)] if exact.span else None
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "answer", "found", "how"),
+    [
+        ({}, {"pattern": r"grey \w+"}, "a grey owl here", "grey owl", "pattern"),
+        ({}, {"pattern": r"(?<=of )\w+"}, "stone river of stone", "stone", "pattern"),
+        ({}, {"pattern": "x*"}, "nothing", None, "pattern"),
+        ({}, {}, "a grey owl here", None, "gold"),
+        ({}, {"gold": ["owl", "grey heron"]}, "a Grey Heron here", "Grey Heron", "gold"),
+        ({"rule": "number"}, {}, "3 and 4 make 7.", "7", "number"),
+        ({"rule": "number"}, {}, "it is -3.5, not x2", "-3.5", "number"),
+        ({"rule": "number"}, {}, "10-5 is 1,000", "1,000", "number"),
+        ({"rule": "number", "nth": 0}, {}, "3 and 4 make 7.", "3", "number"),
+        ({"rule": "number", "nth": 3}, {}, "3 and 4 make 7.", None, "number"),
+        ({"rule": "number"}, {}, "seven", None, "number"),
+        ({"rule": "options"}, {"options": ("Ann", "Bob")}, "Bob, because Ann left", "Bob", "options"),
+        ({"rule": "options"}, {"options": ("Ann", "Bob")}, "Annie saw ann and Bob", "ann", "options"),
+        ({"rule": "options"}, {"options": ("Ann", "Ann Lee")}, "It is Ann Lee.", "Ann Lee", "options"),
+        ({"rule": "options"}, {"options": ("Ann", "Bob")}, "neither", None, "options"),
+        ({"rule": "labels", "labels": ["positive", "negative"]}, {}, "Negative, not positive.", "Negative", "labels"),
+        ({"rule": "labels", "labels": ["positive", "negative"]}, {}, "mixed", None, "labels"),
+    ],
+)
+def test_rules(settings, asked, answer, found, how):
+    rule = RuleExact(**settings)
+    (exact,) = rule([question(**asked)], [answer], [True], nobody)
+    assert words(answer, exact) == found
+    assert exact.how == how
+    assert rule([question(**asked)], [answer], [False], nobody) == [exact]  # whatever the label
+
+
+def test_the_first_named_is_first_in_the_answer_not_in_the_list():
+    assert first_named("b then a", ["a", "b"]) == (0, 1)
+    assert first_named("neither", []) is None
+
+
+class Scripted:
+    """Replies from a table: what is asked about which answer, in turn."""
+
+    def __init__(self, replies):
+        self.replies, self.asked = {answer: list(given) for answer, given in replies.items()}, []
+
+    def __call__(self, ids, texts, model):
+        self.asked.append((list(ids), model))
+        return [self.replies[text.rsplit("\nAnswer: ", 1)[1].removesuffix("\nExact answer:")].pop(0) for text in texts]
+
+
+ANSWERS = ["a grey heron stood there", "an owl, I think", "who knows", "it was a kite", "a crow"]
+LABELS = [True, False, False, False, True]
+REPLIES = {
+    "a grey heron stood there": ["Grey heron."],
+    "an owl, I think": ["a snowy owl", '"owl"\nbecause'],
+    "who knows": ["NO ANSWER"],
+    "it was a kite": ["bird", "hawk", ""],
+    "a crow": ["crow", "crow"],
+}
+QUESTIONS = [question(i) for i in range(4)] + [question(4, gold=["raven"])]
+
+
+def test_a_model_is_asked_about_every_answer_until_its_reply_stands_there():
+    ask = Scripted(REPLIES)
+    exact = AskedExact(tries=3)(QUESTIONS, ANSWERS, LABELS, ask)
+    assert [words(a, e) for a, e in zip(ANSWERS, exact, strict=True)] == ["grey heron", "owl", None, None, "crow"]
+    assert [ids for ids, _ in ask.asked] == [["q0", "q1", "q2", "q3", "q4"], ["q1", "q3"], ["q3"]]
+    assert exact[1].replies == ("a snowy owl", "owl")
+    assert exact[2].replies == ("NO ANSWER",)
+    assert exact[3] == ExactAnswer(None, "asked", ("bird", "hawk", ""))
+
+
+def test_labels_do_not_decide_who_is_asked_but_where_the_paper_is_followed():
+    ask = Scripted(REPLIES)
+    AskedExact(tries=1)(QUESTIONS, ANSWERS, [not label for label in LABELS], ask)
+    assert ask.asked[0][0] == ["q0", "q1", "q2", "q3", "q4"]
+    ask = Scripted(REPLIES)
+    exact = AskedExact(only_wrong=True, tries=1)(QUESTIONS, ANSWERS, LABELS, ask)
+    assert ask.asked[0][0] == ["q1", "q2", "q3"]
+    assert [one.how for one in exact] == ["gold", "asked", "asked", "asked", "gold"]
+    assert words(ANSWERS[0], exact[0]) == "grey heron"
+    assert exact[4].span is None  # called right for another reason than the gold words
+
+
+def test_another_model_may_be_asked(language_model):
+    ask = Scripted(REPLIES)
+    AskedExact(tries=1, model=language_model)(QUESTIONS, ANSWERS, LABELS, ask)
+    assert ask.asked[0][1] is language_model
+    short = asking(language_model)
+    assert (short.prompt, short.stop, short.id) == ("{question}", "\n", language_model.id)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kept"),
+    [
+        (" Paris.\nIt is the capital", "Paris"),
+        ("“New York”", "New York"),
+        ("Exact answer: 42", "42"),
+        ("'ship's'", "ship's"),
+        ("U.S.A", "U.S.A"),
+        ("", ""),
+        ("\n\nowl", "owl"),
+    ],
+)
+def test_replies_are_cleaned(reply, kept):
+    assert cleaned(reply) == kept
+
+
+def test_each_try_shows_other_examples_and_ends_where_the_model_goes_on():
+    prompts = [extraction_prompt("Who?", "It was\nAnn.", k) for k in range(30)]
+    assert len(set(prompts)) == 30
+    assert all(p.endswith("Question: Who?\nAnswer: It was Ann.\nExact answer:") for p in prompts)
+    assert all(p.count("\nExact answer:") == 3 for p in prompts)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: RuleExact(rule="guess"), "spans.rule: expected one of pattern, options, number, labels; got 'guess'"),
+        (lambda: RuleExact(rule="labels"), "spans.labels: expected words with spans.rule=labels and only there, got "),
+        (lambda: RuleExact(labels=["a"]), r"got \['a'\] with spans.rule=pattern"),
+        (lambda: AskedExact(tries=0), "spans.tries: expected 1 to 30, got 0"),
+        (lambda: AskedExact(tries=31), "spans.tries: expected 1 to 30, got 31"),
+        (
+            lambda: RuleExact("options")([question(options=("a",))], ["a"], [True], nobody),
+            r"expected options of every question, got \['a'\] for q0; name their columns with dataset.options",
+        ),
+    ],
+)
+def test_mistakes_are_named(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
