@@ -31,6 +31,7 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.bench_solver
 	$(BIN)/python -m tests.benchmarks.bench_auroc
 	$(BIN)/python -m tests.benchmarks.bench_stream
+	$(BIN)/python -m tests.benchmarks.bench_capture
 
 clean:
 	rm -rf .venv outputs multirun cache build *.egg-info
