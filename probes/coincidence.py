@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import seaborn as sns
@@ -45,7 +46,7 @@ class Coincidence(pl.Callback):
             counted.insert(0, "examples", card["n_valid"])
             counted.to_csv(path, float_format="%.6f", lineterminator="\n", index_label="position")
         with whole_file(self.folder / f"{NAME}.png") as path, matplotlib.rc_context(STYLE):
-            draw(shares).savefig(path, format="png", metadata=UNDATED["png"])
+            draw(shares, card["n_valid"]).savefig(path, format="png", metadata=UNDATED["png"])
 
 
 def table(positions: Sequence[str], coincidence: Sequence[Sequence[float | None]]) -> pd.DataFrame:
@@ -57,12 +58,13 @@ def table(positions: Sequence[str], coincidence: Sequence[Sequence[float | None]
     )
 
 
-def draw(shares: pd.DataFrame) -> Figure:
+def draw(shares: pd.DataFrame, examples: Sequence[int]) -> Figure:
     """The table as a figure that pyplot does not know of: a square for each pair, its share in percent where above 0.
 
-    Pairs that no example has are left blank.
+    Pairs that no example has are left blank. ``examples [T]`` stand beside the names: how many have each position.
     """
     size = max(1.6, 0.34 * len(shares))
+    shares = shares.where(np.tri(len(shares), k=-1, dtype=bool))  # each pair once
     written = shares.map(lambda share: f"{100 * share:.0f}" if share > 0 else "")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size, size), dpi=160, facecolor="white")
@@ -71,7 +73,7 @@ def draw(shares: pd.DataFrame) -> Figure:
         sns.heatmap(
             shares,
             ax=axes,
-            vmin=0,
+            vmin=-0.1,  # so that a share of nothing is not white, which is for no pair at all
             vmax=1,
             cmap="Greys",
             cbar=False,
@@ -85,7 +87,8 @@ def draw(shares: pd.DataFrame) -> Figure:
         )
         axes.tick_params(labelsize=8, length=2, width=0.6, color=GREY, labelcolor=INK)
         axes.set_xticklabels(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
+        names = [f"{name}  ({n:,})" for name, n in zip(shares.index, examples, strict=True)]
+        axes.set_yticklabels(names, rotation=0)
         axes.set_title("One token under two names: % of the examples with both", fontsize=9, color=INK, loc="left")
         fit_to_labels(figure, pad=0.12)
     return figure

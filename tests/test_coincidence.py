@@ -43,7 +43,7 @@ def test_nothing_is_written_where_tokens_are_unknown_or_by_other_ranks(tmp_path)
 @pytest.mark.parametrize("T", [1, 3, 15, 40])
 def test_no_label_is_cut_off(T):
     names = [f"position_{t}" if t % 3 else "a_position_with_a_rather_long_name" + str(t) for t in range(T)]
-    figure = draw(table(names, [[float(i == j) for j in range(T)] for i in range(T)]))
+    figure = draw(table(names, [[float(i == j) for j in range(T)] for i in range(T)]), [2000] * T)
     width, height = figure.get_size_inches() * figure.dpi
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text() and text.get_visible():
@@ -53,6 +53,7 @@ def test_no_label_is_cut_off(T):
 
 
 def test_percentages_stand_where_positions_meet():
-    figure = draw(table(POSITIONS, SHARES))
+    figure = draw(table(POSITIONS, SHARES), [1200, 8, 0])
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert [text for text in written if text] == ["100", "25", "25", "100", "100"]
+    assert [text for text in written if text] == ["25"]
+    assert next(label.get_text() for label in figure.axes[0].get_yticklabels()) == "last_q  (1,200)"
