@@ -32,6 +32,7 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.bench_auroc
 	$(BIN)/python -m tests.benchmarks.bench_stream
 	$(BIN)/python -m tests.benchmarks.bench_capture
+	$(BIN)/python -m tests.benchmarks.bench_gpu
 
 clean:
 	rm -rf .venv outputs multirun cache build *.egg-info

@@ -123,3 +123,15 @@ def test_a_number_that_is_none_is_named(bad):
     acts[1, 2, 0, 3] = bad
     with pytest.raises(ValueError, match=rf"got {bad} at layer 7, position last_q, example b"):
         check_finite(acts, [0, 5, 7], ["last_q", "-1"], ["a", "b"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_the_cpu():
+    model = build("llama")
+    tokens = TOKENS.clone()
+    tokens[0, 0] = torch.tensor([1, 3])  # a mean
+    on_cpu = capture(model, SEQUENCES, tokens, SITES, LAYERS)
+    on_gpu = capture(model.cuda(), SEQUENCES, tokens, SITES, LAYERS)  # type: ignore[arg-type]
+    for site in SITES:
+        torch.testing.assert_close(on_gpu[site].cpu(), on_cpu[site], atol=1e-4, rtol=1e-4)
