@@ -126,6 +126,29 @@ def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
     assert (folder / "run" / "heatmap.csv").read_bytes() == before
 
 
+def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tiny_model, questions_csv, tmp_path):
+    """The same model told by another file gives the same cells; another list of positions reuses its answers."""
+    for group, text in (
+        ("model", f"defaults: [hf]\nid: {tiny_model}\ndtype: float32\nchat: false\nstop: null\nmax_new_tokens: 14\n"),
+        (
+            "positions",
+            "defaults: [paper]\nrules: [{name: end, of: answer, at: -1}, {name: all, of: answer, at: mean}]\n",
+        ),
+    ):
+        (tmp_path / "mine" / group).mkdir(parents=True)
+        (tmp_path / "mine" / group / "ours.yaml").write_text(text)
+    overrides = ["model=ours", "positions=ours", "dataset=csv", f"dataset.path={questions_csv}"]
+    outside = [f"cache.root={alone[0]}/cache", "--config-dir", str(tmp_path / "mine")]
+    status, _, err = run(tmp_path / "run", *overrides, *outside)
+    assert status == 0, err
+    assert "answers: 300 reused from" in err
+    assert "exact answers" not in err
+    ends = {(row["split"], row["layer"]): row["auc"] for row in table(tmp_path / "run") if row["position"] == "end"}
+    last = {(row["split"], row["layer"]): row["auc"] for row in table(alone[0]) if row["position"] == "-1"}
+    assert ends == last
+    assert {row["position"] for row in table(tmp_path / "run")} == {"end", "all"}
+
+
 def test_two_ranks_give_the_same_table_and_the_same_cache(alone, own, tmp_path):
     status, _, err = run(tmp_path, *own, "trainer=ddp_cpu", "trainer.devices=2")
     assert status == 0, err
