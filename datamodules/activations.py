@@ -1,7 +1,6 @@
 """The datamodule of a language model: runs the stages whose results the cache lacks, then streams what they made."""
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -135,7 +134,7 @@ class ActivationDataModule(GridDataModule):
     ) -> tuple[list[Question], list[list[int]]]:
         """Questions whose prompt and longest answer the model can hold, and the prompts; the others are named."""
         prompts = stages.prompts([question.text for question in questions])
-        context = getattr(stages.config, "max_position_embeddings", None) or math.inf
+        context = stages.context
         fits = [len(prompt) + self.model.max_new_tokens <= context for prompt in prompts]
         skipped = [question.id for question, fit in zip(questions, fits, strict=True) if not fit]
         if len(skipped) == len(questions):
@@ -169,11 +168,11 @@ class ActivationDataModule(GridDataModule):
 
         def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
             if model is None:
-                asked = asking(self.model)
-                return [reply.text for reply in stages.answers(ids, stages.prompts(texts, asked), asked)]
+                return replies(stages, asking(self.model), ids, texts)
+            stages.free()
             model.fetch()
-            with LanguageModelStages(asking(model), self.cache_root, stages.device, self.quiet) as others:
-                return [reply.text for reply in others.answers(ids, others.prompts(texts))]
+            with LanguageModelStages(model, self.cache_root, stages.device, self.quiet) as others:
+                return replies(others, asking(model), ids, texts)
 
         exact = self.spans(questions, [answer.text for answer in answers], labels, ask)
         if not self.quiet:
@@ -200,3 +199,12 @@ def _check_classes(labels: Tensor) -> None:
             f"labels: expected at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {right} right and "
             f"{n - right} wrong of {n}; take more questions, or check the gold answers"
         )
+
+
+def replies(stages: LanguageModelStages, asked: LanguageModel, ids: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """What a model replies to N texts; nothing where the text is longer than it can hold."""
+    prompts = stages.prompts(texts, asked)
+    fit = [i for i, prompt in enumerate(prompts) if len(prompt) + asked.max_new_tokens <= stages.context]
+    given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], asked) if fit else []
+    said = {i: reply.text for i, reply in zip(fit, given, strict=True)}
+    return [said.get(i, "") for i in range(len(texts))]

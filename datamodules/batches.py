@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -16,11 +16,12 @@ class Batches:
     """Runs a computation batch by batch.
 
     Args:
-        size: most examples of a batch; halved for good, and said once, when a batch does not fit into memory.
+        size: most examples of a batch; halved for good when one does not fit into memory.
+        quiet: do not say so (all ranks but the first); otherwise it is said once.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, quiet: bool = False) -> None:
+        self.size, self.quiet = size, quiet
 
     def run(
         self, rows: range, lengths: Sequence[int], compute: Callable[[list[int]], Result]
@@ -38,7 +39,7 @@ class Batches:
         left = (np.argsort(lengths, kind="stable") + rows.start).tolist()
         while left:
             batch, result = left[: self.size], None
-            with suppress(torch.OutOfMemoryError):  # what the failed forward still held is let go on leaving
+            with _out_of_memory_passed_over():  # what the failed forward still held is let go on leaving
                 result = compute(batch)
             if result is not None:
                 left = left[self.size :]
@@ -50,5 +51,18 @@ class Batches:
                 )
             else:
                 self.size = len(batch) // 2
-                log.warning(f"out of memory with {len(batch)} examples a batch: going on with {self.size}")
+                if not self.quiet:
+                    log.warning(f"out of memory with {len(batch)} examples a batch: going on with fewer")
+                self.quiet = True
                 torch.cuda.empty_cache()
+
+
+@contextmanager
+def _out_of_memory_passed_over() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:  # the CPU's allocator has no error of its own
+        if "can't allocate memory" not in str(error):
+            raise

@@ -6,13 +6,14 @@ final norm. Where the other sites are is found in `sites`.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from datamodules.sites import Place, blocks, decoder, place_of
+from datamodules.sites import blocks, decoder, place_of
 
 VERSION = 2  # part of the cache key: raise it when the same inputs would give other activations
 
@@ -55,8 +56,11 @@ def capture(
         for site in dict.fromkeys(sites):
             for layer in layers:
                 place = place_of(site, every[layer], stream)
-                hooks.callback(_hook(place, gather, found, (site, layer)).remove)
+                for module in place.modules:  # what the one called last leaves in `found` stays
+                    hooks.callback(_hook(module, place.side, gather, found, (site, layer)).remove)
         language(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **settings)
+    if missed := next((key for key in product(sites, layers) if key not in found), None):
+        raise ValueError(f"site: expected {missed[0]} of block {missed[1]} to be computed, got a forward without it")
     return {site: torch.stack([found[site, layer].to(model.device) for layer in layers], 1) for site in sites}
 
 
@@ -67,40 +71,38 @@ class _Gather:
         first, last = tokens.to(device).unbind(-1)
         self.shape = (len(tokens), width)
         self.rows, self.at = torch.arange(len(tokens), device=device)[:, None], first
-        several = (last > first).any(0).nonzero()[:, 0]  # positions that are means somewhere
+        self.several = (last > first).any(0).nonzero()[:, 0].tolist()  # positions that are means somewhere
         at = torch.arange(width, device=device)
-        within = (at >= first[:, several, None]) & (at <= last[:, several, None])
-        self.several, self.share = several, within / within.sum(-1, keepdim=True).clamp(min=1)
+        self.within = (at >= first[:, self.several, None]) & (at <= last[:, self.several, None])  # [n, .., width]
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """[n, T, D] of [n, width, D], or of the same with its first two axes in one."""
         n, width = self.shape
-        if tensor.numel() // tensor.shape[-1] != n * width:
+        if tensor.shape[:-1] not in ((n, width), (n * width,)):
             raise ValueError(
                 f"site: expected activations [{n}, {width}, D], got {list(tensor.shape)}; choose another site"
             )
-        tensor = tensor.reshape(n, width, -1)
-        device = tensor.device
+        tensor, device = tensor.reshape(n, width, -1), tensor.device
         taken = tensor[self.rows.to(device), self.at.to(device)]
-        if len(self.several):
-            means = self.share.to(device) @ tensor.float()
-            taken[:, self.several.to(device)] = means.to(tensor.dtype)
+        for t, within in zip(self.several, self.within.to(device).unbind(1), strict=True):
+            total = tensor.masked_fill(~within[..., None], 0).sum(1, dtype=torch.float32)
+            taken[:, t] = (total / within.sum(1, keepdim=True)).to(taken.dtype)
         return taken
 
 
 def _hook(
-    place: Place, gather: _Gather, found: dict[tuple[str, int], Tensor], key: tuple[str, int]
+    module: nn.Module, side: str, gather: _Gather, found: dict[tuple[str, int], Tensor], key: tuple[str, int]
 ) -> torch.utils.hooks.RemovableHandle:
     # Any: blocks take their input by position or by name, and give a tensor or a tuple that starts with it.
     def read_input(_: nn.Module, args: Any, kwargs: Any) -> None:
         found[key] = gather(args[0] if args else kwargs["hidden_states"])
 
     def read_output(_: nn.Module, args: Any, output: Any) -> None:
-        found[key] = gather(output[0] if isinstance(output, tuple) else output)
+        found[key] = gather(output[0] if isinstance(output, tuple | list) else output)
 
-    if place.side == "input":
-        return place.module.register_forward_pre_hook(read_input, with_kwargs=True)
-    return place.module.register_forward_hook(read_output)
+    if side == "input":
+        return module.register_forward_pre_hook(read_input, with_kwargs=True)
+    return module.register_forward_hook(read_output)
 
 
 def check_finite(acts: Tensor, layers: Sequence[int], positions: Sequence[str], ids: Sequence[str]) -> None:

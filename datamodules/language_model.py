@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ class LanguageModel:
             return
         patterns = [f"*{suffix}" for suffix in sorted(CONTENT - {".bin"})]
         try:
-            snapshot_download(self.id, revision=self.revision, allow_patterns=patterns, ignore_patterns="consolidated*")
+            snapshot = partial(snapshot_download, self.id, revision=self.revision, ignore_patterns="consolidated*")
+            if not any(Path(snapshot(allow_patterns=patterns)).rglob("*.safetensors")):
+                snapshot(allow_patterns="*.bin")  # an older repository
         except GatedRepoError as error:
             raise ValueError(
                 f"model.id={self.id}: expected weights that are open to you, got a gated repository; accept its terms "

@@ -1,8 +1,9 @@
 """Where in a model's blocks each site is read, found by structure.
 
-A *block* is one of as many equal modules as the configuration counts layers. Its *output projection* is the last linear
-map to the width of the residual stream within its attention, its *down projection* the same within what follows; the
-four inner sites are what enters and leaves these two. What a family does around them is in docs/concepts.md.
+A *block* is one of as many equal modules as the configuration counts layers, of which some hold an attention. Its
+*output projection* is the linear map to the width of the residual stream that its attention calls last, its *down
+projection* the one that its feed-forward part calls last; the four inner sites are what enters and leaves these two.
+Which of several maps is called last shows in the forward. What a family does around them is in docs/concepts.md.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_post", "mlp_out")
 
 
 class Place(NamedTuple):
-    """A module, and whether its `input` or its `output` is read."""
+    """Modules of which the one called last is read, and whether its `input` or its `output` is."""
 
-    module: nn.Module
+    modules: Sequence[nn.Module]
     side: str
 
 
@@ -37,39 +38,41 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Return the blocks of the language part, in order.
 
     Raises:
-        ValueError: no list of as many modules as the configuration counts layers.
+        ValueError: no list of as many modules as the configuration counts layers, or several and none with attentions.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
-    for module in decoder(model).modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
-    raise ValueError(f"{type(model).__name__}: expected a list of {depth} blocks among its modules, found none")
+    lists = [m for m in decoder(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    attending = [m for m in lists if any(_attention(block) is not None for block in m)]
+    found = attending[:1] or lists
+    if len(found) != 1:
+        raise ValueError(f"{type(model).__name__}: expected one list of {depth} blocks in it, found {len(found)}")
+    return found[0]
 
 
 def places(block: nn.Module, width: int) -> dict[str, Place]:
     """Return where each site of a block is read, those that it has.
 
+    A block with two feed-forward parts, such as experts beside a shared one, has no place for what either adds.
+
     Args:
         block: one of `blocks`.
         width: D of the residual stream.
     """
-    found = {"resid_pre": Place(block, "input"), "resid_post": Place(block, "output")}
-    children = list(block.children())
-    attention = next((child for child in children if "Attention" in type(child).__name__), None)
+    found = {"resid_pre": Place([block], "input"), "resid_post": Place([block], "output")}
+    attention = _attention(block)
     if attention is None:
         return found
-    if projection := _last_projection(attention, width):
-        found |= {"attn_out": Place(projection, "output"), "z": Place(projection, "input")}
-    rest = [child for child in children if child is not attention and _has_matrices(child)]
-    if not rest:
+    if not _has_experts(attention) and (projections := _projections(attention, width)):
+        found |= {"attn_out": Place(projections, "output"), "z": Place(projections, "input")}
+    others = [child for child in block.children() if not _attends(child)]
+    linear = [child for child in others if _ends_in(child, width)]
+    parts = [child for child in others if child not in linear and (_projections(child, width) or _has_experts(child))]
+    if len(parts) > 1:
         return found
-    mlp = rest[-1]
-    if any(parameter.ndim > 2 for parameter in mlp.parameters()) or _contains(mlp, nn.ModuleList):
-        return found | {
-            "mlp_out": Place(mlp, "output")
-        }  # experts: several down projections, of which a token takes a few
-    if projection := _last_projection(mlp, width):
-        found |= {"mlp_post": Place(projection, "input"), "mlp_out": Place(projection, "output")}
+    if parts and _has_experts(parts[0]):
+        return found | {"mlp_out": Place(parts, "output")}  # several down projections, of which a token takes a few
+    if projections := _projections(parts[0], width) if parts else linear:
+        found |= {"mlp_post": Place(projections, "input"), "mlp_out": Place(projections, "output")}
     return found
 
 
@@ -100,14 +103,22 @@ def choose_layers(model_layers: int, layers: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def _last_projection(module: nn.Module, width: int) -> nn.Module | None:
-    linear = [m for m in module.modules() if getattr(m, "out_features", getattr(m, "nf", None)) == width]
-    return linear[-1] if linear else None
+def _attention(block: nn.Module) -> nn.Module | None:
+    return next(filter(_attends, block.children()), None)
 
 
-def _has_matrices(module: nn.Module) -> bool:
-    return any(parameter.ndim > 1 for parameter in module.parameters())
+def _attends(module: nn.Module) -> bool:
+    return "Attention" in type(module).__name__
 
 
-def _contains(module: nn.Module, kind: type[nn.Module]) -> bool:
-    return any(isinstance(m, kind) for m in module.modules())
+def _ends_in(module: nn.Module, width: int) -> bool:
+    return getattr(module, "out_features", getattr(module, "nf", None)) == width
+
+
+def _projections(module: nn.Module, width: int) -> list[nn.Module]:
+    return [m for m in module.modules() if _ends_in(m, width)]
+
+
+def _has_experts(module: nn.Module) -> bool:
+    stacked = any(parameter.ndim > 2 for parameter in module.parameters())
+    return stacked or any(isinstance(m, nn.ModuleList) for m in module.modules())

@@ -62,6 +62,10 @@ class LanguageModelStages:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads)
+        self.free()
+
+    def free(self) -> None:
+        """Let go of the weights; they are loaded again where they are needed."""
         if self.__dict__.pop("network", None) is not None and self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -74,6 +78,11 @@ class LanguageModelStages:
     def config(self) -> PretrainedConfig:
         """Configuration of the language part."""
         return AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config(decoder=True)
+
+    @property
+    def context(self) -> float:
+        """Most tokens of prompt and answer together; infinite where the configuration names no limit."""
+        return getattr(self.config, "max_position_embeddings", None) or math.inf
 
     def prompts(self, questions: Sequence[str], asked: LanguageModel | None = None) -> list[list[int]]:
         """Token ids of the prompts for N question texts; `asked` is the model asked in another way."""
@@ -102,7 +111,7 @@ class LanguageModelStages:
             "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
         }
         entry = CacheEntry(self.cache_root, "answers", content, _shards(len(prompts)))
-        batches = Batches(asked.batch_size)
+        batches = Batches(asked.batch_size, self.quiet)
 
         def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
             made: dict[int, Answer] = {}
@@ -159,7 +168,7 @@ class LanguageModelStages:
         }
         shards = _shards(len(sequences))
         entries = {site: CacheEntry(self.cache_root, "activations", content | {"site": site}, shards) for site in sites}
-        batches = Batches(self.model.batch_size)
+        batches = Batches(self.model.batch_size, self.quiet)
 
         def read(rows: range, wanted: Sequence[str], advance: Callable[[int], None]) -> dict[str, dict[str, bytes]]:
             acts: dict[str, Tensor] = {}
@@ -191,9 +200,10 @@ class LanguageModelStages:
                 entries[other].offer(shard, files[other])
             return files[site]
 
-        for k, (site, entry) in enumerate(entries.items()):
-            width = sum(map(self._width, list(entries)[k:]))
-            self._run(entry, site, len(sequences), 2 * len(layers) * len(names) * width, partial(make, site))
+        order = sorted(entries)  # the same for all who build them, whichever they want first
+        for k, site in enumerate(order):
+            width = sum(map(self._width, order[k:]))
+            self._run(entries[site], site, len(sequences), 2 * len(layers) * len(names) * width, partial(make, site))
         return entries[sites[0]]
 
     def _width(self, site: str) -> int:

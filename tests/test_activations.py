@@ -2,12 +2,13 @@ import json
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datamodules.activations import ActivationDataModule
+from datamodules.activations import ActivationDataModule, replies
 from datamodules.capture import capture
 from datamodules.correctness import is_correct
 from datamodules.exact_answers import AskedExact, RuleExact
@@ -204,7 +205,7 @@ def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tm
     monkeypatch.setattr("datamodules.stages.capture", counted)
     together = {"site": "z", "also": ["mlp_post", "z", "resid_pre"]}
     make(language_model, questions_csv, tmp_path / "together", **together).setup()
-    assert set(map(tuple, forwards)) == {("z", "mlp_post", "resid_pre")}
+    assert {tuple(sorted(sites)) for sites in forwards} == {("mlp_post", "resid_pre", "z")}
     for site in ("z", "mlp_post", "resid_pre"):
         alone = make(language_model, questions_csv, tmp_path / "alone", site=site)
         alone.setup()
@@ -275,3 +276,82 @@ def test_the_page_and_the_table_stand_beside_the_activations(datamodule):
     for row in table:
         match = re.search(r"\w+", row["answer"])
         assert row["exact_answer"] == (match.group() if match else None)
+
+
+def entries(root, kind):
+    return sorted(path.name for path in (root / kind).iterdir())
+
+
+def test_answers_are_known_by_model_prompts_and_decoding(language_model, tiny_model, tmp_path):
+    network = language_model.load("cpu")
+    network.lm_head.weight[0, 0] += 1
+    network.save_pretrained(tmp_path / "other")
+    language_model.load_tokenizer().save_pretrained(tmp_path / "other")
+    ways = [
+        {},
+        {"id": str(tmp_path / "other")},
+        {"dtype": "bfloat16"},
+        {"stop": "red"},
+        {"max_new_tokens": 3},
+        {"prompt": "{question}"},
+    ]
+    for count, way in enumerate([*ways, {"batch_size": 2}, {"name": "other name"}], 1):
+        model = replace(language_model, **way)
+        with LanguageModelStages(model, str(tmp_path / "cache"), torch.device("cpu"), quiet=True) as stages:
+            stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+        assert len(entries(tmp_path / "cache", "answers")) == min(count, len(ways))
+
+
+def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(language_model, tmp_path):
+    with LanguageModelStages(language_model, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+        answers = stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+        usual: dict[str, Any] = {
+            "ids": ["a", "b"], "answers": answers, "names": ["x"], "tokens": torch.tensor([[[3, 3]], [[2, 2]]]),
+            "valid": torch.ones(2, 1, dtype=torch.bool), "sites": ["z"], "layers": [0, 1],
+        }  # fmt: skip
+        ways = [
+            {},
+            {"answers": answers[::-1]},
+            {"names": ["y"]},
+            {"tokens": torch.tensor([[[3, 3]], [[1, 2]]])},
+            {"valid": torch.tensor([[True], [False]])},
+            {"sites": ["mlp_out"]},
+            {"layers": [0]},
+        ]
+        for count, way in enumerate([*ways, {"ids": ["c", "d"]}], 1):
+            stages.activations(**usual | way)
+            assert len(entries(tmp_path, "activations")) == min(count, len(ways))
+
+
+def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
+    questions = CsvQuestions(str(questions_csv)).load()
+    tokenizer = language_model.load_tokenizer()
+    longest = max(len(language_model.encode(tokenizer, q.text)) for q in questions)
+    with LanguageModelStages(
+        replace(language_model, max_new_tokens=128 - longest), str(tmp_path), torch.device("cpu")
+    ) as stages:
+        data = make(stages.model, questions_csv, tmp_path)
+        assert len(data._that_fit(stages, questions)[0]) == 300
+        data.model = replace(stages.model, max_new_tokens=129 - longest)
+        assert 0 < len(data._that_fit(stages, questions)[0]) < 300
+
+
+def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_path):
+    with LanguageModelStages(language_model, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+        short, long = replies(stages, language_model, ["a", "b"], ["red?", "red " * 300])
+        assert short
+        assert long == ""
+        assert replies(stages, language_model, ["b"], ["red " * 300]) == [""]
+
+
+def test_answers_without_an_exact_answer_are_named(language_model, questions_csv, cache_root, caplog):
+    """Without a pattern only right answers have one; here they are made the most."""
+    rows = [line for line in questions_csv.read_text().splitlines()[1:] if not line.endswith(",nothing")]
+    path = cache_root / "right.csv"
+    others = [line for line in questions_csv.read_text().splitlines()[1:] if line.endswith(",nothing")][:30]
+    path.write_text("\n".join(["question,answer", *rows, *others]))
+    with caplog.at_level("INFO"):
+        make(language_model, path, cache_root, dataset=CsvQuestions(str(path))).setup()
+    listed = next(r.message for r in caplog.records if r.message.startswith("exact answers: none in"))
+    assert listed.count("right-00") == 20
+    assert re.search(r" and \d+ more, in index.parquet; their exact-answer positions are invalid$", listed)

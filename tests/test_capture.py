@@ -5,7 +5,7 @@ import torch
 
 from datamodules.answers import generate_answers
 from datamodules.capture import capture, check_finite
-from datamodules.sites import SITES, blocks, places
+from datamodules.sites import SITES, Place, blocks, places
 from tests.families import DEPTH, FAMILIES, WIDTH, build
 
 SEQUENCES = [[1, 5, 9, 20, 33], [1, 7], [1, 40, 41, 42, 43, 44, 45, 46], [1, 8, 9]] * 2
@@ -40,14 +40,6 @@ def test_greedy_answers_of_a_batch_are_those_of_one_by_one(name, language_model)
         assert answer.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_side_on_which_a_tokenizer_pads_does_not_matter(network, language_model, side):
-    tokenizer = language_model.load_tokenizer()
-    expected = [answer.answer_ids for answer in generate_answers(network, tokenizer, SEQUENCES, 12)]
-    tokenizer.padding_side = side
-    assert [answer.answer_ids for answer in generate_answers(network, tokenizer, SEQUENCES, 12)] == expected
-
-
 def test_means_are_of_every_token_from_first_to_last(network):
     ranges = torch.tensor([[[0, 4], [2, 2], [1, 3]], [[0, 1], [1, 1], [0, 0]], [[3, 7], [0, 0], [2, 4]]])
     acts = capture(network, SEQUENCES[:3], ranges, ["resid_post", "mlp_post"], LAYERS)
@@ -58,6 +50,37 @@ def test_means_are_of_every_token_from_first_to_last(network):
             for t, (first, last) in enumerate(ranges[n].tolist()):
                 expected = alone[:, first : last + 1].double().mean(1)
                 torch.testing.assert_close(found[n, :, t].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "gpt2", "gpt_neox", "opt"])
+def test_padding_on_the_left_with_positions_told_gives_the_same(name):
+    """Padding on the right needs no positions told: they count from 0 in every row. The other way round, they do."""
+    model, width = build(name), max(map(len, SEQUENCES))
+    acts = capture(model, SEQUENCES, TOKENS, ["resid_pre"], LAYERS)["resid_pre"]
+    ids = torch.tensor([[0] * (width - len(s)) + s for s in SEQUENCES])
+    mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in SEQUENCES])
+    told = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    states = model(ids, attention_mask=mask, output_hidden_states=True, **told).hidden_states
+    for n, sequence in enumerate(SEQUENCES):
+        for layer in LAYERS:
+            there = states[layer][n, TOKENS[n, :, 0] + width - len(sequence)]
+            torch.testing.assert_close(acts[n, layer], there, atol=1e-5, rtol=1e-5)
+
+
+def test_a_mean_is_of_its_own_tokens_alone(network, monkeypatch):
+    """An infinity at a token outside the mean does not reach it."""
+    ranges = torch.tensor([[[1, 2], [0, 0]]])
+    expected = capture(network, SEQUENCES[:1], ranges, ["mlp_out"], [0])["mlp_out"]
+    down = network.model.layers[0].mlp.down_proj
+
+    def spoilt(x):
+        y = torch.nn.functional.linear(x, down.weight)
+        y[:, 3:] = torch.inf
+        return y
+
+    monkeypatch.setattr(down, "forward", spoilt)
+    acts = capture(network, SEQUENCES[:1], ranges, ["mlp_out"], [0])["mlp_out"]
+    torch.testing.assert_close(acts, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_several_sites_in_one_forward_are_each_by_itself(network):
@@ -106,11 +129,7 @@ def test_the_head_is_not_run(network):
 
 
 def test_a_shape_that_is_not_that_of_tokens_is_refused(network, monkeypatch):
-    wide = torch.nn.Module()
-    wide.forward = lambda x: x
-    monkeypatch.setattr(
-        "datamodules.capture.place_of", lambda *_: places(wide, 32)["resid_post"]._replace(module=network.model.norm)
-    )
+    monkeypatch.setattr("datamodules.capture.place_of", lambda *_: Place([network.model.norm], "output"))
     monkeypatch.setattr(network.model.norm, "forward", lambda x: torch.stack((x, x)))
     with pytest.raises(ValueError, match=r"site: expected activations \[8, 8, D\], got \[2, 8, 8, 32\]"):
         capture(network, SEQUENCES, TOKENS, ["resid_post"], [0])

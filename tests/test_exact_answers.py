@@ -1,6 +1,7 @@
 import pytest
 
 from datamodules.exact_answers import (
+    REPLY_TOKENS,
     AskedExact,
     ExactAnswer,
     RuleExact,
@@ -63,10 +64,11 @@ class Scripted:
     """Replies from a table: what is asked about which answer, in turn."""
 
     def __init__(self, replies):
-        self.replies, self.asked = {answer: list(given) for answer, given in replies.items()}, []
+        self.replies, self.asked, self.texts = {answer: list(given) for answer, given in replies.items()}, [], []
 
     def __call__(self, ids, texts, model):
         self.asked.append((list(ids), model))
+        self.texts.append(list(texts))
         return [self.replies[text.rsplit("\nAnswer: ", 1)[1].removesuffix("\nExact answer:")].pop(0) for text in texts]
 
 
@@ -87,6 +89,7 @@ def test_a_model_is_asked_about_every_answer_until_its_reply_stands_there():
     exact = AskedExact(tries=3)(QUESTIONS, ANSWERS, LABELS, ask)
     assert [words(a, e) for a, e in zip(ANSWERS, exact, strict=True)] == ["grey heron", "owl", None, None, "crow"]
     assert [ids for ids, _ in ask.asked] == [["q0", "q1", "q2", "q3", "q4"], ["q1", "q3"], ["q3"]]
+    assert [texts[-1] for texts in ask.texts[1:]] == [extraction_prompt("question 3?", ANSWERS[3], k) for k in (1, 2)]
     assert exact[1].replies == ("a snowy owl", "owl")
     assert exact[2].replies == ("NO ANSWER",)
     assert exact[3] == ExactAnswer(None, "asked", ("bird", "hawk", ""))
@@ -110,6 +113,7 @@ def test_another_model_may_be_asked(language_model):
     assert ask.asked[0][1] is language_model
     short = asking(language_model)
     assert (short.prompt, short.stop, short.id) == ("{question}", "\n", language_model.id)
+    assert short.max_new_tokens == REPLY_TOKENS
 
 
 @pytest.mark.parametrize(

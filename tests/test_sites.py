@@ -104,8 +104,63 @@ def test_a_site_that_a_block_lacks_is_refused_with_those_it_has():
 def test_a_model_without_blocks_is_refused():
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32))
     gpt2.config.n_layer = 5
-    with pytest.raises(ValueError, match="GPT2LMHeadModel: expected a list of 5 blocks among its modules, found none"):
+    with pytest.raises(ValueError, match="GPT2LMHeadModel: expected one list of 5 blocks in it, found 0"):
         blocks(gpt2)
+
+
+SMALL = FAMILIES["llama"].settings
+EXPERTS = SMALL | {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+
+def of(kind, **settings):
+    """A small model of another family, its parameters drawn at random."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
+    for key, parameter in model.named_parameters():
+        centre = 1.0 if parameter.ndim == 1 and key.endswith("weight") else 0.0
+        torch.nn.init.normal_(parameter, centre, 0.15)
+    return model.eval().requires_grad_(False)
+
+
+def test_of_several_maps_to_the_width_of_the_stream_the_one_called_last_counts():
+    """Lightning attention gates the heads by a map that stands behind the output projection in the list of parts."""
+    model = of("minimax", **EXPERTS, head_dim=8, layer_types=["linear_attention"] * DEPTH, block_size=8)
+    acts = capture(model, SEQUENCES, TOKENS, ["z", "attn_out"], range(DEPTH))
+    for layer, block in enumerate(blocks(model)):
+        attention = block.get_submodule("self_attn")
+        assert list(dict(attention.named_children()))[-1] != "out_proj"
+        assert_close(linear(attention.out_proj, acts["z"][:, layer]), acts["attn_out"][:, layer])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "there"),
+    [
+        ("granitemoeshared", EXPERTS | {"shared_intermediate_size": 40}, ["attn_out", "z"]),  # two feed-forward parts
+        ("jetmoe", SMALL | {"kv_channels": 8, "num_local_experts": 4}, ["mlp_out"]),  # experts in the attention too
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": DEPTH, "vocab_size": 100}, []),  # no attention
+    ],
+)
+def test_what_has_no_one_place_is_not_there(kind, settings, there):
+    assert list(places(blocks(of(kind, **settings))[0], WIDTH)) == ["resid_pre", "resid_post", *there]
+
+
+def test_lists_of_parts_are_no_blocks():
+    model = of("xlm", emb_dim=32, n_layers=DEPTH, n_heads=4, n_words=100)
+    with pytest.raises(ValueError, match=f"expected one list of {DEPTH} blocks in it, found "):
+        blocks(model)
+
+
+def test_what_puts_its_axes_in_another_order_is_refused():
+    model = of("xlnet", d_model=32, n_layer=DEPTH, n_head=4, d_inner=56, vocab_size=100)
+    with pytest.raises(ValueError, match=r"site: expected activations \[3, 8, D\], got \[8, 3, 32\]"):
+        capture(model, SEQUENCES, TOKENS, ["resid_pre"], [0])
+
+
+def test_a_part_that_the_forward_passes_over_is_named(monkeypatch):
+    model = build("llama")
+    monkeypatch.setattr(blocks(model)[1].get_submodule("mlp"), "forward", lambda x: x)
+    with pytest.raises(ValueError, match="site: expected mlp_out of block 1 to be computed"):
+        capture(model, SEQUENCES, TOKENS, ["z", "mlp_out"], range(DEPTH))
 
 
 def test_names_and_layers_are_checked():

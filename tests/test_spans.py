@@ -31,6 +31,7 @@ def tokenizer(request, tiny_model):
         ("", "red", None),
         ("blue", "red", None),
         ("blue", " ", None),
+        ("the red stone", " red\n", "red"),
     ],
 )
 def test_find(text, words, found):
