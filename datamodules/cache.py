@@ -57,7 +57,11 @@ class CacheEntry:
         return [shard for shard in range(self.n_shards) if not self._record(shard).exists()]
 
     def build(
-        self, make: Callable[[int], dict[str, bytes]], bytes_per_shard: int, made_elsewhere: Callable[[int], Any]
+        self,
+        make: Callable[[int], dict[str, bytes]],
+        bytes_per_shard: int,
+        made_elsewhere: Callable[[int], Any],
+        together: bool = False,
     ) -> None:
         """Make every missing shard, sharing the work with other processes that build the same entry.
 
@@ -65,6 +69,7 @@ class CacheEntry:
             make: gives the files of a shard, name to bytes. Its result must depend on the shard number alone.
             bytes_per_shard: estimate, held against the free disk space before the first shard.
             made_elsewhere: called with each shard that another process made meanwhile.
+            together: make every shard, as all processes that hold parts of one model must; one of them stores it.
 
         Raises:
             OSError: the disk cannot hold what is missing.
@@ -76,6 +81,10 @@ class CacheEntry:
                 f"cache.root: expected {needed / 1e6:,.1f} MB of free space for {self.folder}, "
                 f"got {free / 1e6:,.1f} MB; free some, or choose another cache.root"
             )
+        if together:
+            for shard in missing:
+                self.offer(shard, make(shard), wait=True)
+            return
         # First whatever nobody else holds; then wait for the rest, in case its holder dies.
         for wait in (False, True):
             for shard in missing:
@@ -88,9 +97,12 @@ class CacheEntry:
                         self._finish(shard, make(shard))
             missing = self.missing()
 
-    def offer(self, shard: int, files: dict[str, bytes]) -> None:
-        """Store a shard that was made along with another entry's, unless it is there or another process makes it."""
-        with self._claim(shard, wait=False) as mine:
+    def offer(self, shard: int, files: dict[str, bytes], wait: bool) -> None:
+        """Store a shard that others may have made too, unless it is there; one that another process makes is its own.
+
+        Where `wait` is true it is stored, by whomever, on return.
+        """
+        with self._claim(shard, wait) as mine:
             if mine and not self._record(shard).exists():
                 self._finish(shard, files)
 

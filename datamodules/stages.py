@@ -80,6 +80,11 @@ class LanguageModelStages:
         return AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config(decoder=True)
 
     @property
+    def split(self) -> bool:
+        """Whether each process holds a part of the model only, so that all have to go through the same batches."""
+        return self.model.tp_plan is not None
+
+    @property
     def context(self) -> float:
         """Most tokens of prompt and answer together; infinite where the configuration names no limit."""
         return getattr(self.config, "max_position_embeddings", None) or math.inf
@@ -154,6 +159,12 @@ class LanguageModelStages:
         Raises:
             ValueError: an activation that is not finite.
         """
+        parted = [site for site in sites if site in ("z", "mlp_post")]
+        if self.split and parted:
+            raise ValueError(
+                f"site.name: expected a site of the width of the stream, which model.tp_plan leaves whole, got "
+                f"{', '.join(parted)}; choose another, or model.device_map=auto"
+            )
         sequences = [answer.prompt_ids + answer.answer_ids for answer in answers]
         content = {
             "stage": "activations",
@@ -197,7 +208,7 @@ class LanguageModelStages:
             also = [other for other, entry in entries.items() if other != site and shard in entry.missing()]
             files = read(rows, [site, *also], advance)
             for other in also:
-                entries[other].offer(shard, files[other])
+                entries[other].offer(shard, files[other], wait=self.split)
             return files[site]
 
         order = sorted(entries)  # the same for all who build them, whichever they want first
@@ -242,6 +253,7 @@ class LanguageModelStages:
                 make=lambda shard: make(_rows(shard, n), advance),
                 bytes_per_shard=SHARD * bytes_each,
                 made_elsewhere=lambda shard: advance(len(_rows(shard, n))),
+                together=self.split,
             )
 
     def _say(self, line: str) -> None:

@@ -309,7 +309,7 @@ def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(la
             "ids": ["a", "b"], "answers": answers, "names": ["x"], "tokens": torch.tensor([[[3, 3]], [[2, 2]]]),
             "valid": torch.ones(2, 1, dtype=torch.bool), "sites": ["z"], "layers": [0, 1],
         }  # fmt: skip
-        ways = [
+        ways: list[dict[str, Any]] = [
             {},
             {"answers": answers[::-1]},
             {"names": ["y"]},
@@ -317,10 +317,11 @@ def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(la
             {"valid": torch.tensor([[True], [False]])},
             {"sites": ["mlp_out"]},
             {"layers": [0]},
+            {"ids": ["c", "d"]},  # names that no content depends on
         ]
-        for count, way in enumerate([*ways, {"ids": ["c", "d"]}], 1):
+        for count, way in enumerate(ways, 1):
             stages.activations(**usual | way)
-            assert len(entries(tmp_path, "activations")) == min(count, len(ways))
+            assert len(entries(tmp_path, "activations")) == min(count, len(ways) - 1)
 
 
 def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
@@ -355,3 +356,9 @@ def test_answers_without_an_exact_answer_are_named(language_model, questions_csv
     listed = next(r.message for r in caplog.records if r.message.startswith("exact answers: none in"))
     assert listed.count("right-00") == 20
     assert re.search(r" and \d+ more, in index.parquet; their exact-answer positions are invalid$", listed)
+
+
+def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cache_root):
+    split = replace(language_model, tp_plan="auto")
+    with pytest.raises(ValueError, match=r"expected a site of the width of the stream, .* got z; choose"):
+        make(split, questions_csv, cache_root, also=["z"]).setup()

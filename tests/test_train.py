@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
@@ -138,7 +140,8 @@ def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tin
         (tmp_path / "mine" / group).mkdir(parents=True)
         (tmp_path / "mine" / group / "ours.yaml").write_text(text)
     overrides = ["model=ours", "positions=ours", "dataset=csv", f"dataset.path={questions_csv}"]
-    outside = [f"cache.root={alone[0]}/cache", "--config-dir", str(tmp_path / "mine")]
+    shutil.copytree(alone[0] / "cache", tmp_path / "cache")
+    outside = [f"cache.root={tmp_path}/cache", "--config-dir", str(tmp_path / "mine")]
     status, _, err = run(tmp_path / "run", *overrides, *outside)
     assert status == 0, err
     assert "answers: 300 reused from" in err
@@ -166,6 +169,26 @@ def test_two_ranks_give_the_same_table_and_the_same_cache(alone, own, tmp_path):
         for f in (alone[0], tmp_path)
     ]
     assert caches[0] == caches[1]
+
+
+@pytest.mark.slow
+def test_processes_that_each_hold_a_part_of_the_model_give_the_same_answers_and_activations(alone, own, tmp_path):
+    """Split over two processes, products are summed in another order; nothing else changes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [*command(tmp_path, *own)[1:], "trainer=ddp_cpu", "trainer.devices=2", "model.tp_plan=auto"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [
+        [row for path in sorted(folder.glob("cache/answers/*/*.parquet")) for row in pq.read_table(path).to_pylist()]
+        for folder in (alone[0], tmp_path)
+    ]
+    same = [one["answer_ids"] == two["answer_ids"] for one, two in zip(*answers, strict=True)]
+    assert sum(same) >= 295  # of 300: where two tokens are nearly as likely, rounding chooses
+    cells = [[float(row["auc"] or "nan") for row in table(folder)] for folder in (alone[0], tmp_path)]
+    assert cells[1] == pytest.approx(cells[0], abs=0.05, nan_ok=True)
 
 
 @pytest.mark.slow
