@@ -179,17 +179,22 @@ class ActivationDataModule(GridDataModule):
             for how, label, n, found in success(labels, exact):
                 log.info(f"exact answers: {how}, {label} answers: found in {found} of {n}, {found / n:.1%}")
         without = [i for i, one in enumerate(exact) if one.span is None]
+        if 2 * len(without) > len(exact):
+            five = "; ".join(_without_exact_answer(questions[i], answers[i], exact[i]) for i in without[:5])
+            raise ValueError(
+                f"spans: expected exact answers in over half of {len(exact)} answers, got {len(exact) - len(without)}; "
+                f"choose another of spans=rule, model, paper, or positions without exact answers; none in: {five}"
+            )
         if without and not self.quiet:
             shown = ", ".join(questions[i].id for i in without[:LISTED])
             more = f" and {len(without) - LISTED} more, in index.parquet" if len(without) > LISTED else ""
             log.info(f"exact answers: none in {shown}{more}; their exact-answer positions are invalid")
-        if 2 * len(without) > len(exact):
-            five = "; ".join(f"{questions[i].id} {answers[i].text.strip()[:80]!r}" for i in without[:5])
-            raise ValueError(
-                f"spans: expected exact answers in over half of {len(exact)} answers, got {len(exact) - len(without)}; "
-                f"choose another way with spans=model, or positions without exact answers; none in: {five}"
-            )
         return exact
+
+
+def _without_exact_answer(question: Question, answer: Answer, exact: ExactAnswer) -> str:
+    replied = f" (replied {exact.replies[0][:40]!r})" if exact.replies else ""
+    return f"{question.id} {answer.text.strip()[:80]!r}{replied}"
 
 
 def _check_classes(labels: Tensor) -> None:
@@ -205,6 +210,11 @@ def replies(stages: LanguageModelStages, asked: LanguageModel, ids: Sequence[str
     """What a model replies to N texts; nothing where the text is longer than it can hold."""
     prompts = stages.prompts(texts, asked)
     fit = [i for i, prompt in enumerate(prompts) if len(prompt) + asked.max_new_tokens <= stages.context]
+    if len(fit) < len(texts) and not stages.quiet:
+        log.warning(
+            f"{len(texts) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with {asked.max_new_tokens} "
+            f"tokens of reply they are longer than its context of {stages.context} tokens"
+        )
     given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], asked) if fit else []
     said = {i: reply.text for i, reply in zip(fit, given, strict=True)}
     return [said.get(i, "") for i in range(len(texts))]
