@@ -18,14 +18,14 @@ class Answer:
         prompt_ids: token ids that the model read.
         answer_ids: token ids that it wrote, the stop token included.
         logprobs: natural log-probability of each written token.
-        finish: `stop` when it ended its answer, `length` when it was cut off.
+        finish: `stop` when it ended its answer, `length` when it was cut off, `given` when it is a given text.
         text: `answer_ids` decoded without special tokens.
     """
 
     prompt_ids: list[int]
     answer_ids: list[int]
     logprobs: list[float]
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "given"]
     text: str
 
 

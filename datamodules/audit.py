@@ -4,7 +4,6 @@ The page shows token by token where they were found, so that a person can check 
 """
 
 import io
-from collections.abc import Sequence
 from html import escape
 
 import pyarrow as pa
@@ -12,9 +11,8 @@ import pyarrow.parquet as pq
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.answers import Answer
-from datamodules.exact_answers import ExactAnswer
-from datamodules.questions import Question
+from datamodules.answered import Answered
+from datamodules.exact_answers import success
 from datamodules.spans import token_ranges
 
 SHOWN = 60  # examples of each of: right, wrong, without an exact answer
@@ -32,28 +30,18 @@ i.exact { background: #ffd75e; font-weight: 600 }
 """
 
 
-def audit_page(
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    labels: Sequence[bool],
-    exact: Sequence[ExactAnswer],
-    spans: Sequence[tuple[int, int] | None],
-) -> str:
+def audit_page(tokenizer: PreTrainedTokenizerBase, examples: Answered) -> str:
     """Write the page.
 
     Args:
         tokenizer: what the answers' ids belong to.
-        questions: [N].
-        answers: [N].
-        labels: [N], whether each answer is right.
-        exact: [N], what was found, and how.
-        spans: [N], first and last token of it.
+        examples: N, with what was found.
 
     Returns:
         HTML, with a table of how often something was found and up to `SHOWN` examples each of right answers, wrong
         answers, and answers without an exact answer.
     """
+    labels, exact, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.exact, examples.spans
     rows = "".join(
         f"<tr><td>{how}</td><td>{label}</td><td>{n}</td><td>{found}</td><td>{found / n:.1%}</td></tr>"
         for how, label, n, found in success(labels, exact)
@@ -69,30 +57,26 @@ def audit_page(
         ("Wrong answers", lambda i: not labels[i] and spans[i]),
         ("No exact answer found", lambda i: not spans[i]),
     ):
-        chosen = [i for i in range(len(questions)) if wanted(i)]
+        chosen = [i for i in range(len(labels)) if wanted(i)]
         shown = chosen[:: max(1, -(-len(chosen) // SHOWN))]
         parts.append(f"<h2>{title}</h2><p><small>{len(shown)} of {len(chosen)}</small></p>")
-        parts += [_example(tokenizer, questions[i], answers[i], labels[i], exact[i], spans[i]) for i in shown]
+        parts += [_example(tokenizer, examples, i) for i in shown]
     return "\n".join(parts)
 
 
-def index_of(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    labels: Tensor,
-    exact: Sequence[ExactAnswer],
-    tokens: Tensor,
-    valid: Tensor,
-) -> bytes:
+def index_of(examples: Answered, tokens: Tensor, valid: Tensor) -> bytes:
     """Say which example each row of the shards is, as Parquet, for people and other programs.
 
     Labels and exact answers follow the present rules. tokens [N, T, 2] are counted in prompt plus answer.
     """
+    questions, answers, exact = examples.questions, examples.answers, examples.exact
     table = pa.table(
         {
             "id": [question.id for question in questions],
             "group": [question.group for question in questions],
+            "split": [question.split for question in questions],
             "question": [question.text for question in questions],
+            "gold": [question.answers for question in questions],
             "answer": [answer.text for answer in answers],
             "finish": [answer.finish for answer in answers],
             "prompt_ids": [answer.prompt_ids for answer in answers],
@@ -102,7 +86,8 @@ def index_of(
             "first_token": tokens[..., 0].tolist(),
             "last_token": tokens[..., 1].tolist(),
             "valid": valid.tolist(),
-            "label": labels.tolist(),
+            "label": examples.labels.tolist(),
+            "label_by": [verdict.branch for verdict in examples.verdicts],
         }
     )
     buffer = io.BytesIO()
@@ -110,36 +95,17 @@ def index_of(
     return buffer.getvalue()
 
 
-def success(labels: Sequence[bool], exact: Sequence[ExactAnswer]) -> list[tuple[str, str, int, int]]:
-    """How often an exact answer was found: (method, `right` or `wrong`, examples, found) for each that occurs."""
-    keys = sorted(
-        {(one.how, bool(label)) for one, label in zip(exact, labels, strict=True)}, key=lambda k: (k[0], -k[1])
-    )
-    counted = []
-    for how, right in keys:
-        those = [one for one, label in zip(exact, labels, strict=True) if one.how == how and bool(label) == right]
-        found = sum(one.span is not None for one in those)
-        counted.append((how, "right" if right else "wrong", len(those), found))
-    return counted
-
-
-def _example(
-    tokenizer: PreTrainedTokenizerBase,
-    question: Question,
-    answer: Answer,
-    right: bool,
-    exact: ExactAnswer,
-    span: tuple[int, int] | None,
-) -> str:
+def _example(tokenizer: PreTrainedTokenizerBase, examples: Answered, i: int) -> str:
+    question, answer, exact, span = examples.questions[i], examples.answers[i], examples.exact[i], examples.spans[i]
     text, ranges = token_ranges(tokenizer, answer.answer_ids)
     tokens, done = [], 0
-    for i, (_, end) in enumerate(ranges):  # of a character over several tokens the first shows it all
-        mark = " class='exact'" if span and span[0] <= i <= span[1] else ""
-        tokens.append(f"<i{mark} title='{i}: {answer.answer_ids[i]}'>{escape(text[done:end]) or '&thinsp;'}</i>")
+    for k, (_, end) in enumerate(ranges):  # of a character over several tokens the first shows it all
+        mark = " class='exact'" if span and span[0] <= k <= span[1] else ""
+        tokens.append(f"<i{mark} title='{k}: {answer.answer_ids[k]}'>{escape(text[done:end]) or '&thinsp;'}</i>")
         done = max(done, end)
     asked = question.text if len(question.text) <= QUESTION else f"… {question.text[-QUESTION:]}"
     replies = f"; replies: {escape(' | '.join(exact.replies))}" if exact.replies else ""
-    verdict = "right" if right else "wrong"
+    verdict = "right" if examples.verdicts[i].right else "wrong"
     return (
         f"<article class='{verdict}'><p><small>{escape(question.id)}, {verdict}, {exact.how}{replies}</small></p>"
         f"<p>{escape(asked)}</p><p>{''.join(tokens)}</p>"

@@ -30,22 +30,28 @@ class CacheEntry:
         kind: `answers` or `activations`.
         content: JSON-ready description of everything the content depends on; its hash is the key.
         n_shards: how many shards make the entry whole.
+        about: what the manifest also says, for people; not part of the key.
 
     Raises:
         OSError: the folder cannot be made or written.
+        ValueError: a newer version wrote it.
     """
 
-    def __init__(self, root: str | Path, kind: str, content: dict[str, Any], n_shards: int) -> None:
+    def __init__(
+        self, root: str | Path, kind: str, content: dict[str, Any], n_shards: int, about: dict[str, Any] | None = None
+    ) -> None:
         described = json.dumps({"cache": VERSION, **content}, sort_keys=True)
         self.key = hashlib.sha256(described.encode()).hexdigest()[:20]
         self.folder = Path(root).expanduser().absolute() / kind / self.key
         self.n_shards = n_shards
         try:
             (self.folder / ".local").mkdir(parents=True, exist_ok=True)
+            manifest = {"cache": VERSION, "about": about or {}, "shards": n_shards, **content}
             if not (self.folder / "manifest.json").exists():
-                self.write(
-                    "manifest.json", json.dumps({"cache": VERSION, **content}, indent=1, sort_keys=True).encode()
-                )
+                self.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+            self._check_version()
+            with suppress(OSError):  # a cache that others own can be read all the same
+                (self.folder / ".local" / "used").touch()
         except OSError as error:
             raise OSError(
                 f"cache.root: expected a folder that can be written, got {root} ({error.strerror or error}); "
@@ -56,10 +62,22 @@ class CacheEntry:
         """Shards without a record."""
         return [shard for shard in range(self.n_shards) if not self._record(shard).exists()]
 
+    def require_room(self, bytes_per_shard: int) -> None:
+        """Hold an estimate of what is missing against the free disk space.
+
+        Raises:
+            OSError: the disk cannot hold it.
+        """
+        needed, free = bytes_per_shard * len(self.missing()), shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(
+                f"cache.root: expected {needed / 1e6:,.1f} MB of free space for {self.folder}, "
+                f"got {free / 1e6:,.1f} MB; free some, or choose another cache.root"
+            )
+
     def build(
         self,
         make: Callable[[int], dict[str, bytes]],
-        bytes_per_shard: int,
         made_elsewhere: Callable[[int], Any],
         together: bool = False,
     ) -> None:
@@ -67,20 +85,10 @@ class CacheEntry:
 
         Args:
             make: gives the files of a shard, name to bytes. Its result must depend on the shard number alone.
-            bytes_per_shard: estimate, held against the free disk space before the first shard.
             made_elsewhere: called with each shard that another process made meanwhile.
             together: make every shard, as all processes that hold parts of one model must; one of them stores it.
-
-        Raises:
-            OSError: the disk cannot hold what is missing.
         """
         missing = self.missing()
-        needed, free = bytes_per_shard * len(missing), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise OSError(
-                f"cache.root: expected {needed / 1e6:,.1f} MB of free space for {self.folder}, "
-                f"got {free / 1e6:,.1f} MB; free some, or choose another cache.root"
-            )
         if together:
             for shard in missing:
                 self.offer(shard, make(shard), wait=True)
@@ -163,6 +171,20 @@ class CacheEntry:
                 temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
         return path
+
+    def _check_version(self) -> None:
+        path = self.folder / "manifest.json"
+        try:
+            version = json.loads(path.read_bytes())["cache"]
+            if version > VERSION:
+                raise ValueError(
+                    f"cache: expected {path} of version {VERSION} or older, got version {version}, written by a newer "
+                    "probegrid; update this one, or choose another cache.root"
+                )
+        except (KeyError, TypeError, json.JSONDecodeError):
+            raise ValueError(
+                f"cache: expected a manifest, got {path} altered; rebuild it with: rm '{path}' and the same run again"
+            ) from None
 
     def _record(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.json"

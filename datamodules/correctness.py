@@ -1,19 +1,107 @@
-"""Right or wrong: the label of an answer, from its text and the gold answers alone."""
+"""Right or wrong: the label of an answer, from its text and its question alone.
 
-import re
-import unicodedata
-from collections.abc import Iterable
+Rules compare whole words as `words` folds them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from datamodules.questions import Question
+from datamodules.words import first, numbers, words
 
 
-def fold(text: str) -> str:
-    """Case-folded, compatibility-normalised text with single blanks."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+@dataclass(frozen=True)
+class Verdict:
+    """The label of one answer.
 
-
-def is_correct(answer: str, gold: Iterable[str]) -> bool:
-    """Whether any gold answer occurs in the answer as whole words, case and blanks folded.
-
-    Whole words: `1` is not in `1999`, and `art` is not in `party`.
+    Attributes:
+        right: the label; None where it could not be told, which leaves the example out.
+        branch: which case of the rule decided, for the report.
     """
-    text = fold(answer)
-    return any(re.search(rf"(?<!\w){re.escape(fold(g))}(?!\w)", text) is not None for g in gold if fold(g))
+
+    right: bool | None
+    branch: str
+
+
+Rule = Callable[[str, Question], Verdict]
+
+
+def gold(answer: str, question: Question) -> Verdict:
+    """Right where the gold answer, or any of its aliases, occurs as whole words."""
+    said = words(answer)
+    for i, accepted in enumerate(question.answers):
+        if first(accepted, said) is not None:
+            return Verdict(True, "an alias occurs" if i else "the gold answer occurs")
+    return Verdict(False, "none occurs")
+
+
+def number(answer: str, question: Question) -> Verdict:
+    """Right where the gold number occurs: 9 is `9.0`, `$9` and `nine`, but not in `19` or `9.5`."""
+    wanted = [value for accepted in question.answers for value in numbers(accepted)]
+    if not wanted:
+        raise ValueError(
+            f"rule=number: expected a number as the gold answer of {question.id}, got {question.answers[0]!r}; "
+            "choose rule=gold"
+        )
+    said = numbers(answer)
+    if any(abs(value - other) <= 1e-9 * abs(other) for value in said for other in wanted):
+        return Verdict(True, "the number occurs")
+    return Verdict(False, "other numbers" if said else "no number")
+
+
+def options(answer: str, question: Question) -> Verdict:
+    """Right where the gold option is the first to be named, in any of its spellings; of two at one place the longer."""
+    if len(question.options) < 2:
+        raise ValueError(
+            f"rule=options: expected a choice of options for {question.id}, got {list(question.options)}; "
+            "name their columns with dataset.options, or label words with dataset.labels"
+        )
+    said = words(answer)
+    named = [
+        (at, -len(words(spelling)), option[0])
+        for option in question.options
+        for spelling in option
+        if (at := first(spelling, said)) is not None
+    ]
+    if not named:
+        return Verdict(False, "no option named")
+    right = min(named)[2] == question.answers[0]
+    return Verdict(right, "the gold option first" if right else "another option first")
+
+
+def substring(answer: str, question: Question) -> Verdict:
+    """Right where a gold answer occurs as it is written, anywhere, even inside a word; only case is folded.
+
+    The rule of the study's own code, for comparison: `1` is in `1999`. Where there are options, the one found first.
+    """
+    text = answer.lower()
+    own = [at for accepted in question.answers if (at := text.find(accepted.lower().strip())) >= 0]
+    others = [
+        at
+        for option in question.options
+        if option[0] not in question.answers
+        for spelling in option
+        if (at := text.find(spelling.lower())) >= 0
+    ]
+    right = bool(own) and (not others or min(own) < min(others))
+    return Verdict(right, "found" if right else "not found")
+
+
+def given(answer: str, question: Question) -> Verdict:
+    """The label that came with the text."""
+    return Verdict(question.label, f"given as {int(bool(question.label))}")
+
+
+@dataclass
+class TextRule:
+    """Labels N answers one by one.
+
+    Attributes:
+        rule: the function of this module that does.
+    """
+
+    rule: Rule
+
+    def __call__(self, questions: Sequence[Question], answers: Sequence[str], ask: object = None) -> list[Verdict]:
+        """Return one verdict for each; no model is asked."""
+        return [self.rule(answer, question) for question, answer in zip(questions, answers, strict=True)]

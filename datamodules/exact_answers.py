@@ -1,7 +1,7 @@
 """Which words of an answer are its exact answer: by a rule, or by asking a model.
 
 What looks at the label, as the study's own way does, finds words in nearly every right answer and misses them in wrong
-ones only; `RuleExact` with a pattern, options, numbers or labels, and `AskedExact` by default, do not look.
+ones only; `RuleExact` with a pattern, options or numbers, and `AskedExact` by default, do not look.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from datamodules.spans import find
 
 log = logging.getLogger(__name__)
 
-RULES = ("pattern", "options", "number", "labels")
+RULES = ("auto", "pattern", "options", "number")
 REPLY_TOKENS = 48  # longest reply
 NONE = "no answer"  # what a model is asked to reply where there is none
 
@@ -56,25 +56,18 @@ class RuleExact:
     """The words that a rule names, in right and wrong answers alike.
 
     Attributes:
-        rule: `pattern`: the first match of the question's regular expression; without one the gold answer where it
-            occurs, which leaves wrong answers without. `options`: the option of the question that is named first.
-            `number`: a number. `labels`: the label word that is named first.
-        labels: words of the rule `labels`.
+        rule: `pattern`: the first match of the question's regular expression, or of its group `exact`. `options`: the
+            option of the question that is named first, in any spelling. `number`: a number. `auto`: pattern or options
+            where the question has them, else the gold answer where it occurs, which leaves wrong answers without.
         nth: which number, from 0, or from the end.
     """
 
-    rule: str = "pattern"
-    labels: Sequence[str] = ()
+    rule: str = "auto"
     nth: int = -1
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"spans.rule: expected one of {', '.join(RULES)}; got {self.rule!r}")
-        if (self.rule == "labels") != bool(self.labels):
-            raise ValueError(
-                f"spans.labels: expected words with spans.rule=labels and only there, got {list(self.labels)} with "
-                f"spans.rule={self.rule}"
-            )
 
     def __call__(
         self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
@@ -87,18 +80,22 @@ class RuleExact:
         if self.rule == "number":
             numbers = [match.span() for match in re.finditer(r"(?<!\w)-?\d+(?:[.,]\d+)*", answer)]
             return ExactAnswer(numbers[self.nth] if -len(numbers) <= self.nth < len(numbers) else None, "number")
-        if self.rule == "labels":
-            return ExactAnswer(first_named(answer, self.labels), "labels")
-        if self.rule == "options":
-            if len(question.options) < 2:
-                raise ValueError(
-                    f"spans.rule=options: expected options of every question, got {list(question.options)} for "
-                    f"{question.id}; name their columns with dataset.options"
-                )
-            return ExactAnswer(first_named(answer, question.options), "options")
-        if question.pattern:
+        if self.rule == "options" and len(question.options) < 2:
+            raise ValueError(
+                f"spans.rule=options: expected options of every question, got {list(question.options)} for "
+                f"{question.id}; name their columns with dataset.options, or label words with dataset.labels"
+            )
+        if self.rule == "pattern" and not question.pattern:
+            raise ValueError(
+                f"spans.rule=pattern: expected a regular expression for every question, got none for {question.id}; "
+                "set dataset.pattern"
+            )
+        if question.pattern and self.rule != "options":
             match = re.search(question.pattern, answer)
-            return ExactAnswer(match.span() if match and match.group() else None, "pattern")
+            part = "exact" if match and "exact" in match.groupdict() else 0
+            return ExactAnswer(match.span(part) if match and match[part] else None, "pattern")
+        if question.options:
+            return ExactAnswer(first_named(answer, [word for option in question.options for word in option]), "options")
         return ExactAnswer(gold_in(question, answer), "gold")
 
 
@@ -129,7 +126,7 @@ class AskedExact:
     ) -> list[ExactAnswer]:
         """Return one for each."""
         found = [
-            ExactAnswer(gold_in(question, answer), "gold") if right and self.only_wrong else None
+            ExactAnswer(span, "gold") if right and self.only_wrong and (span := gold_in(question, answer)) else None
             for question, answer, right in zip(questions, answers, labels, strict=True)
         ]
         replies: dict[int, list[str]] = {i: [] for i, exact in enumerate(found) if exact is None}
@@ -145,6 +142,19 @@ class AskedExact:
                 if span or words.casefold() == NONE:
                     found[i] = ExactAnswer(span, "asked", tuple(replies[i]))
         return [exact or ExactAnswer(None, "asked", tuple(replies[i])) for i, exact in enumerate(found)]
+
+
+def success(labels: Sequence[bool], exact: Sequence[ExactAnswer]) -> list[tuple[str, str, int, int]]:
+    """How often an exact answer was found: (method, `right` or `wrong`, examples, found) for each that occurs."""
+    keys = sorted(
+        {(one.how, bool(label)) for one, label in zip(exact, labels, strict=True)}, key=lambda k: (k[0], -k[1])
+    )
+    counted = []
+    for how, right in keys:
+        those = [one for one, label in zip(exact, labels, strict=True) if one.how == how and bool(label) == right]
+        found = sum(one.span is not None for one in those)
+        counted.append((how, "right" if right else "wrong", len(those), found))
+    return counted
 
 
 def asking(model: LanguageModel) -> LanguageModel:

@@ -8,20 +8,17 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+from datamodules.hub_errors import one_line
 
 # Above this size a file is known by size, modification time and both ends instead of all its bytes: reading 14 GB to
 # name a cache entry would take longer than reading the entry.
@@ -97,34 +94,10 @@ class LanguageModel:
         if Path(self.id).is_dir():
             return
         patterns = [f"*{suffix}" for suffix in sorted(CONTENT - {".bin"})]
-        try:
+        with one_line("model", self.id, self.revision):
             snapshot = partial(snapshot_download, self.id, revision=self.revision, ignore_patterns="consolidated*")
             if not any(Path(snapshot(allow_patterns=patterns)).rglob("*.safetensors")):
                 snapshot(allow_patterns="*.bin")  # an older repository
-        except GatedRepoError as error:
-            raise ValueError(
-                f"model.id={self.id}: expected weights that are open to you, got a gated repository; accept its terms "
-                "on its page, then log in with: hf auth login"
-            ) from error
-        except LocalEntryNotFoundError as error:
-            raise ValueError(
-                f"model.id={self.id}: expected a network, or weights fetched before, got neither; "
-                "connect once, or give a folder"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise ValueError(
-                f"model.revision: expected a branch, tag or commit of {self.id}, got {self.revision!r}"
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise ValueError(
-                f"model.id: expected a folder or a hub id such as org/name, got {self.id!r}: the hub has none that you "
-                "may see; check the spelling, or log in with: hf auth login"
-            ) from error
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"model.id: expected a folder or a hub id such as org/name, got {self.id!r} ({reason})"
-            ) from error
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer.
@@ -141,14 +114,19 @@ class LanguageModel:
                 "save one there with tokenizer.save_pretrained"
             ) from error
 
-    def load(self, device: torch.device | str) -> PreTrainedModel:
+    def load(self, device: torch.device | str, head: bool = True) -> PreTrainedModel:
         """Load the weights, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
 
+        Args:
+            device: where they go.
+            head: with the head that gives the next token; without it, an encoder can be loaded too.
+
         Raises:
-            ValueError: the folder or hub entry holds no causal language model.
+            ValueError: the folder or hub entry holds no such model.
         """
+        auto = AutoModelForCausalLM if head else AutoModel
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = auto.from_pretrained(
                 self.id, dtype=getattr(torch, self.dtype), **self._placement(), **self.source()
             )
         except ImportError as error:
@@ -159,7 +137,8 @@ class LanguageModel:
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
-                f"model.id={self.id}: expected the weights of a causal language model, got none that load ({reason})"
+                f"model.id={self.id}: expected the weights of a {'causal ' * head}language model, got none that load "
+                f"({reason})"
             ) from error
         model = model.eval().requires_grad_(False)
         placed = self.device_map or self.tp_plan or self.quantisation

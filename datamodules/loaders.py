@@ -50,7 +50,15 @@ class GridDataModule(pl.LightningDataModule):
         """Whether another rank speaks for this one."""
         return self.trainer is not None and not self.trainer.is_global_zero
 
-    def serve(self, store: Store, labels: Tensor, valid: Tensor, groups: Sequence[Any], card: dict[str, Any]) -> None:
+    def serve(
+        self,
+        store: Store,
+        labels: Tensor,
+        valid: Tensor,
+        groups: Sequence[Any],
+        card: dict[str, Any],
+        given: Sequence[str] | None = None,
+    ) -> None:
         """Split the examples of a store, and complete the card.
 
         Args:
@@ -59,9 +67,10 @@ class GridDataModule(pl.LightningDataModule):
             valid: [N, T] bool.
             groups: [N] group of each example.
             card: model, dataset, site, target, layers, positions and coincidence.
+            given: [N] split that an example belongs to by its source, `train` or `test`; empty where it may be dealt.
         """
         self._labels, self._valid = labels, valid
-        self._rows = self.split(groups, labels.tolist())
+        self._rows = self.split(groups, labels.tolist(), given)
         for name, rows in self._rows.items():
             zeros, ones = labels[rows].bincount(minlength=2).tolist()
             if min(zeros, ones) < MIN_PER_CLASS and not self.quiet:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.spans import covering, decode
 
-PARTS = ("prompt", "answer", "whole", "exact_answer")
+PARTS = ("prompt", "answer", "text", "whole", "exact_answer")
 _WORDS = {"first": 0, "before": -1, "last": 0, "after": 1}  # offset from the first token, and from the last
 
 
@@ -20,8 +20,8 @@ class Rule:
 
     Attributes:
         name: of the column.
-        of: the run of tokens that it counts in: `prompt`, `answer` (the stop token included), `whole` (prompt plus
-            answer), or `exact_answer`.
+        of: the run of tokens that it counts in: `prompt`, `answer` (the stop token included), `text` (the answer
+            without special tokens behind it), `whole` (prompt plus answer), or `exact_answer`.
         at: which of them: a number from 0, or from the end as -1, -2, ..; `first`, `last`; `before` or `after` the
             run; or `mean` of all of it.
         offset: tokens further on, or back where below 0.
@@ -118,11 +118,13 @@ class Positions:
             "whole": (zero, whole - 1),
             "exact_answer": (exact[:, 0], exact[:, 1]),
         }
+        if any(rule.of == "text" for rule in self.rules):
+            runs["text"] = (prompt, whole - 1 - _special_at_end(tokenizer, answers))
         tokens, valid = [], []
         for rule in self.rules:
             first, last = runs[rule.of]
             if rule.find is not None:
-                texts = {"prompt": prompts, "answer": answers}.get(rule.of)
+                texts = {"prompt": prompts, "answer": answers, "text": answers}.get(rule.of)
                 texts = texts or [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
                 found = torch.tensor([_found(tokenizer, ids, rule) or (1, 0) for ids in texts])
                 first, last = first + found[:, 0], first + found[:, 1]
@@ -144,6 +146,14 @@ def _rule(attributes: Mapping[str, Any]) -> Rule:
         raise ValueError(
             f"positions.rules: expected name, of, and what it needs of at, offset, find and nth; got {', '.join(given)}"
         ) from None
+
+
+def _special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> Tensor:
+    """How many special tokens stand at the end of each answer, [N]."""
+    special = set(tokenizer.all_special_ids)
+    return torch.tensor(
+        [next((n for n, token in enumerate(reversed(ids)) if token not in special), len(ids)) for ids in answers]
+    )
 
 
 def _found(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rule) -> tuple[int, int] | None:

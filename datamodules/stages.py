@@ -9,16 +9,14 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +28,9 @@ from datamodules.batches import Batches
 from datamodules.cache import CacheEntry
 from datamodules.capture import capture, check_finite
 from datamodules.language_model import LanguageModel
+from datamodules.progress import Speed, bar, duration
+from datamodules.questions import QuestionSet
+from datamodules.spans import decode
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,17 @@ class LanguageModelStages:
 
     Args:
         model: which model, and how it is asked.
+        dataset: the set whose questions it answers, for the cache's key and manifest.
         cache_root: folder of the cache.
         device: where the model runs.
         quiet: print nothing (all ranks but the first).
     """
 
-    def __init__(self, model: LanguageModel, cache_root: str, device: torch.device, quiet: bool = False) -> None:
-        self.model, self.cache_root, self.device, self.quiet = model, cache_root, device, quiet
+    def __init__(
+        self, model: LanguageModel, dataset: QuestionSet, cache_root: str, device: torch.device, quiet: bool = False
+    ) -> None:
+        self.model, self.dataset, self.cache_root = model, dataset, cache_root
+        self.device, self.quiet = device, quiet
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
         self.identity = model.identity()
 
@@ -72,7 +77,7 @@ class LanguageModelStages:
     @cached_property
     def network(self) -> PreTrainedModel:
         """The loaded model."""
-        return self.model.load(self.device)
+        return self.model.load(self.device, head=not self.dataset.stated)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -87,11 +92,22 @@ class LanguageModelStages:
     @property
     def context(self) -> float:
         """Most tokens of prompt and answer together; infinite where the configuration names no limit."""
-        return getattr(self.config, "max_position_embeddings", None) or math.inf
+        limits = getattr(self.config, "max_position_embeddings", None), self.tokenizer.model_max_length
+        return min((limit for limit in limits if limit and limit < 1e9), default=math.inf)
 
     def prompts(self, questions: Sequence[str], asked: LanguageModel | None = None) -> list[list[int]]:
         """Token ids of the prompts for N question texts; `asked` is the model asked in another way."""
         return [(asked or self.model).encode(self.tokenizer, question) for question in questions]
+
+    def given(self, texts: Sequence[str]) -> list[Answer]:
+        """N texts as if a model had said them: special tokens before a text are the prompt."""
+        special = set(self.tokenizer.all_special_ids)
+        answers = []
+        for text in texts:
+            ids = list(self.tokenizer(text).input_ids)
+            start = next((i for i, token in enumerate(ids) if token not in special), len(ids))
+            answers.append(Answer(ids[:start], ids[start:], [], "given", decode(self.tokenizer, ids[start:])))
+        return answers
 
     def answers(
         self, ids: Sequence[str], prompts: Sequence[list[int]], asked: LanguageModel | None = None
@@ -115,7 +131,7 @@ class LanguageModelStages:
             "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
             "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
         }
-        entry = CacheEntry(self.cache_root, "answers", content, _shards(len(prompts)))
+        entry = self._entry("answers", content, len(prompts))
         batches = Batches(asked.batch_size, self.quiet)
 
         def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
@@ -136,8 +152,13 @@ class LanguageModelStages:
             pq.write_table(pa.Table.from_pylist([asdict(made[i]) for i in rows]), buffer)
             return {_shard_name(rows, "parquet"): buffer.getvalue()}
 
+        def expect(todo: int) -> float:
+            speed, batch = Speed(self.network), min(todo, asked.batch_size)
+            read = speed.seconds(batch * sum(map(len, prompts)) // len(prompts), batch)
+            return math.ceil(todo / batch) * (read + speed.seconds(batch, batch, steps=asked.max_new_tokens))
+
         longest = max(map(len, prompts)) + asked.max_new_tokens
-        self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, make)
+        self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, expect, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
         return [Answer(**row) for path in found for row in pq.read_table(path).to_pylist()]
 
@@ -177,8 +198,7 @@ class LanguageModelStages:
             "layers": layers,
             "store": "bfloat16",
         }
-        shards = _shards(len(sequences))
-        entries = {site: CacheEntry(self.cache_root, "activations", content | {"site": site}, shards) for site in sites}
+        entries = {site: self._entry("activations", content | {"site": site}, len(sequences)) for site in sites}
         batches = Batches(self.model.batch_size, self.quiet)
 
         def read(rows: range, wanted: Sequence[str], advance: Callable[[int], None]) -> dict[str, dict[str, bytes]]:
@@ -211,11 +231,22 @@ class LanguageModelStages:
                 entries[other].offer(shard, files[other], wait=self.split)
             return files[site]
 
+        def expect(todo: int) -> float:
+            batch = min(todo, self.model.batch_size)
+            tokens = batch * sum(map(len, sequences)) // len(sequences)
+            return math.ceil(todo / batch) * Speed(self.network).seconds(tokens, batch)
+
         order = sorted(entries)  # the same for all who build them, whichever they want first
         for k, site in enumerate(order):
             width = sum(map(self._width, order[k:]))
-            self._run(entries[site], site, len(sequences), 2 * len(layers) * len(names) * width, partial(make, site))
+            bytes_each = 2 * len(layers) * len(names) * width
+            self._run(entries[site], site, len(sequences), bytes_each, expect, partial(make, site))
         return entries[sites[0]]
+
+    def _entry(self, kind: str, content: dict[str, Any], n: int) -> CacheEntry:
+        source = self.dataset.identity()
+        about = {"model": self.model.name, "examples": n, **self.dataset.about()}
+        return CacheEntry(self.cache_root, kind, content | ({"dataset": source} if source else {}), _shards(n), about)
 
     def _width(self, site: str) -> int:
         """Numbers of a site for one token and layer, as far as the configuration tells."""
@@ -240,6 +271,7 @@ class LanguageModelStages:
         stage: str,
         n: int,
         bytes_each: int,
+        expect: Callable[[int], float],
         make: Callable[[range, Callable[[int], None]], dict[str, bytes]],
     ) -> None:
         """Build what an entry lacks, with a bar, or say that nothing is lacking."""
@@ -247,11 +279,13 @@ class LanguageModelStages:
         if not missing:
             return self._say(f"{stage}: {n} reused from {entry.folder}")
         todo = sum(map(len, missing))
-        self._say(f"{stage}: {todo} of {n} to make, about {todo * bytes_each / 1e6:.0f} MB, into {entry.folder}")
-        with _bar(stage, todo, self.quiet) as advance:
+        entry.require_room(SHARD * bytes_each)
+        if not self.quiet:
+            size = f"{todo * bytes_each / 1e6:.0f} MB and at most {duration(expect(todo))}"
+            log.info(f"{stage}: {todo} of {n} to make, about {size}, into {entry.folder}")
+        with bar(stage, todo, self.quiet) as advance:
             entry.build(
                 make=lambda shard: make(_rows(shard, n), advance),
-                bytes_per_shard=SHARD * bytes_each,
                 made_elsewhere=lambda shard: advance(len(_rows(shard, n))),
                 together=self.split,
             )
@@ -259,27 +293,6 @@ class LanguageModelStages:
     def _say(self, line: str) -> None:
         if not self.quiet:
             log.info(line)
-
-
-@contextmanager
-def _bar(stage: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True, text_format="{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=quiet) as progress:
-        task = progress.add_task(stage, total=total, rate="")
-
-        def advance(n: int) -> None:
-            progress.advance(task, n)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.0f}/s" if speed else "")
-
-        yield advance
 
 
 def _shards(n: int) -> int:

@@ -8,21 +8,25 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datamodules.activations import ActivationDataModule, replies
+from datamodules.activations import ActivationDataModule
+from datamodules.answered import answered, replies
 from datamodules.capture import capture
-from datamodules.correctness import is_correct
+from datamodules.correctness import TextRule, gold
 from datamodules.exact_answers import AskedExact, RuleExact
+from datamodules.files import FileQuestions
 from datamodules.positions import Positions, Rule
-from datamodules.questions import CsvQuestions
 from datamodules.split import GroupSplit
 from datamodules.stages import LanguageModelStages
 from tests.test_positions import shipped
+
+COLOURS = FileQuestions(path="colours.csv")
 
 
 def make(language_model, questions_csv, cache_root, **changes):
     settings = {
         "model": language_model,
-        "dataset": CsvQuestions(str(questions_csv), pattern=r"\w+"),
+        "dataset": FileQuestions(path=str(questions_csv), pattern=r"\w+"),
+        "rule": TextRule(gold),
         "spans": RuleExact(),
         "positions": Positions(shipped("paper")),
         "site": "resid_post",
@@ -48,14 +52,14 @@ def test_blocks_hold_what_the_model_computes(datamodule, language_model, questio
     """Oracle: each test question answered alone, its hidden states read off `output_hidden_states`."""
     network = language_model.load("cpu")
     table = pq.read_table(next(iter(datamodule._shards[0])).parents[1] / "index.parquet").to_pylist()
-    gold = {q.text: q.answers for q in CsvQuestions(str(questions_csv)).load()}
+    asked = {q.text: q for q in FileQuestions(path=str(questions_csv)).load()}
     blocks = list(datamodule.test_dataloader())
     rows = datamodule._rows["test"]
     acts = torch.cat([block["acts"] for block in blocks]).unflatten(0, (3, 15))
     valid = torch.cat([block["valid"] for block in blocks]).unflatten(0, (3, 15))
     for i in (0, 7, len(rows) - 1):
         row = table[rows[i]]
-        assert blocks[0]["labels"][i] == is_correct(row["answer"], gold[row["question"]]) == row["label"]
+        assert blocks[0]["labels"][i] == gold(row["answer"], asked[row["question"]]).right == row["label"]
         states = network.model(
             torch.tensor([row["prompt_ids"] + row["answer_ids"]]), output_hidden_states=True
         ).hidden_states
@@ -97,11 +101,11 @@ def test_another_site_reuses_the_answers(datamodule, language_model, questions_c
 
 
 def test_another_batch_size_gives_the_same_answers(language_model, questions_csv, tmp_path):
-    asked = [(q.id, q.text) for q in CsvQuestions(str(questions_csv), limit=40).load()]
+    asked = [(q.id, q.text) for q in FileQuestions(path=str(questions_csv), limit=40).load()]
     answers = []
     for batch_size in (8, 1):
         model = replace(language_model, batch_size=batch_size)
-        with LanguageModelStages(model, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
+        with LanguageModelStages(model, COLOURS, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
             ids, texts = zip(*asked, strict=True)
             answers.append(stages.answers(ids, stages.prompts(texts)))
     assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
@@ -239,18 +243,19 @@ def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model
     path = tmp_path / "long.csv"
     path.write_text(text + f"{long}?,nothing\n{long}!,nothing\n")
     built = make(language_model, path, tmp_path)
-    built.setup()
+    with caplog.at_level("INFO"):
+        built.setup()
     assert sum(built.card["split"][name]["n"] for name in ("train", "val", "test")) == 300
     assert (
-        "skipped 2 of 302 questions, longer with their answer than the context of 128 tokens: long-00300, long-00301"
-        in caplog.text
+        "skipped 2 of 302 texts, too long to leave 14 of the 128 tokens of context to the answer: "
+        "long-00300, long-00301" in caplog.text
     )
     with pytest.raises(ValueError, match=r"that leave 127 of the 128 tokens of context to the answer, got \d+ tokens"):
         make(replace(language_model, max_new_tokens=127), questions_csv, tmp_path).setup()
 
 
 def test_no_exact_answer_in_over_half_of_the_rows_stops_and_shows_five(language_model, questions_csv, cache_root):
-    data = CsvQuestions(str(questions_csv), pattern="never said")
+    data = FileQuestions(path=str(questions_csv), pattern="never said")
     with pytest.raises(ValueError, match="expected exact answers in over half of 300 answers, got 0") as error:
         make(language_model, questions_csv, cache_root, dataset=data).setup()
     assert str(error.value).count("colours-") == 5
@@ -297,13 +302,13 @@ def test_answers_are_known_by_model_prompts_and_decoding(language_model, tiny_mo
     ]
     for count, way in enumerate([*ways, {"batch_size": 2}, {"name": "other name"}], 1):
         model = replace(language_model, **way)
-        with LanguageModelStages(model, str(tmp_path / "cache"), torch.device("cpu"), quiet=True) as stages:
+        with LanguageModelStages(model, COLOURS, str(tmp_path / "cache"), torch.device("cpu"), quiet=True) as stages:
             stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
         assert len(entries(tmp_path / "cache", "answers")) == min(count, len(ways))
 
 
 def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(language_model, tmp_path):
-    with LanguageModelStages(language_model, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+    with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
         answers = stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
         usual: dict[str, Any] = {
             "ids": ["a", "b"], "answers": answers, "names": ["x"], "tokens": torch.tensor([[[3, 3]], [[2, 2]]]),
@@ -325,20 +330,19 @@ def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(la
 
 
 def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
-    questions = CsvQuestions(str(questions_csv)).load()
+    questions = FileQuestions(path=str(questions_csv)).load()
     tokenizer = language_model.load_tokenizer()
     longest = max(len(language_model.encode(tokenizer, q.text)) for q in questions)
     with LanguageModelStages(
-        replace(language_model, max_new_tokens=128 - longest), str(tmp_path), torch.device("cpu")
+        replace(language_model, max_new_tokens=128 - longest), COLOURS, str(tmp_path), torch.device("cpu"), True
     ) as stages:
-        data = make(stages.model, questions_csv, tmp_path)
-        assert len(data._that_fit(stages, questions)[0]) == 300
-        data.model = replace(stages.model, max_new_tokens=129 - longest)
-        assert 0 < len(data._that_fit(stages, questions)[0]) < 300
+        assert len(answered(stages, questions, TextRule(gold), None).questions) == 300
+        stages.model = replace(stages.model, max_new_tokens=129 - longest)
+        assert 0 < len(answered(stages, questions, TextRule(gold), None).questions) < 300
 
 
 def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_path):
-    with LanguageModelStages(language_model, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+    with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
         short, long = replies(stages, language_model, ["a", "b"], ["red?", "red " * 300])
         assert short
         assert long == ""
@@ -352,10 +356,10 @@ def test_answers_without_an_exact_answer_are_named(language_model, questions_csv
     others = [line for line in questions_csv.read_text().splitlines()[1:] if line.endswith(",nothing")][:30]
     path.write_text("\n".join(["question,answer", *rows, *others]))
     with caplog.at_level("INFO"):
-        make(language_model, path, cache_root, dataset=CsvQuestions(str(path))).setup()
+        make(language_model, path, cache_root, dataset=FileQuestions(path=str(path))).setup()
     listed = next(r.message for r in caplog.records if r.message.startswith("exact answers: none in"))
     assert listed.count("right-00") == 20
-    assert re.search(r" and \d+ more, in index.parquet; their exact-answer positions are invalid$", listed)
+    assert re.search(r" and \d+ more, see index.parquet; their exact-answer positions are invalid$", listed)
 
 
 def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cache_root):

@@ -5,9 +5,11 @@ from html.parser import HTMLParser
 import pyarrow.parquet as pq
 import torch
 
+from datamodules.answered import Answered
 from datamodules.answers import Answer
-from datamodules.audit import SHOWN, audit_page, index_of, success
-from datamodules.exact_answers import ExactAnswer
+from datamodules.audit import SHOWN, audit_page, index_of
+from datamodules.correctness import Verdict
+from datamodules.exact_answers import ExactAnswer, success
 from datamodules.questions import Question
 from datamodules.spans import covering, decode
 
@@ -45,13 +47,17 @@ def example(tokenizer, text, words):
     return answer, ExactAnswer(span, "asked", ("a | <i>", words)), covering(tokenizer, ids, span) if span else None
 
 
+def answered(questions, answers, labels, exact, spans):
+    return Answered(questions, answers, [Verdict(right, "so") for right in labels], exact, spans)
+
+
 def test_the_page_marks_the_exact_tokens_and_shows_every_answer_whole(language_model):
     tokenizer = language_model.load_tokenizer()
     answers, exact, spans = zip(
         *(example(tokenizer, t, w) for t, w in zip(TEXTS, ["<b>stone</b>", "北京", ""], strict=True)), strict=True
     )
     questions = [Question(f"q{i}", "g", "context " * 50 + f"which {i}?", ("gold & old",)) for i in range(3)]
-    page = audit_page(tokenizer, questions, answers, [True, False, False], exact, spans)
+    page = audit_page(tokenizer, answered(questions, answers, [True, False, False], exact, spans))
     marked = Marked()
     marked.feed(page)
     assert [text.strip() for text in marked.examples] == ["<b>stone</b>", "北京", ""]
@@ -71,7 +77,7 @@ def test_a_large_set_is_shown_in_part_evenly(language_model):
     tokenizer = language_model.load_tokenizer()
     answer, exact, span = example(tokenizer, "the red stone", "red")
     questions = [Question(f"q{i:04}", "g", "which?", ("red",)) for i in range(1000)]
-    page = audit_page(tokenizer, questions, [answer] * 1000, [True] * 1000, [exact] * 1000, [span] * 1000)
+    page = audit_page(tokenizer, answered(questions, [answer] * 1000, [True] * 1000, [exact] * 1000, [span] * 1000))
     shown = [int(i) for i in re.findall(r"q(\d{4}), right", page)]
     assert shown == list(range(0, 1000, 17))
     assert len(shown) <= SHOWN
@@ -91,11 +97,12 @@ def test_the_index_says_what_each_row_is(language_model):
     tokenizer = language_model.load_tokenizer()
     answer, exact, _ = example(tokenizer, "the red stone", "red")
     tokens, valid = torch.tensor([[[3, 3], [4, 6]]]), torch.tensor([[True, False]])
-    question = Question("q", "g", "which?", ("red",))
-    made = index_of([question], [answer], torch.tensor([1]), [exact], tokens, valid)
+    question = Question("q", "g", "which?", ("red",), split="test")
+    made = index_of(answered([question], [answer], [True], [exact], [None]), tokens, valid)
     (row,) = pq.read_table(io.BytesIO(made)).to_pylist()
     assert row == {
-        "id": "q", "group": "g", "question": "which?", "answer": "the red stone", "finish": "stop",
+        "id": "q", "group": "g", "split": "test", "question": "which?", "gold": ["red"],
+        "answer": "the red stone", "finish": "stop",
         "prompt_ids": [1, 2], "answer_ids": answer.answer_ids, "exact_answer": "red", "exact_answer_by": "asked",
-        "first_token": [3, 4], "last_token": [3, 6], "valid": [True, False], "label": 1,
+        "first_token": [3, 4], "last_token": [3, 6], "valid": [True, False], "label": 1, "label_by": "so",
     }  # fmt: skip

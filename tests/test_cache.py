@@ -22,7 +22,7 @@ def make(shard):
 
 
 def build(cache_entry, maker=make):
-    cache_entry.build(maker, bytes_per_shard=100, made_elsewhere=lambda shard: None)
+    cache_entry.build(maker, made_elsewhere=lambda shard: None)
 
 
 def tree(folder):
@@ -142,7 +142,7 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
     with pytest.raises(
         OSError, match=r"expected 4,000,000,000,000,000\.0 MB of free space for .*, got .* MB; free some"
     ):
-        entry(tmp_path).build(make, bytes_per_shard=10**21, made_elsewhere=lambda shard: None)
+        entry(tmp_path).require_room(bytes_per_shard=10**21)
     assert entry(tmp_path).missing() == [0, 1, 2, 3]
 
 
@@ -166,7 +166,7 @@ def test_shards_claimed_by_another_process_are_left_to_it(tmp_path):
             return make(shard)
 
         made = []
-        shared.build(lambda s: made.append(s) or other_finishes_the_first(s), 100, elsewhere.append)
+        shared.build(lambda s: made.append(s) or other_finishes_the_first(s), elsewhere.append)
     assert made == [1, 2, 3]
     assert elsewhere == []
     assert shared.missing() == []
@@ -178,7 +178,7 @@ from datamodules.cache import CacheEntry
 def make(shard):
     time.sleep(0.05)
     return {f"layer=00/shard-{shard:05d}.bin": bytes([shard]) * 100_000}
-CacheEntry(sys.argv[1], "answers", {}, 12).build(make, 1, lambda shard: None)
+CacheEntry(sys.argv[1], "answers", {}, 12).build(make, lambda shard: None)
 """
 
 

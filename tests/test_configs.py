@@ -9,6 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from datamodules.correctness import given, gold, number, options, substring
+from datamodules.exact_answers import AskedExact, RuleExact
 from datamodules.loaders import GridDataModule
 from datamodules.sites import SITES
 from probes.grid import ProbeGrid
@@ -18,9 +20,14 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 CHOICES = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.rglob("*.yaml") if path.name != "config.yaml"
 )
+WITH_A_PATH = [
+    "csv", "jsonl", "parquet", "statements", "movies", "math", "winogrande", "winobias", "mnli",
+    "natural_questions_context",
+]  # fmt: skip
 NEEDED = {
     "model=hf": ["model.id=org/name"],
-    "dataset=csv": ["dataset.path=some.csv"],
+    "dataset=hub": ["dataset.id=org/name"],
+    **{f"dataset={name}": ["dataset.path=some.csv"] for name in WITH_A_PATH},
     "datamodule=precomputed": ["datamodule.path=some.safetensors"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # so that it can be made where there is none
 }
@@ -54,18 +61,23 @@ def test_each_choice_makes_a_run(choice, tmp_path):
     assert trainer.num_devices == cfg.trainer.devices
 
 
-def test_a_model_and_a_list_of_positions_come_from_outside(tmp_path):
+def test_a_model_a_set_and_a_list_of_positions_come_from_outside(tmp_path):
     for group, name, text in (
         ("model", "mine", "defaults: [hf]\nid: org/mine\nchat: true\nprompt: 'Say: {question}'\n"),
         ("positions", "ends", "defaults: [exact]\nrules: [{name: end, of: answer, at: last}]\n"),
+        ("dataset", "quiz", "defaults: [winobias]\npath: quiz.csv\nquestion: q\n"),
     ):
         (tmp_path / "own" / group).mkdir(parents=True)
         (tmp_path / "own" / group / f"{name}.yaml").write_text(text)
-    cfg = composed(tmp_path, "model=mine", "positions=ends", f"hydra.searchpath=[file://{tmp_path / 'own'}]")
+    cfg = composed(
+        tmp_path, "model=mine", "positions=ends", "dataset=quiz", f"hydra.searchpath=[file://{tmp_path / 'own'}]"
+    )
     datamodule = build(cfg.datamodule)
     assert (datamodule.model.id, datamodule.model.chat, datamodule.model.stop) == ("org/mine", True, "auto")
     assert datamodule.model.prompt == "Say: {question}"
     assert datamodule.positions.names == ["end"]
+    assert (datamodule.dataset.question, datamodule.dataset.path) == ("q", "quiz.csv")
+    assert datamodule.rule.rule.func is options
 
 
 def test_every_model_says_who_it_is_and_whether_it_chats():
@@ -90,6 +102,17 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
         ("split.seed=7", lambda run: run.split.seed == 7),
         ("dataset=demo_words", lambda run: run.dataset.skill == "words"),
         ("dataset.limit=50", lambda run: run.dataset.limit == 50),
+        ("rule=substring", lambda run: run.rule.rule.func is substring),
+        ("rule=judge +model@rule.model=gpt2", lambda run: run.rule.model.id == "openai-community/gpt2"),
+        ("dataset=triviaqa", lambda run: (run.rule.rule.func, type(run.spans)) == (gold, AskedExact)),
+        (
+            "dataset=triviaqa rule=number spans=rule",
+            lambda run: (run.rule.rule.func, type(run.spans)) == (number, RuleExact),
+        ),
+        ("dataset=imdb", lambda run: (len(run.positions.names), run.rule.rule.func) == (12, options)),
+        ("dataset=imdb positions=exact", lambda run: len(run.positions.names) == 4),
+        ("dataset=math dataset.path=x", lambda run: (run.model.max_new_tokens, run.spans.rule) == (200, "number")),
+        ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is given),
         ("positions.into_prompt=true", lambda run: run.positions.into_prompt is True),
     ],
 )

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,7 +159,10 @@ def test_coincidence_against_counting():
 @pytest.mark.parametrize(
     ("rules", "text"),
     [
-        ([{"name": "x", "of": "question"}], "x: expected of among prompt, answer, whole, exact_answer; got 'question'"),
+        (
+            [{"name": "x", "of": "question"}],
+            "x: expected of among prompt, answer, text, whole, exact_answer; got 'question'",
+        ),
         ([{"name": "x", "of": "answer", "at": "middle"}], "first, last, before, after or mean; got 'middle'"),
         ([{"name": "x", "of": "answer", "at": True}], "got True"),
         ([{"name": "x", "of": "answer", "offset": 0.5}], "x: expected offset and nth to be whole numbers, got 0.5"),
@@ -177,3 +181,12 @@ def test_wrong_rules_are_refused(rules, text):
     with pytest.raises(ValueError, match=text) as error:
         Positions(rules)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "end", "run"),
+    [([7, 8, 2], 4, (3, 4)), ([7, 8, 2, 2], 4, (3, 4)), ([7, 2, 8], 5, (3, 5)), ([2], None, None), ([7], 3, 3)],
+)
+def test_the_text_of_an_answer_ends_before_special_tokens(answer, end, run):
+    rules = [{"name": "end", "of": "text", "at": "last"}, {"name": "all", "of": "text", "at": "mean"}]
+    assert found(rules, 3, answer, None, SimpleNamespace(all_special_ids=[2])) == {"end": end, "all": run}

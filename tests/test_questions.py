@@ -1,77 +1,171 @@
+from typing import Any
+
 import pytest
 
-from datamodules.questions import CsvQuestions
+from datamodules.questions import RowQuestions, as_text
 
 
-def write(tmp_path, text):
-    path = tmp_path / "own.csv"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
+class Rows(RowQuestions):
+    def __init__(self, train, test=None, **settings: Any):
+        named: dict[str, Any] = {"name": "own"} | settings
+        super().__init__(**named)
+        self.parts = {"": train} if test is None else {"train": train, "test": test}
+
+    def rows(self):
+        return self.parts
 
 
-def test_rows_become_questions(tmp_path):
-    rows = [
-        '"Where, then?",Rome,x',
-        "where,  then?".join('""') + ",007,y",
-        '"Where, then?",Rome,x',
-        ",Oslo,z",
-        "When?,,z",
-        "Who?,Ann,",
+def pairs(*texts):
+    return [{"question": question, "answer": answer} for question, answer in texts]
+
+
+def load(rows):
+    told = []
+    return rows.load(told.append), told
+
+
+def test_rows_become_questions_each_text_once():
+    rows = pairs(
+        ("Where, then?", "Rome"), ("where,  then", "007"), ("Where, then?", "Rome"), ("", "Oslo"), ("When?", " "),
+        ("Who?", "Ann"), ("Where, then?", "Roma"), (" Who? ", "Ann"), ("When?", None),
+    )  # fmt: skip
+    questions, told = load(Rows(rows, pattern="R.me"))
+    assert [(q.id, q.text, q.answers, q.group) for q in questions] == [
+        ("own-00000", "Where, then?", ("Rome", "Roma"), "where then"),
+        ("own-00001", "where,  then", ("007",), "where then"),
+        ("own-00005", "Who?", ("Ann",), "who"),
     ]
-    path = write(tmp_path, "q,a,who\n" + "\n".join(rows) + "\n")
-    questions = CsvQuestions(path, "q", "a", pattern="R.me").load()
-    assert [(q.text, q.answers) for q in questions] == [("Where, then?", ("Rome", "007")), ("Who?", ("Ann",))]
-    assert [q.id for q in questions] == ["own-00000", "own-00001"]
-    assert [q.group for q in questions] == ["where, then?", "who?"]
-    assert questions[0].pattern == "R.me"
-    assert [q.group for q in CsvQuestions(path, "q", "a", "who").load()] == ["x", "who?"]
+    assert {q.pattern for q in questions} == {"R.me"}
+    assert {q.split for q in questions} == {""}
+    assert told == [
+        "own: skipped 1 of 9 rows with no question: own-00003",
+        "own: skipped 2 of 9 rows with no gold answer: own-00004, own-00008",
+        "own: dropped 2 of 9 rows that repeat another",
+        "own: 1 rows give further gold answers to a question asked before; each is accepted",
+    ]
 
 
-def test_limit_draws_from_a_seed(tmp_path):
-    path = write(tmp_path, "question,answer\n" + "".join(f"q{i},a{i}\n" for i in range(50)))
-    draws = [[q.text for q in CsvQuestions(path, limit=10, seed=s).load()] for s in (0, 0, 1)]
+def test_what_test_asks_too_is_left_out_of_train():
+    train = pairs(("Who is A?", "x"), ("who is a", "x"), ("Who is B?", "x"), ("Who is C?", "x"))
+    test = pairs(("Who is A?", "x"), ("Who is A?", "y"), ("WHO is B!", "x"), ("Who is D?", "x"))
+    questions, told = load(Rows(train, test))
+    assert [(q.id, q.split) for q in questions] == [
+        ("own-train-00003", "train"), ("own-test-00000", "test"), ("own-test-00002", "test"),
+        ("own-test-00003", "test"),
+    ]  # fmt: skip
+    assert told[-1] == (
+        "own: 2 of 4 test rows also stand in train letter by letter; 3 train questions that test asks too, case and "
+        "punctuation folded, are left out"
+    )
+
+
+def test_a_question_is_a_column_or_a_text_with_columns():
+    row = {"s": "She {x} left.", "who": {"pronoun": "She", "n": 3.0}, "a.b": "dotted", "answer": ["A", "", "B", "A"]}
+    (asked,), _ = load(Rows([row], question="{s} Who is '{who.pronoun}' {who.n}, {a.b}?"))
+    assert asked.text == "She {x} left. Who is 'She' 3, dotted?"
+    assert asked.answers == ("A", "B")
+    assert load(Rows([row], question="who.pronoun"))[0][0].text == "She"
+    assert load(Rows([row, {"answer": "A"}], question="{s} and {who.n}"))[1] == [
+        "own: skipped 1 of 2 rows with no question: own-00001"
+    ]
+
+
+def test_context_stands_before_the_question_and_does_not_decide_the_group():
+    rows = [
+        {"question": "Who?", "answer": "x", "context": {"sentences": [["One.", " Two."], ["Three."]]}},
+        {"question": "Who?", "answer": "x", "context": {"sentences": [["Four."]]}},
+    ]
+    questions, _ = load(Rows(rows, context="context.sentences"))
+    assert [q.text for q in questions] == ["One. Two.\nThree.\nWho?", "Four.\nWho?"]
+    assert [q.group for q in questions] == ["who", "who"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "gold", "options"),
+    [
+        ({"options": ["a", "b"], "answer": "a"}, {"a": "Ann ", "b": "Bob"}, "Ann", (("Ann",), ("Bob",))),
+        (
+            {"options": ["a", "b"], "first_option": 1},
+            {"a": "Ann", "b": "Bob", "answer": "2"},
+            "Bob",
+            (("Ann",), ("Bob",)),
+        ),
+        ({"labels": {"yes": ["ja"], "no": []}}, {"answer": "No"}, "no", (("yes", "ja"), ("no",))),
+        ({"labels": {"yes": ["ja"], "no": []}}, {"answer": "ja"}, "yes", (("yes", "ja"), ("no",))),
+        ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": 1}, "pos", (("neg",), ("pos",))),
+    ],
+)
+def test_options_and_label_words(settings, row, gold, options):
+    (asked,), _ = load(Rows([{"question": "Which?"} | row], **settings))
+    assert asked.answers == (gold,)
+    assert asked.options == options
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "reason"),
+    [
+        ({"options": ["a", "b"]}, {"a": "Ann", "b": "ánn!", "answer": "Ann"}, "options equal to each other"),
+        (
+            {"options": ["a", "b"]},
+            {"a": "Ann", "b": "Bob", "answer": "Cid"},
+            "a gold answer that is none of the options",
+        ),
+        ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": -1}, "no gold answer"),
+        ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": 2}, "no gold answer"),
+        ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": "x"}, "no gold answer"),
+    ],
+)
+def test_rows_that_give_no_choice_are_skipped(settings, row, reason):
+    good = {"question": "Well?", "a": "Ann", "b": "Bob", "answer": {None: "Ann", 0: 0}[settings.get("first_option")]}
+    questions, told = load(Rows([good, {"question": "Which?"} | row], **settings))
+    assert len(questions) == 1
+    assert told == [f"own: skipped 1 of 2 rows with {reason}: own-00001"]
+
+
+def test_rows_of_one_question_that_contradict_each_other_are_left_out():
+    rows = pairs(("Is it?", "yes"), ("Is it?", "no"), ("Was it?", "no"))
+    questions, told = load(Rows(rows, labels={"yes": [], "no": []}))
+    assert [q.text for q in questions] == ["Was it?"]
+    assert told == ["own: left out 1 texts whose rows contradict each other"]
+
+
+def test_limit_draws_from_a_seed_of_train_and_test_each():
+    rows, other = pairs(*((f"q{i}", "a") for i in range(50))), pairs(*((f"r{i}", "a") for i in range(5)))
+    draws = [[q.id for q in load(Rows(rows, limit=10, seed=s))[0]] for s in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len(set(draws[0])) == 10
-    assert len(CsvQuestions(path, limit=80).load()) == 50
+    questions, told = load(Rows(rows, other, limit=10))
+    assert [q.split for q in questions] == ["train"] * 10 + ["test"] * 5
+    assert told == ["own test: dataset.limit=10, but there are 5; all are taken"]
+
+
+def test_groups_may_come_from_a_column():
+    rows = [{"question": "Who?", "answer": "x", "who": "A a"}, {"question": "Where?", "answer": "x", "who": " "}]
+    assert [q.group for q in load(Rows(rows, group="who"))[0]] == ["A a", "where"]
+
+
+def test_cells_as_text():
+    assert [as_text(cell) for cell in (None, float("nan"), 9.0, 0.5, 1e20, True, [1.0, ["a ", " b"]])] == [
+        "", "", "9", "0.5", "100000000000000000000", "True", "1\na b",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("rows", "settings", "text"),
     [
-        ("", "an empty file"),
-        ("question,answer\n", "expected rows with a question and an answer, got none"),
+        (pairs(("", "")), {}, "expected rows with a question and an answer, got none in own"),
+        ([], {}, "expected rows with a question and an answer, got none in own"),
         (
-            "Question,Answer\na,b\n",
-            "expected column question, answer in .*, got Question, Answer; set dataset.question",
+            [{"Question": "a", "Answer": "b"}],
+            {"options": ["c"]},
+            "expected column question, answer, c in own, got Question, Answer; set dataset.question",
         ),
-        ('question,answer\n"a,b\n', "expected a CSV file in UTF-8"),
-        ("question,answer\nWho, then?,Ann\nWhere, now?,Rome\n", "expected 2 fields a row in .*, got more; quote texts"),
+        ([], {"limit": 0}, "dataset.limit: expected a number of questions above 0, got 0"),
+        ([], {"limit": "3"}, "dataset.limit: expected a number of questions above 0, got 3"),
+        ([], {"pattern": "(abc"}, r"dataset.pattern: expected a regular expression, got '\(abc'"),
+        ([], {"options": ["a", "b"], "labels": {"a": []}}, "expected options or labels, got both"),
     ],
 )
-def test_bad_files_are_refused(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        CsvQuestions(write(tmp_path, text)).load()
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"expected a CSV file, got .*nowhere.csv: no such file"):
-        CsvQuestions(str(tmp_path / "nowhere.csv")).load()
-
-
-def test_another_encoding_is_refused(tmp_path):
-    path = tmp_path / "latin.csv"
-    path.write_bytes("question,answer\ncafé?,né\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="expected a CSV file in UTF-8"):
-        CsvQuestions(str(path)).load()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"limit": 0}, "dataset.limit: expected a number of questions above 0, got 0"),
-        ({"pattern": "(abc"}, r"dataset.pattern: expected a regular expression, got '\(abc'"),
-    ],
-)
-def test_settings_are_checked(settings, message):
-    with pytest.raises(ValueError, match=message):
-        CsvQuestions("some.csv", **settings)
+def test_mistakes_are_named(rows, settings, text):
+    with pytest.raises(ValueError, match=text):
+        load(Rows(rows, **settings))

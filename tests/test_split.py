@@ -36,5 +36,16 @@ def test_impossible_shares_are_refused(val, test):
 
 
 def test_too_few_groups_are_refused():
-    with pytest.raises(ValueError, match="expected groups enough for train, val and test, got 2, which leave none for"):
+    with pytest.raises(ValueError, match="expected groups enough for every split, got 2, which leave none for"):
         GroupSplit()(["a", "b"] * 50, [0, 1, 1, 0] * 25)
+
+
+def test_a_test_part_of_its_own_stays_and_the_others_keep_their_proportion():
+    groups, labels = [f"g{i}" for i in range(400)], [i % 2 for i in range(400)]
+    given = ["test" if i % 4 == 0 else "train" for i in range(400)]
+    rows = GroupSplit(val=0.2, test=0.4)(groups, labels, given)
+    assert rows["test"].tolist() == list(range(0, 400, 4))
+    assert (len(rows["train"]), len(rows["val"])) == (200, 100)  # 0.4 to 0.2
+    assert sorted([*rows["train"], *rows["val"], *rows["test"]]) == list(range(400))
+    dealt = GroupSplit(val=0.2, test=0.4)(groups, labels, ["train"] * 400)
+    assert dealt["test"].tolist() == GroupSplit(val=0.2, test=0.4)(groups, labels)["test"].tolist()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from datamodules.demo.world import FACTS, KNOWN_SHARE, N_FORMS, N_KNOWN, N_KNOWN_STEMS, World
 from datamodules.language_model import LanguageModel
-from datamodules.questions import Question
+from datamodules.questions import Question, QuestionSet, Tell
 
 KNOWN_QUESTIONS = {"facts": len(FACTS) * N_KNOWN, "words": N_FORMS * N_KNOWN_STEMS}  # that can be asked
 
@@ -17,7 +17,7 @@ def demo_model(**settings: Any) -> LanguageModel:
 
 
 @dataclass
-class DemoQuestions:
+class DemoQuestions(QuestionSet):
     """One of the two question sets about the model's world.
 
     Attributes:
@@ -32,7 +32,7 @@ class DemoQuestions:
     limit: int = 2000
     seed: int = 0
 
-    def load(self) -> list[Question]:
+    def load(self, tell: Tell | None = None) -> list[Question]:
         """Draw the questions."""
         world = World()
         most = int(KNOWN_QUESTIONS[self.skill] / KNOWN_SHARE)

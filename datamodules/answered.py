@@ -1,0 +1,182 @@
+"""Questions to answers with labels and exact answers: the stages before activations, one after the other."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from datamodules.answers import Answer
+from datamodules.correctness import Verdict
+from datamodules.exact_answers import Ask, ExactAnswer, ExactAnswers, asking, success
+from datamodules.language_model import LanguageModel
+from datamodules.loaders import MIN_PER_CLASS
+from datamodules.questions import LISTED, Question
+from datamodules.spans import covering
+from datamodules.stages import LanguageModelStages
+
+log = logging.getLogger(__name__)
+
+
+class LabelRule(Protocol):
+    """A way to tell right answers from wrong ones, N at a time."""
+
+    def __call__(self, questions: Sequence[Question], answers: Sequence[str], ask: Ask) -> list[Verdict]:
+        """Return one verdict for each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answered:
+    """N examples, ready for their activations to be read.
+
+    Attributes:
+        questions: [N].
+        answers: [N].
+        verdicts: [N], each right or wrong.
+        exact: [N] characters of the exact answers.
+        spans: [N] first and last token of each, counted in the answer; None where there is none.
+    """
+
+    questions: list[Question]
+    answers: list[Answer]
+    verdicts: list[Verdict]
+    exact: list[ExactAnswer]
+    spans: list[tuple[int, int] | None]
+
+    @property
+    def labels(self) -> Tensor:
+        """[N] int64, 1 for right."""
+        return torch.tensor([int(bool(verdict.right)) for verdict in self.verdicts])
+
+
+def answered(
+    stages: LanguageModelStages, questions: list[Question], rule: LabelRule, find_exact: ExactAnswers | None
+) -> Answered:
+    """Answer questions, label the answers, and find their exact answers.
+
+    Args:
+        stages: the language model at work.
+        questions: N or more; those that do not fit into its context, or that the rule cannot judge, are left out.
+        rule: right or wrong.
+        find_exact: which words of an answer are its exact answer; None: no position asks.
+
+    Raises:
+        ValueError: nothing fits, one class is nearly empty, or over half have no exact answer.
+    """
+    tell: Callable[[str], None] = log.info if not stages.quiet else lambda line: None
+
+    def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
+        if model is None:
+            return replies(stages, asking(stages.model), ids, texts)
+        stages.free()
+        model.fetch()
+        with LanguageModelStages(model, stages.dataset, stages.cache_root, stages.device, stages.quiet) as others:
+            return replies(others, asking(model), ids, texts)
+
+    questions, answers = _answers(stages, questions, tell)
+    verdicts = rule(questions, [answer.text for answer in answers], ask)
+    judged = [i for i, verdict in enumerate(verdicts) if verdict.right is not None]
+    if len(judged) < len(verdicts):
+        names = [questions[i].id for i, verdict in enumerate(verdicts) if verdict.right is None]
+        tell(f"labels: {len(names)} of {len(verdicts)} answers could not be judged and are left out: {_listed(names)}")
+    questions, answers = [questions[i] for i in judged], [answers[i] for i in judged]
+    verdicts = [verdicts[i] for i in judged]
+    _check_classes(verdicts)
+    n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
+    if stages.dataset.stated:
+        tell(f"labels: {right / n:.1%} of {n} statements are labelled 1")
+    else:
+        cut = sum(answer.finish == "length" for answer in answers)
+        tell(f"labels: {right / n:.1%} of {n} answers are right; {cut} cut off at the longest length")
+    exact = [ExactAnswer(None, "not looked for")] * len(questions)
+    if find_exact is not None:
+        exact = find_exact(questions, [a.text for a in answers], [bool(v.right) for v in verdicts], ask)
+        _check_exact(questions, answers, verdicts, exact, tell)
+    spans = [
+        covering(stages.tokenizer, answer.answer_ids, one.span) if one.span else None
+        for answer, one in zip(answers, exact, strict=True)
+    ]
+    return Answered(questions, answers, verdicts, exact, spans)
+
+
+def replies(stages: LanguageModelStages, asked: LanguageModel, ids: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """What a model replies to N texts; nothing where the text is longer than it can hold."""
+    prompts = stages.prompts(texts, asked)
+    fit = [i for i, prompt in enumerate(prompts) if len(prompt) + asked.max_new_tokens <= stages.context]
+    if len(fit) < len(texts) and not stages.quiet:
+        log.warning(
+            f"{len(texts) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with {asked.max_new_tokens} "
+            f"tokens of reply they are longer than its context of {stages.context} tokens"
+        )
+    given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], asked) if fit else []
+    said = {i: reply.text for i, reply in zip(fit, given, strict=True)}
+    return [said.get(i, "") for i in range(len(texts))]
+
+
+def _answers(
+    stages: LanguageModelStages, questions: list[Question], tell: Callable[[str], None]
+) -> tuple[list[Question], list[Answer]]:
+    """Answers, or statements as if they were, of the questions that the model can hold; the others are named."""
+    texts = [question.text for question in questions]
+    statements = stages.given(texts) if stages.dataset.stated else []
+    prompts = [] if stages.dataset.stated else stages.prompts(texts)
+    room = 0 if stages.dataset.stated else stages.model.max_new_tokens
+    lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]
+    fits = [i for i, length in enumerate(lengths) if length + room <= stages.context]
+    context = f"{stages.context} tokens of context"
+    if not fits:
+        raise ValueError(
+            f"dataset: expected texts that leave {room} of the {context} to the answer, got {min(lengths)} tokens and "
+            "more; choose a model with a longer context, or fewer model.max_new_tokens"
+        )
+    if len(fits) < len(questions):
+        names = [questions[i].id for i, length in enumerate(lengths) if length + room > stages.context]
+        limit = f"too long to leave {room} of the {context} to the answer" if room else f"longer than the {context}"
+        tell(f"skipped {len(names)} of {len(questions)} texts, {limit}: {_listed(names)}")
+    kept = [questions[i] for i in fits]
+    if stages.dataset.stated:
+        return kept, [statements[i] for i in fits]
+    return kept, stages.answers([question.id for question in kept], [prompts[i] for i in fits])
+
+
+def _check_classes(verdicts: Sequence[Verdict]) -> None:
+    n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
+    if min(right, n - right) < MIN_PER_CLASS:
+        raise ValueError(
+            f"labels: expected at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {right} right and "
+            f"{n - right} wrong of {n}; take more questions, or check the gold answers and the rule"
+        )
+
+
+def _check_exact(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    verdicts: Sequence[Verdict],
+    exact: Sequence[ExactAnswer],
+    tell: Callable[[str], None],
+) -> None:
+    for how, label, n, found in success([bool(verdict.right) for verdict in verdicts], exact):
+        tell(f"exact answers: {how}, {label} answers: found in {found} of {n}, {found / n:.1%}")
+    without = [i for i, one in enumerate(exact) if one.span is None]
+    if 2 * len(without) > len(exact):
+        five = "; ".join(_without_exact_answer(questions[i], answers[i], exact[i]) for i in without[:5])
+        raise ValueError(
+            f"spans: expected exact answers in over half of {len(exact)} answers, got {len(exact) - len(without)}; "
+            f"choose another of spans=rule, model, paper, or positions without exact answers; none in: {five}"
+        )
+    if without:
+        names = [questions[i].id for i in without]
+        tell(f"exact answers: none in {_listed(names)}; their exact-answer positions are invalid")
+
+
+def _without_exact_answer(question: Question, answer: Answer, exact: ExactAnswer) -> str:
+    replied = f" (replied {exact.replies[0][:40]!r})" if exact.replies else ""
+    return f"{question.id} {answer.text.strip()[:80]!r}{replied}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more, see index.parquet" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

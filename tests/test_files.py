@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.files import FileQuestions
+
+LLMSKNOW = Path(__file__).resolve().parents[2] / "shared" / "data" / "llmsknow"
+ROWS = [
+    {"question": 'She said "no", twice?', "answer": ["Ann", "Anna"], "id": "1"},
+    {"question": "Two\nlines?\u2028Three?", "answer": ["Bob"], "id": "2"},
+]
+
+
+def write(folder, kind):
+    path = folder / f"own.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    else:
+        lines = ['"' + '","'.join(str(v).replace('"', '""') for v in row) + '"' for row in (
+            (row["question"], json.dumps(row["answer"]), row["id"]) for row in ROWS)]  # fmt: skip
+        path.write_text("\ufeffquestion,answer,id\n" + "\n".join(lines) + "\n\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_the_three_kinds_give_the_same(tmp_path, kind):
+    questions = FileQuestions(path=write(tmp_path, kind), kind=kind).load()
+    assert [(q.id, q.text, q.answers) for q in questions] == [
+        ("own-00000", 'She said "no", twice?', ("Ann", "Anna")),
+        ("own-00001", "Two\nlines?\u2028Three?", ("Bob",)),
+    ]
+
+
+def test_a_test_file_gives_the_test_split(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(f"question,answer\n{name}?,x\n")
+    questions = FileQuestions(path=str(tmp_path / "a.csv"), test_path=str(tmp_path / "b.csv"), name="ab").load()
+    assert [(q.id, q.split) for q in questions] == [("ab-train-00000", "train"), ("ab-test-00000", "test")]
+
+
+def test_another_encoding_is_read_where_it_is_named(tmp_path):
+    path = tmp_path / "latin.csv"
+    path.write_bytes("question,answer\ncafé?,né\n".encode("latin-1"))
+    assert FileQuestions(path=str(path), encoding="latin-1").load()[0].text == "café?"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "text"),
+    [
+        (b"", "csv", "dataset.path: expected questions, got .*own: an empty file"),
+        (b"question,answer\n", "csv", "expected rows with a question and an answer, got none"),
+        (
+            b'question,answer\nx,y\n"a,b\nc,d\n',
+            "csv",
+            r"a broken row from line 3 on \(unexpected end of data\); close its",
+        ),
+        (b'question,answer\n"a"b,c\n', "csv", "a broken row from line 2 on .*double those within a text"),
+        (
+            b"question,answer\nWho?,Ann\nWhere, now?,Rome\n",
+            "csv",
+            "expected 2 fields a row in .*, got 3 in line 3; quote",
+        ),
+        (b'question,answer\n"Who\nis?",Ann\nRome\n', "csv", "expected 2 fields a row in .*, got 1 in line 4; quote"),
+        (
+            b"question,answer,answer\na,b,c\n",
+            "csv",
+            "expected different column names in .*, got question, answer, answer",
+        ),
+        (
+            "question,answer\na,b\ncafé?,né\n".encode("latin-1"),
+            "csv",
+            r"expected text in utf-8, got byte 0xe9 in line 3 of .*; save it as UTF-8, or say its encoding",
+        ),
+        (
+            b'{"question": "a"}\n{"question": \n',
+            "jsonl",
+            "expected a JSON object a line in .*, got line 2: Expecting value",
+        ),
+        (b'{"question": "a"}\n\n[1]\n', "jsonl", "got line 3: list instead of an object"),
+        (b"PAR1", "parquet", "dataset.path: expected a parquet file, got .*own: "),
+    ],
+)
+def test_bad_files_are_refused_with_the_row(tmp_path, content, kind, text):
+    path = tmp_path / "own"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=text) as error:
+        FileQuestions(path=str(path), kind=kind).load()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"path": "nowhere.csv"}, "dataset.path: expected a CSV file, got nowhere.csv: no such file"),
+        ({"path": "nowhere.parquet", "kind": "parquet"}, "expected a parquet file, got nowhere.parquet: no such file"),
+        ({"path": "tests"}, "dataset.path: expected a CSV file, got tests: .*Is a directory"),
+        (
+            {"path": "README.md", "encoding": "klingon"},
+            "dataset.encoding: expected one such as utf-8 or latin-1, got 'kling",
+        ),
+        ({"path": "a", "kind": "xls"}, "dataset.kind: expected one of csv, jsonl, parquet; got 'xls'"),
+        (
+            {"path": "a.csv", "test_path": "./a.csv"},
+            "dataset.test_path: expected another file than dataset.path, got a.csv",
+        ),
+    ],
+)
+def test_settings_are_checked(settings, text, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    with pytest.raises(ValueError, match=text):
+        FileQuestions(**settings).load()
+
+
+@pytest.mark.skipif(not LLMSKNOW.is_dir(), reason="the real question files are not here")
+@pytest.mark.parametrize(
+    ("train", "test", "settings", "overlap", "sizes"),
+    [
+        ("movie_qa_train", "movie_qa_test", {"question": "Question", "answer": "Answer"}, "162 of 7856", (9753, 7764)),
+        ("AnswerableMath", "AnswerableMath_test", {}, "3 of 650", (1944, 650)),
+        (
+            "mnli_train",
+            "mnli_validation",
+            {
+                "question": "Question",
+                "answer": "Answer",
+                "labels": {"entailment": [], "neutral": [], "contradiction": []},
+            },
+            None,
+            (9888, 6238),
+        ),
+        (
+            "winogrande_train",
+            "winogrande_test",
+            {"question": "Question", "answer": "Answer", "options": ["Answer", "Wrong_Answer"]},
+            None,
+            (10000, 10000),
+        ),
+        (
+            "winobias_dev",
+            "winobias_test",
+            {"question": "{sentence} {q_instruct}", "options": ["answer", "incorrect_answer"]},
+            "6 of 1584",
+            (1578, 1584),
+        ),
+    ],
+)
+def test_the_study_s_files(train, test, settings, overlap, sizes):
+    """Sizes and overlaps counted beforehand with pandas, on the texts as they stand."""
+    told = []
+    paths = {"path": str(LLMSKNOW / f"{train}.csv"), "test_path": str(LLMSKNOW / f"{test}.csv")}
+    questions = FileQuestions(**paths, **settings).load(told.append)
+    parts = {split: [q for q in questions if q.split == split] for split in ("train", "test")}
+    assert (len(parts["train"]), len(parts["test"])) == sizes
+    assert not {q.group for q in parts["train"]} & {q.group for q in parts["test"]}
+    found = [line for line in told if "letter by letter" in line]
+    assert [f"{overlap} test rows also stand in train" in line for line in found] == ([True] if overlap else [])
+    assert not [line for line in told if "skipped" in line]
+    if "options" in settings:
+        assert all(q.answers[0] == q.options[0][0] for q in questions)

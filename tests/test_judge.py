@@ -1,0 +1,44 @@
+import pytest
+
+from datamodules.judge import Judge, judge_prompt, judged
+from datamodules.questions import Question
+
+QUESTIONS = [Question(f"q{i}", "g", f"Who is {i}?", ("Ann", "Anna")) for i in range(4)]
+
+
+def test_only_answers_without_gold_are_judged_and_unclear_ones_again_then_left_out():
+    asked = []
+
+    def ask(ids, texts, model):
+        asked.append(list(ids))
+        replies = {"q1": ["Yes."], "q2": ["hm", " no, it is not"], "q3": ["", "perhaps", "nobody knows"]}
+        return [replies[i][len(asked) - 1] for i in ids]
+
+    verdicts = Judge(tries=3)(QUESTIONS, ["Anna", "her", "him", "it"], ask)
+    assert [verdict.right for verdict in verdicts] == [True, True, False, None]
+    assert [verdict.branch for verdict in verdicts] == [
+        "an alias occurs", "the judge says yes", "the judge says no", "the judge does not say",
+    ]  # fmt: skip
+    assert asked == [["q1", "q2", "q3"], ["q2", "q3"], ["q3"]]
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [("yes", True), (' "No."', False), ("Yes, the same", True), ("nothing", None), ("It is: yes", None), ("", None)],
+)
+def test_a_verdict_is_the_first_word(reply, verdict):
+    assert judged(reply) is verdict
+
+
+def test_each_try_shows_other_examples_and_one_of_each_verdict():
+    prompts = [judge_prompt(QUESTIONS[0], "it is\nher", k) for k in range(8)]
+    assert len(set(prompts)) == 8
+    for prompt in prompts:
+        assert prompt.count("Verdict: yes") == prompt.count("Verdict: no") == 1
+        assert prompt.endswith("Question: Who is 0?\nReference answer: Ann or Anna\nGiven answer: it is her\nVerdict:")
+
+
+@pytest.mark.parametrize("tries", [0, 9, 1.5])
+def test_tries_are_checked(tries):
+    with pytest.raises(ValueError, match=rf"rule.tries: expected 1 to 8, got {tries}"):
+        Judge(tries=tries)
