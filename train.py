@@ -9,11 +9,13 @@ from typing import Any, NoReturn
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 log = logging.getLogger("probegrid")
 
@@ -28,20 +30,27 @@ def build(node: DictConfig | None, **more: Any) -> Any:
         return hydra.utils.instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        if isinstance(cause, TypeError):  # a value of another kind, or a key that the constructor does not know
+        if not isinstance(cause, MISTAKES):  # a value of another kind, an unknown key, a _target_ that is not there
             raise ValueError(f"configuration: {cause}") from cause
         raise cause from None  # the constructor's own words, without Hydra's around them
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Fit, test and report; return the sweep objective."""
+    """Fit, test and report, or carry out another command; return the sweep objective."""
+    if cfg.command is not None:
+        build(cfg.command)
+        return None
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: pl.LightningDataModule = build(cfg.datamodule)
     probe: pl.LightningModule = build(cfg.probe)
-    callbacks, loggers = ([build(node) for node in (group or {}).values()] for group in (cfg.callbacks, cfg.logger))
+    callbacks, loggers = (
+        [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
+    )
     trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     folder = Path(HydraConfig.get().runtime.output_dir)
     trainer.fit(probe, datamodule)
+    if trainer.max_epochs == 0:  # experiment=cache_only: setting up has built what the cache lacked
+        return None
     trainer.save_checkpoint(folder / "probe.ckpt")
     trainer.test(probe, datamodule, verbose=False)
     if trainer.is_global_zero:
@@ -50,9 +59,10 @@ def run(cfg: DictConfig) -> float | None:
     return None if objective is None else float(objective)
 
 
+OmegaConf.register_new_resolver("gpu_or_cpu", lambda: "gpu" if torch.cuda.is_available() else "cpu", replace=True)
 CONF = Path(__file__).resolve().parent / "conf"
 hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-MISTAKES = (ValueError, OSError, HydraException, OmegaConfBaseException, MisconfigurationException)
+MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException, MisconfigurationException)
 
 
 def main() -> None:

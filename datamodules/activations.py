@@ -1,7 +1,7 @@
 """The datamodule of a language model: runs the stages whose results the cache lacks, then streams what they made."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -57,9 +57,19 @@ class ActivationDataModule(GridDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(split, block_bytes, batch_size, seed)
+        for group, part in (
+            ("model", model), ("dataset", dataset), ("rule", rule), ("spans", spans), ("positions", positions),
+        ):  # fmt: skip
+            if isinstance(part, Mapping | None):
+                raise ValueError(
+                    f"{group}: expected a configuration with a _target_, got {part or 'an empty one'}; begin it with "
+                    "defaults: [NAME], naming one that is there"
+                )
+        if isinstance(also, str) or also is None:
+            raise ValueError(f"site.also: expected a list of sites, got {also!r}; write site.also=[z,mlp_out]")
         self.sites = list(dict.fromkeys([site, *also]))
         for name in self.sites:
-            check_site(name)
+            check_site(name, "site.name" if name == site else "site.also")
         self.model, self.dataset, self.rule, self.spans, self.positions = model, dataset, rule, spans, positions
         self.layers, self.cache_root = layers, cache_root
 
@@ -84,6 +94,11 @@ class ActivationDataModule(GridDataModule):
                 [answer.answer_ids for answer in examples.answers],
                 examples.spans,
             )
+            if not valid.any():
+                raise ValueError(
+                    f"positions: expected examples that have one of {', '.join(self.positions.names)}, got none of "
+                    f"{len(valid)}; choose others"
+                )
             names, ids = self.positions.names, [question.id for question in examples.questions]
             entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)
             if not self.quiet:

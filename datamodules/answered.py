@@ -66,15 +66,20 @@ def answered(
     Raises:
         ValueError: nothing fits, one class is nearly empty, or over half have no exact answer.
     """
-    tell: Callable[[str], None] = log.info if not stages.quiet else lambda line: None
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if not stages.quiet and line not in told:  # once, however often a model is asked
+            log.info(line)
+            told.add(line)
 
     def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
         if model is None:
-            return replies(stages, asking(stages.model), ids, texts)
+            return replies(stages, asking(stages.model), ids, texts, tell)
         stages.free()
         model.fetch()
         with LanguageModelStages(model, stages.dataset, stages.cache_root, stages.device, stages.quiet) as others:
-            return replies(others, asking(model), ids, texts)
+            return replies(others, asking(model), ids, texts, tell)
 
     questions, answers = _answers(stages, questions, tell)
     verdicts = rule(questions, [answer.text for answer in answers], ask)
@@ -102,12 +107,18 @@ def answered(
     return Answered(questions, answers, verdicts, exact, spans)
 
 
-def replies(stages: LanguageModelStages, asked: LanguageModel, ids: Sequence[str], texts: Sequence[str]) -> list[str]:
+def replies(
+    stages: LanguageModelStages,
+    asked: LanguageModel,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    tell: Callable[[str], None],
+) -> list[str]:
     """What a model replies to N texts; nothing where the text is longer than it can hold."""
     prompts = stages.prompts(texts, asked)
     fit = [i for i, prompt in enumerate(prompts) if len(prompt) + asked.max_new_tokens <= stages.context]
-    if len(fit) < len(texts) and not stages.quiet:
-        log.warning(
+    if len(fit) < len(texts):
+        tell(
             f"{len(texts) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with {asked.max_new_tokens} "
             f"tokens of reply they are longer than its context of {stages.context} tokens"
         )

@@ -68,6 +68,8 @@ class RuleExact:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"spans.rule: expected one of {', '.join(RULES)}; got {self.rule!r}")
+        if type(self.nth) is not int:
+            raise ValueError(f"spans.nth: expected a whole number, from 0 or from the end, got {self.nth!r}")
 
     def __call__(
         self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
@@ -118,6 +120,9 @@ class AskedExact:
 
     def __post_init__(self) -> None:
         most = len(list(itertools.permutations(_EXAMPLES, 2)))
+        if type(self.only_wrong) is not bool:
+            raise ValueError(f"spans.only_wrong: expected true or false, got {self.only_wrong!r}")
+        check_asked("spans.model", self.model)
         if type(self.tries) is not int or not 1 <= self.tries <= most:
             raise ValueError(f"spans.tries: expected 1 to {most}, got {self.tries}")
 
@@ -155,6 +160,12 @@ def success(labels: Sequence[bool], exact: Sequence[ExactAnswer]) -> list[tuple[
         found = sum(one.span is not None for one in those)
         counted.append((how, "right" if right else "wrong", len(those), found))
     return counted
+
+
+def check_asked(key: str, model: object) -> None:
+    """Raise ValueError where what is to be asked is given, but not as a model."""
+    if model is not None and not isinstance(model, LanguageModel):
+        raise ValueError(f"{key}: expected null or a model, got {model!r}; give it with +model@{key}=NAME")
 
 
 def asking(model: LanguageModel) -> LanguageModel:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.correctness import Verdict, gold
-from datamodules.exact_answers import Ask
+from datamodules.exact_answers import Ask, check_asked
 from datamodules.language_model import LanguageModel
 from datamodules.questions import Question
 
@@ -28,6 +28,7 @@ class Judge:
     model: LanguageModel | None = None
 
     def __post_init__(self) -> None:
+        check_asked("rule.model", self.model)
         most = len(_SHOWN)
         if type(self.tries) is not int or not 1 <= self.tries <= most:
             raise ValueError(f"rule.tries: expected 1 to {most}, got {self.tries}")

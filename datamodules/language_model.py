@@ -1,6 +1,7 @@
 """Which language model answers, and how it is asked: loading, identity for the cache, and prompts as token ids."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -75,6 +77,12 @@ class LanguageModel:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id:
+            raise ValueError(f"model.id: expected a folder or a hub id such as org/name, got {self.id!r}")
+        if self.quantisation is not None and not isinstance(self.quantisation, dict):
+            raise ValueError(
+                f"model.quantisation: expected arguments such as {{load_in_4bit: true}}, got {self.quantisation!r}"
+            )
         if self.prompt is not None and "{question}" not in self.prompt:
             raise ValueError(f"model.prompt: expected a text with {{question}} in it, got {self.prompt!r}; add it")
         if not isinstance(self.chat, bool) and self.chat != "auto":
@@ -84,7 +92,8 @@ class LanguageModel:
         for key in ("max_new_tokens", "batch_size"):
             if type(getattr(self, key)) is not int or getattr(self, key) < 1:
                 raise ValueError(f"model.{key}: expected a whole number above 0, got {getattr(self, key)!r}")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+        dtype = getattr(torch, str(self.dtype), None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         self.name = self.name or self.id
         self._require_folder()
@@ -124,6 +133,11 @@ class LanguageModel:
         Raises:
             ValueError: the folder or hub entry holds no such model.
         """
+        if self.tp_plan and "WORLD_SIZE" not in os.environ:
+            raise ValueError(
+                "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin the "
+                "command with torchrun --standalone --nproc-per-node=2"
+            )
         auto = AutoModelForCausalLM if head else AutoModel
         try:
             model = auto.from_pretrained(
@@ -134,7 +148,7 @@ class LanguageModel:
                 f"model: expected the packages that device_map and quantisation need, got "
                 f"{' '.join(str(error).split())[:120]}; pip install -c constraints.txt -e '.[quantisation]'"
             ) from error
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"model.id={self.id}: expected the weights of a {'causal ' * head}language model, got none that load "
@@ -216,6 +230,8 @@ class LanguageModel:
             raise ValueError(
                 f"model.id: expected a folder or a hub id such as org/name, got {self.id!r}: no such folder"
             )
+        if Path(self.id).is_dir() and not (Path(self.id) / "config.json").is_file():
+            raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {self.id!r}")
 
 
 def _digest(path: Path) -> str:

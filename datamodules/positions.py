@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.spans import covering, decode
 
 PARTS = ("prompt", "answer", "text", "whole", "exact_answer")
+FAR = 10**9  # tokens: no text is as long
 _WORDS = {"first": 0, "before": -1, "last": 0, "after": 1}  # offset from the first token, and from the last
 
 
@@ -38,15 +39,19 @@ class Rule:
 
     def __post_init__(self) -> None:
         where = f"positions.rules: {self.name}: expected"
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"positions.rules: expected a name for each, got {self.name!r}")
         if self.of not in PARTS:
             raise ValueError(f"{where} of among {', '.join(PARTS)}; got {self.of!r}")
         if type(self.at) is not int and self.at not in (*_WORDS, "mean"):
             raise ValueError(f"{where} at to be a whole number, first, last, before, after or mean; got {self.at!r}")
         if type(self.offset) is not int or type(self.nth) is not int:
             raise ValueError(f"{where} offset and nth to be whole numbers, got {self.offset!r} and {self.nth!r}")
+        if max(abs(self.offset), abs(self.at) if isinstance(self.at, int) else 0) >= FAR:
+            raise ValueError(f"{where} at and offset below {FAR:,}, got {self.at} and {self.offset}")
         if self.at == "mean" and self.offset:
             raise ValueError(f"{where} no offset of a mean, got {self.offset}; leave it out")
-        if self.find is not None and (self.of == "exact_answer" or not self.find):
+        if self.find is not None and (self.of == "exact_answer" or not self.find or not isinstance(self.find, str)):
             raise ValueError(f"{where} find to be a text in the prompt, the answer or the whole, got {self.find!r}")
 
     def pick(self, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,14 +75,18 @@ class Positions:
     """
 
     def __init__(self, rules: Sequence[Rule | Mapping[str, Any]], into_prompt: bool = False) -> None:
-        if isinstance(rules, str | Mapping) or not all(isinstance(rule, Rule | Mapping) for rule in rules):
+        if (
+            not isinstance(rules, Sequence)
+            or isinstance(rules, str)
+            or not all(isinstance(rule, Rule | Mapping) for rule in rules)
+        ):
             raise ValueError(
                 f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
             )
         self.rules = [rule if isinstance(rule, Rule) else _rule(rule) for rule in rules]
         self.into_prompt = into_prompt
         if not self.names or len(set(self.names)) < len(self.names):
-            raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}")
+            raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}; rename some")
 
     @property
     def names(self) -> list[str]:
@@ -140,7 +149,8 @@ class Positions:
 def _rule(attributes: Mapping[str, Any]) -> Rule:
     given: dict[str, Any] = {str(key): value for key, value in attributes.items()}
     try:
-        given["name"] = str(given["name"])
+        if isinstance(given["name"], int):
+            given["name"] = str(given["name"])  # -1, without quotation marks
         return Rule(**given)
     except (KeyError, TypeError):
         raise ValueError(

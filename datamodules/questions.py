@@ -114,10 +114,15 @@ class RowQuestions(QuestionSet):
     def __post_init__(self) -> None:
         if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
             raise ValueError(f"dataset.limit: expected a number of questions above 0, got {self.limit}")
+        if isinstance(self.options, str) or not isinstance(self.labels, Mapping):
+            raise ValueError(
+                "dataset: expected a list of columns in options and spellings by label word in labels, got "
+                f"{self.options!r} and {self.labels!r}; write options=[a,b] or labels={{a:[],b:[]}}"
+            )
         if self.options and self.labels:
             raise ValueError("dataset: expected options or labels, got both; leave one empty")
         try:
-            re.compile(self.pattern)
+            re.compile(str(self.pattern))
         except re.error as error:
             raise ValueError(f"dataset.pattern: expected a regular expression, got {self.pattern!r}: {error}") from None
 
@@ -186,7 +191,7 @@ class RowQuestions(QuestionSet):
             group=group or group_key(text),
             text=f"{context}\n{text}" if context else text,
             answers=tuple(golds),
-            pattern=self.pattern,
+            pattern=str(self.pattern),
             options=tuple(tuple(dict.fromkeys(option)) for option in choice),
         )
 

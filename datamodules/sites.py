@@ -22,10 +22,10 @@ class Place(NamedTuple):
     side: str
 
 
-def check_site(site: str) -> None:
+def check_site(site: str, key: str = "site.name") -> None:
     """Raise ValueError, listing the valid names, when a site is not one of `SITES`."""
     if site not in SITES:
-        raise ValueError(f"site.name: expected one of {', '.join(SITES)}; got {site!r}")
+        raise ValueError(f"{key}: expected one of {', '.join(SITES)}; got {site!r}")
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:

@@ -28,7 +28,7 @@ from datamodules.batches import Batches
 from datamodules.cache import CacheEntry
 from datamodules.capture import capture, check_finite
 from datamodules.language_model import LanguageModel
-from datamodules.progress import Speed, bar, duration
+from datamodules.progress import Speed, bar, duration, size
 from datamodules.questions import QuestionSet
 from datamodules.spans import decode
 
@@ -281,8 +281,8 @@ class LanguageModelStages:
         todo = sum(map(len, missing))
         entry.require_room(SHARD * bytes_each)
         if not self.quiet:
-            size = f"{todo * bytes_each / 1e6:.0f} MB and at most {duration(expect(todo))}"
-            log.info(f"{stage}: {todo} of {n} to make, about {size}, into {entry.folder}")
+            cost = f"about {size(todo * bytes_each)} and {duration(expect(todo))}"
+            log.info(f"{stage}: {todo} of {n} to make, {cost}, into {entry.folder}")
         with bar(stage, todo, self.quiet) as advance:
             entry.build(
                 make=lambda shard: make(_rows(shard, n), advance),

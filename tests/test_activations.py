@@ -343,10 +343,14 @@ def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path
 
 def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_path):
     with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        short, long = replies(stages, language_model, ["a", "b"], ["red?", "red " * 300])
+        told: list[str] = []
+        short, long = replies(stages, language_model, ["a", "b"], ["red?", "red " * 300], told.append)
         assert short
         assert long == ""
-        assert replies(stages, language_model, ["b"], ["red " * 300]) == [""]
+        assert replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
+        assert [line[:44] for line in told] == [
+            f"1 of {n} texts are not put to {language_model.name}"[:44] for n in (2, 1)
+        ]
 
 
 def test_answers_without_an_exact_answer_are_named(language_model, questions_csv, cache_root, caplog):

@@ -54,8 +54,8 @@ def test_each_choice_makes_a_run(choice, tmp_path):
     assert isinstance(datamodule, GridDataModule)
     assert datamodule.split.seed == cfg.split.seed
     assert isinstance(build(cfg.probe), ProbeGrid)
-    callbacks = [build(node) for node in cfg.callbacks.values()]
-    loggers = [build(node) for node in cfg.logger.values()]
+    callbacks = [build(node) for node in (cfg.get("callbacks") or {}).values()]
+    loggers = [build(node) for node in (cfg.get("logger") or {}).values()]
     trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     assert trainer.max_epochs == cfg.trainer.max_epochs
     assert trainer.num_devices == cfg.trainer.devices

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from datamodules.exact_answers import (
@@ -147,6 +149,9 @@ def test_each_try_shows_other_examples_and_ends_where_the_model_goes_on():
     assert all(p.count("\nExact answer:") == 3 for p in prompts)
 
 
+GPT2: Any = {"model": "gpt2"}
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -155,6 +160,12 @@ def test_each_try_shows_other_examples_and_ends_where_the_model_goes_on():
             lambda: RuleExact("pattern")([question()], ["a"], [True], nobody),
             "spans.rule=pattern: expected a regular expression for every question, got none for q0; set",
         ),
+        (lambda: RuleExact(nth="abc"), "spans.nth: expected a whole number, from 0 or from the end, got 'abc'"),  # type: ignore[arg-type]
+        (lambda: AskedExact(only_wrong="maybe"), "spans.only_wrong: expected true or false, got 'maybe'"),  # type: ignore[arg-type]
+        (
+            lambda: AskedExact(model="gpt2"),
+            r"spans.model: expected null or a model, got 'gpt2'; give it with \+model@spans",
+        ),  # type: ignore[arg-type]
         (lambda: AskedExact(tries=0), "spans.tries: expected 1 to 30, got 0"),
         (lambda: AskedExact(tries=31), "spans.tries: expected 1 to 30, got 31"),
         (

@@ -152,6 +152,12 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"prompt": "Q: A:"}, r"model.prompt: expected a text with \{question\}"),
         ({"dtype": "float12"}, "model.dtype: expected float32, bfloat16 or float16, got 'float12'"),
         ({"dtype": "nn"}, "model.dtype"),
+        ({"dtype": "int8"}, "model.dtype: expected float32, bfloat16 or float16, got 'int8'"),
+        ({"dtype": 32}, "model.dtype: expected float32, bfloat16 or float16, got 32"),
+        (
+            {"quantisation": "4bit"},
+            r"model.quantisation: expected arguments such as \{load_in_4bit: true\}, got '4bit'",
+        ),
         ({"chat": "yes"}, "model.chat: expected true, false or auto, got 'yes'"),
         ({"batch_size": 0}, "model.batch_size: expected a whole number above 0, got 0"),
         ({"max_new_tokens": "many"}, "model.max_new_tokens: expected a whole number above 0, got 'many'"),
@@ -161,6 +167,30 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
 def test_settings_are_checked(settings, text):
     with pytest.raises(ValueError, match=text):
         LanguageModel("some/model", **settings)
+
+
+def test_weights_cut_short_are_told(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match="expected the weights of a causal language model, got none that load") as told:
+        LanguageModel(str(folder), dtype="float32").load("cpu")
+    assert "\n" not in str(told.value)
+
+
+def test_a_folder_without_a_model_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"model.id: expected a folder with config.json, weights and tokenizer, got"):
+        LanguageModel(str(tmp_path))
+    with pytest.raises(ValueError, match=r"model.id: expected a folder or a hub id such as org/name, got ''"):
+        LanguageModel("")
+
+
+def test_a_model_in_parts_needs_torchrun(tiny_model, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(
+        ValueError, match=r"model.tp_plan: expected torchrun, which starts the processes, got one started"
+    ):
+        LanguageModel(str(tiny_model), dtype="float32", tp_plan="auto").load("cpu")
 
 
 def test_a_missing_folder_is_not_taken_for_a_hub_id():

@@ -164,6 +164,8 @@ def test_cells_as_text():
         ([], {"limit": "3"}, "dataset.limit: expected a number of questions above 0, got 3"),
         ([], {"pattern": "(abc"}, r"dataset.pattern: expected a regular expression, got '\(abc'"),
         ([], {"options": ["a", "b"], "labels": {"a": []}}, "expected options or labels, got both"),
+        ([], {"options": "ab"}, "expected a list of columns in options .*, got 'ab'"),
+        ([], {"labels": ["a"]}, r"spellings by label word in labels, got \(\) and \['a'\]"),
     ],
 )
 def test_mistakes_are_named(rows, settings, text):

@@ -22,7 +22,9 @@ TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 
 def command(folder, *overrides):
-    return [sys.executable, str(TRAIN), f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *overrides]
+    options = [override for override in overrides if override.startswith("--config-dir=")]  # these come first
+    rest = [override for override in overrides if override not in options]
+    return [sys.executable, str(TRAIN), *options, f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *rest]
 
 
 def start(folder, *overrides):
@@ -207,6 +209,14 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
     assert (tmp_path / "run" / "heatmap.csv").read_bytes() == (alone[0] / "run" / "heatmap.csv").read_bytes()
 
 
+OWN = {
+    "positions/broken.yaml": "defaults: [paper]\nrules: [{name: x, of: answer\n",
+    "positions/far.yaml": "defaults: [paper]\nrules: [{name: far, of: answer, at: 1000}]\n",
+    "model/empty.yaml": "",
+    "dataset/nowhere.yaml": "_target_: nosuchmodule.Questions\n",
+}
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -248,6 +258,22 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
         ),
         (["datamodule.block_bytes=0"], "datamodule.block_bytes: expected a whole number above 0, or null, got 0"),
         (["probe.l3=1"], "Could not override 'probe.l3'"),
+        (["--config-dir=OWN", "positions=broken"], "while parsing a flow mapping"),
+        (
+            ["--config-dir=OWN", "model=empty"],
+            "model: expected a configuration with a _target_, got an empty one; begin it",
+        ),
+        (["--config-dir=OWN", "dataset=nowhere"], "configuration: Error loading 'nosuchmodule.Questions'"),
+        (["--config-dir=OWN", "positions=far"], "positions: expected examples that have one of far, got none of 2000"),
+        (
+            ["spans=model", "spans.model=gpt2"],
+            "spans.model: expected null or a model, got 'gpt2'; give it with +model@sp",
+        ),
+        (["site.also=z"], "site.also: expected a list of sites, got 'z'; write site.also=[z,mlp_out]"),
+        (
+            ["experiment=cache_info", "cache.prune=none"],
+            "at least 4 first characters of them, got 'none', which none has",
+        ),
         (["dataset=csv", "dataset.path=absent.csv"], "expected a CSV file, got absent.csv: no such file"),
         (["cache.root=/dev/null/cache"], "cache.root: expected a folder that can be written, got /dev/null/cache"),
         (["site.layers=[8]"], "site.layers: expected layers of the model, 0 to 7, got [8]"),
@@ -255,7 +281,10 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_one(overrides, line, alone, tmp_path):
-    status, out, err = run(tmp_path, *overrides)
+    for name, text in OWN.items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text(text)
+    status, out, err = run(tmp_path, *(override.replace("OWN", str(tmp_path / "own")) for override in overrides))
     mistakes = [text for text in err.splitlines() if text.startswith("error: ")]
     assert status == 1
     assert len(mistakes) == 1, err
