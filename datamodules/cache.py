@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,14 @@ class CacheEntry:
         self.key = hashlib.sha256(described.encode()).hexdigest()[:20]
         self.folder = Path(root).expanduser().absolute() / kind / self.key
         self.n_shards = n_shards
-        try:
+        with _told(f"a folder that can be written, got {root}"):
             (self.folder / ".local").mkdir(parents=True, exist_ok=True)
-            manifest = {"cache": VERSION, "about": about or {}, "shards": n_shards, **content}
-            if not (self.folder / "manifest.json").exists():
-                self.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
-            self._check_version()
-            with suppress(OSError):  # a cache that others own can be read all the same
-                (self.folder / ".local" / "used").touch()
-        except OSError as error:
-            raise OSError(
-                f"cache.root: expected a folder that can be written, got {root} ({error.strerror or error}); "
-                "choose another"
-            ) from error
+        manifest = {"cache": VERSION, "about": about or {}, "shards": n_shards, **content}
+        if not (self.folder / "manifest.json").exists():
+            self.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+        self._check_version()
+        with suppress(OSError):  # a cache that others own can be read all the same
+            (self.folder / ".local" / "used").touch()
 
     def missing(self) -> list[int]:
         """Shards without a record."""
@@ -155,17 +150,13 @@ class CacheEntry:
         path = self.folder / name
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            raise OSError(
-                f"cache.root: expected room for {len(content) / 1e6:,.1f} MB at {path}, "
-                f"got: {error.strerror or error}; free some space, or choose another cache.root"
-            ) from error
+            with _told(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
+                path.parent.mkdir(exist_ok=True)
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -209,13 +200,26 @@ class CacheEntry:
     @contextmanager
     def _claim(self, shard: int, wait: bool) -> Iterator[bool]:
         """Hold the lock of a shard; yields whether it was got."""
-        with (self.folder / ".local" / f"shard-{shard:05d}.lock").open("w") as lock:
+        with ExitStack() as claim:
+            with _told(f"a folder that can be written, got {self.folder}"):
+                lock = claim.enter_context((self.folder / ".local" / f"shard-{shard:05d}.lock").open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
                 return
             yield True  # closing the file drops the lock
+
+
+@contextmanager
+def _told(expected: str) -> Iterator[None]:
+    """Turn what the system says of a file into one line that names the setting at fault."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cache.root: expected {expected} ({error.strerror or error}); free some space, or choose another"
+        ) from error
 
 
 def _times(paths: Iterable[Path]) -> str:

@@ -120,7 +120,7 @@ def test_a_write_that_fails_says_where_and_what_to_do(tmp_path, monkeypatch):
     started = entry(tmp_path)
     monkeypatch.setattr(cache.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(
-        OSError, match=r"expected room for 0.0 MB at .*00000.bin, got: No space left on device; free some"
+        OSError, match=r"expected room for 0.0 MB at .*00000.bin \(No space left on device\); free some"
     ):
         build(started)
     monkeypatch.undo()
@@ -199,3 +199,29 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bytes(tmp_path):
     assert [worker.wait() for worker in pair] == [0, 0]
     assert tree(tmp_path / "killed") == tree(tmp_path / "alone")
     assert len(list((tmp_path / "alone").rglob("*.bin"))) == 12
+
+
+def test_a_manifest_of_a_newer_version_is_refused_and_left_alone(tmp_path):
+    manifest = entry(tmp_path).folder / "manifest.json"
+    written = json.loads(manifest.read_text()) | {"cache": cache.VERSION + 1}
+    manifest.write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=rf"expected .* of version {cache.VERSION} or older, got version .*; update this"):
+        entry(tmp_path)
+    assert json.loads(manifest.read_text()) == written
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"cache": "one"}'])
+def test_an_altered_manifest_is_named_with_its_mend(tmp_path, content):
+    built = entry(tmp_path)
+    build(built)
+    (built.folder / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=f"expected a manifest, got {built.folder}/manifest.json altered") as error:
+        entry(tmp_path)
+    subprocess.run(str(error.value).split("rebuild it with: ")[1].split(" and the same run")[0], shell=True, check=True)
+    assert entry(tmp_path).missing() == []
+
+
+def test_what_a_manifest_says_for_people_is_not_part_of_the_key(tmp_path):
+    first = CacheEntry(tmp_path, "answers", {"stage": "test"}, 1, {"model": "a"})
+    assert json.loads((first.folder / "manifest.json").read_text())["about"] == {"model": "a"}
+    assert CacheEntry(tmp_path, "answers", {"stage": "test"}, 1, {"model": "b"}).folder == first.folder

@@ -163,7 +163,7 @@ GPT2: Any = {"model": "gpt2"}
         (lambda: RuleExact(nth="abc"), "spans.nth: expected a whole number, from 0 or from the end, got 'abc'"),  # type: ignore[arg-type]
         (lambda: AskedExact(only_wrong="maybe"), "spans.only_wrong: expected true or false, got 'maybe'"),  # type: ignore[arg-type]
         (
-            lambda: AskedExact(model="gpt2"),
+            lambda: AskedExact(**GPT2),
             r"spans.model: expected null or a model, got 'gpt2'; give it with \+model@spans",
         ),  # type: ignore[arg-type]
         (lambda: AskedExact(tries=0), "spans.tries: expected 1 to 30, got 0"),
