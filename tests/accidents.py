@@ -116,4 +116,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "build":
         build(sys.argv[2], sys.argv[3], sys.argv[4])
     else:
-        print(json.dumps(kill(*sys.argv[2:5], int(sys.argv[5]))))
+        print(json.dumps(kill(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))))

@@ -205,7 +205,8 @@ def test_a_manifest_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     manifest = entry(tmp_path).folder / "manifest.json"
     written = json.loads(manifest.read_text()) | {"cache": cache.VERSION + 1}
     manifest.write_text(json.dumps(written))
-    with pytest.raises(ValueError, match=rf"expected .* of version {cache.VERSION} or older, got version .*; update this"):
+    newer = rf"expected .* of version {cache.VERSION} or older, got version .*; update this"
+    with pytest.raises(ValueError, match=newer):
         entry(tmp_path)
     assert json.loads(manifest.read_text()) == written
 
