@@ -40,9 +40,9 @@ SEVEN: Sizes = {
 }
 
 
-def made(sizes: Sizes, device: str) -> PreTrainedModel:
-    """A Llama of 32 layers with random weights."""
-    config = LlamaConfig(num_hidden_layers=LAYERS, vocab_size=32000, **sizes)
+def made(sizes: Sizes, device: str, layers: int = LAYERS) -> PreTrainedModel:
+    """A Llama with random weights."""
+    config = LlamaConfig(num_hidden_layers=layers, vocab_size=32000, **sizes)
     torch.manual_seed(0)
     with torch.device(device):
         model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
