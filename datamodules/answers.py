@@ -1,13 +1,30 @@
-"""Greedy answers in batches: token ids, log-probabilities and the reason of stopping."""
+"""Greedy answers in batches: token ids, log-probabilities and the reason of stopping; and how they are stored."""
 
-from dataclasses import dataclass
+import io
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-VERSION = 2  # part of the cache key: raise it when the same inputs would give other answers
+VERSION = 3  # part of the cache key: raise it when the same inputs would give other answers
+
+STORED = pa.schema(
+    {
+        "prompt_ids": pa.list_(pa.int32()),
+        "answer_ids": pa.list_(pa.int32()),
+        "logprobs": pa.list_(pa.float32()),
+        "finish": pa.string(),
+        "text": pa.string(),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -22,9 +39,9 @@ class Answer:
         text: `answer_ids` decoded without special tokens.
     """
 
-    prompt_ids: list[int]
-    answer_ids: list[int]
-    logprobs: list[float]
+    prompt_ids: Sequence[int]
+    answer_ids: Sequence[int]
+    logprobs: Sequence[float]
     finish: Literal["stop", "length", "given"]
     text: str
 
@@ -102,3 +119,23 @@ def _answer_length(
             if stop in tokenizer.decode(row[: i + 1]):
                 return i + 1
     return None if ended is None else ended + 1
+
+
+def stored(answers: Sequence[Answer]) -> bytes:
+    """N answers as a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], STORED), buffer)
+    return buffer.getvalue()
+
+
+def read(path: Path) -> list[Answer]:
+    """Answers of a Parquet file, their numbers in arrays of four bytes each: sets can have many."""
+    table = pq.read_table(path)
+    rows = [_arrays(table[name], code) for name, code in (("prompt_ids", "i"), ("answer_ids", "i"), ("logprobs", "f"))]
+    return [Answer(*row) for row in zip(*rows, table["finish"].to_pylist(), table["text"].to_pylist(), strict=True)]
+
+
+def _arrays(column: pa.ChunkedArray, code: str) -> list[array]:
+    lists = column.combine_chunks()
+    numbers, bounds = lists.flatten().to_numpy(), lists.offsets.to_numpy()
+    return [array(code, numbers[start:stop].tobytes()) for start, stop in pairwise(bounds)]

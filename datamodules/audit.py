@@ -17,6 +17,16 @@ from datamodules.spans import token_ranges
 
 SHOWN = 60  # examples of each of: right, wrong, without an exact answer
 QUESTION = 240  # characters of a question, its last ones: what is asked stands behind the context
+ROWS = 1024  # of the table in one piece: sets can have many
+_IDS = pa.list_(pa.int32())
+INDEX = pa.schema(
+    {
+        "id": pa.string(), "group": pa.string(), "split": pa.string(), "question": pa.string(),
+        "gold": pa.list_(pa.string()), "answer": pa.string(), "finish": pa.string(), "prompt_ids": _IDS,
+        "answer_ids": _IDS, "exact_answer": pa.string(), "exact_answer_by": pa.string(), "first_token": _IDS,
+        "last_token": _IDS, "valid": pa.list_(pa.bool_()), "label": pa.int8(), "label_by": pa.string(),
+    }
+)  # fmt: skip
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #222 }
@@ -69,29 +79,33 @@ def index_of(examples: Answered, tokens: Tensor, valid: Tensor) -> bytes:
 
     Labels and exact answers follow the present rules. tokens [N, T, 2] are counted in prompt plus answer.
     """
-    questions, answers, exact = examples.questions, examples.answers, examples.exact
-    table = pa.table(
-        {
-            "id": [question.id for question in questions],
-            "group": [question.group for question in questions],
-            "split": [question.split for question in questions],
-            "question": [question.text for question in questions],
-            "gold": [question.answers for question in questions],
-            "answer": [answer.text for answer in answers],
-            "finish": [answer.finish for answer in answers],
-            "prompt_ids": [answer.prompt_ids for answer in answers],
-            "answer_ids": [answer.answer_ids for answer in answers],
-            "exact_answer": [a.text[slice(*e.span)] if e.span else None for a, e in zip(answers, exact, strict=True)],
-            "exact_answer_by": [one.how for one in exact],
-            "first_token": tokens[..., 0].tolist(),
-            "last_token": tokens[..., 1].tolist(),
-            "valid": valid.tolist(),
-            "label": examples.labels.tolist(),
-            "label_by": [verdict.branch for verdict in examples.verdicts],
-        }
-    )
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    with pq.ParquetWriter(buffer, INDEX) as writer:
+        for start in range(0, len(valid), ROWS):
+            part = slice(start, start + ROWS)
+            questions, answers, exact = examples.questions[part], examples.answers[part], examples.exact[part]
+            verdicts = examples.verdicts[part]
+            columns = {
+                "id": [question.id for question in questions],
+                "group": [question.group for question in questions],
+                "split": [question.split for question in questions],
+                "question": [question.text for question in questions],
+                "gold": [question.answers for question in questions],
+                "answer": [answer.text for answer in answers],
+                "finish": [answer.finish for answer in answers],
+                "prompt_ids": [answer.prompt_ids for answer in answers],
+                "answer_ids": [answer.answer_ids for answer in answers],
+                "exact_answer": [
+                    a.text[slice(*e.span)] if e.span else None for a, e in zip(answers, exact, strict=True)
+                ],
+                "exact_answer_by": [one.how for one in exact],
+                "first_token": tokens[part, :, 0].tolist(),
+                "last_token": tokens[part, :, 1].tolist(),
+                "valid": valid[part].tolist(),
+                "label": [int(bool(verdict.right)) for verdict in verdicts],
+                "label_by": [verdict.branch for verdict in verdicts],
+            }
+            writer.write_table(pa.table(columns, INDEX))
     return buffer.getvalue()
 
 

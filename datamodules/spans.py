@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character that later tokens complete
+MOST_BYTES = 4  # of a character in UTF-8
 
 
 def find(text: str, words: str) -> tuple[int, int] | None:
@@ -53,10 +53,13 @@ def covering(
 
     `special` says whether the characters are those of a text with special tokens.
     """
-    # Texts of longer and longer beginnings only grow, so the two ends are found by halving.
-    first = bisect_left(range(len(ids)), True, key=lambda i: _range(tokenizer, ids, i, special)[1] > span[0])
-    last = bisect_left(range(len(ids)), True, key=lambda i: _range(tokenizer, ids, i, special)[0] >= span[1]) - 1
-    return (first, last) if first <= last else None
+    text = decode(tokenizer, ids, special)
+    # Token after token the text only grows, so the two ends are found by halving.
+    first = bisect_left(range(len(ids)), True, key=lambda i: _range(tokenizer, ids, i, text, special)[1] > span[0])
+    last = bisect_left(
+        range(len(ids)), True, first, key=lambda i: _grown(tokenizer, ids[:i], text, special)[0] >= span[1]
+    )
+    return (first, last - 1) if first < last else None
 
 
 def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
@@ -66,12 +69,29 @@ def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tupl
         the text, and for each id the range of characters it adds, end exclusive. Every token that carries bytes of one
         character has that character in its range; special tokens add none.
     """
-    return decode(tokenizer, ids), [_range(tokenizer, ids, i, False) for i in range(len(ids))]
+    text = decode(tokenizer, ids)
+    return text, [_range(tokenizer, ids, i, text, False) for i in range(len(ids))]
 
 
-def _range(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, special: bool) -> tuple[int, int]:
-    """Characters that token i adds to what stands before it, a character that it only begins or continues included."""
-    start = len(decode(tokenizer, ids[:i], special).rstrip(UNFINISHED))
-    text = decode(tokenizer, ids[: i + 1], special)
-    end = len(text.rstrip(UNFINISHED))
-    return start, end + (len(text) > end)
+def _range(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, text: str, special: bool) -> tuple[int, int]:
+    """Characters of `text`, the decoded ids, that token i carries, one that it only begins or continues included."""
+    end, whole = _grown(tokenizer, ids[: i + 1], text, special)
+    return _grown(tokenizer, ids[:i], text, special)[0], end if whole else end + 1
+
+
+def _grown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, special: bool) -> tuple[int, bool]:
+    """How many characters of `text` its beginning `ids` has whole, and whether nothing of a further one.
+
+    A decoder shows the first bytes of a character as one or several marks, and some show the whole characters of the
+    same run of bytes as marks too. So the length is the most that these ids, or fewer of them by up to the bytes of a
+    character, have in common with the text.
+    """
+    beginning = decode(tokenizer, ids, special)
+    if text.startswith(beginning):
+        return len(beginning), True
+    fewer = (decode(tokenizer, ids[:-n], special) for n in range(1, MOST_BYTES) if n <= len(ids))
+    return max(_in_common(one, text) for one in (beginning, *fewer)), False
+
+
+def _in_common(one: str, other: str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

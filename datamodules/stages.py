@@ -5,17 +5,14 @@ length within a shard, so a shard has the same bytes whoever makes it.
 """
 
 import hashlib
-import io
 import logging
 import math
 import os
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -95,22 +92,22 @@ class LanguageModelStages:
         limits = getattr(self.config, "max_position_embeddings", None), self.tokenizer.model_max_length
         return min((limit for limit in limits if limit and limit < 1e9), default=math.inf)
 
-    def prompts(self, questions: Sequence[str], asked: LanguageModel | None = None) -> list[list[int]]:
-        """Token ids of the prompts for N question texts; `asked` is the model asked in another way."""
-        return [(asked or self.model).encode(self.tokenizer, question) for question in questions]
+    def prompts(self, questions: Sequence[str], asked: LanguageModel | None = None) -> list[array]:
+        """Token ids, int32, of the prompts for N question texts; `asked` is the model asked in another way."""
+        return [array("i", (asked or self.model).encode(self.tokenizer, question)) for question in questions]
 
     def given(self, texts: Sequence[str]) -> list[Answer]:
         """N texts as if a model had said them: special tokens before a text are the prompt."""
         special = set(self.tokenizer.all_special_ids)
         answers = []
         for text in texts:
-            ids = list(self.tokenizer(text).input_ids)
+            ids = array("i", self.tokenizer(text).input_ids)
             start = next((i for i, token in enumerate(ids) if token not in special), len(ids))
-            answers.append(Answer(ids[:start], ids[start:], [], "given", decode(self.tokenizer, ids[start:])))
+            answers.append(Answer(ids[:start], ids[start:], array("f"), "given", decode(self.tokenizer, ids[start:])))
         return answers
 
     def answers(
-        self, ids: Sequence[str], prompts: Sequence[list[int]], asked: LanguageModel | None = None
+        self, ids: Sequence[str], prompts: Sequence[Sequence[int]], asked: LanguageModel | None = None
     ) -> list[Answer]:
         """Greedy answers to N prompts, in order, from the cache where it has them.
 
@@ -128,7 +125,7 @@ class LanguageModelStages:
             "stage": "answers",
             "version": answers_stage.VERSION,
             "model": self.identity,
-            "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
+            "prompts": _digest(prompts),
             "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
         }
         entry = self._entry("answers", content, len(prompts))
@@ -140,7 +137,7 @@ class LanguageModelStages:
                 rows,
                 [len(prompts[i]) for i in rows],
                 lambda batch: generate_answers(
-                    self.network, self.tokenizer, [prompts[i] for i in batch], asked.max_new_tokens, stop
+                    self.network, self.tokenizer, [list(prompts[i]) for i in batch], asked.max_new_tokens, stop
                 ),
             ):
                 for i, answer in zip(batch, answered, strict=True):
@@ -148,9 +145,7 @@ class LanguageModelStages:
                         self._refuse(prompts[i], ids[i])
                     made[i] = answer
                 advance(len(batch))
-            buffer = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist([asdict(made[i]) for i in rows]), buffer)
-            return {_shard_name(rows, "parquet"): buffer.getvalue()}
+            return {_shard_name(rows, "parquet"): answers_stage.stored([made[i] for i in rows])}
 
         def expect(todo: int) -> float:
             speed, batch = Speed(self.network), min(todo, asked.batch_size)
@@ -160,7 +155,7 @@ class LanguageModelStages:
         longest = max(map(len, prompts)) + asked.max_new_tokens
         self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, expect, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
-        return [Answer(**row) for path in found for row in pq.read_table(path).to_pylist()]
+        return [answer for path in found for answer in answers_stage.read(path)]
 
     def activations(
         self,
@@ -186,14 +181,14 @@ class LanguageModelStages:
                 f"site.name: expected a site of the width of the stream, which model.tp_plan leaves whole, got "
                 f"{', '.join(parted)}; choose another, or model.device_map=auto"
             )
-        sequences = [answer.prompt_ids + answer.answer_ids for answer in answers]
+        sequences = [array("i", [*answer.prompt_ids, *answer.answer_ids]) for answer in answers]
         content = {
             "stage": "activations",
             "version": capture_stage.VERSION,
             "model": self.identity,
-            "sequences": hashlib.sha256(repr(sequences).encode()).hexdigest(),
-            "tokens": hashlib.sha256(repr(tokens.tolist()).encode()).hexdigest(),
-            "valid": hashlib.sha256(repr(valid.tolist()).encode()).hexdigest(),
+            "sequences": _digest(sequences),
+            "tokens": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
+            "valid": hashlib.sha256(valid.numpy().tobytes()).hexdigest(),
             "positions": list(names),
             "layers": layers,
             "store": "bfloat16",
@@ -293,6 +288,14 @@ class LanguageModelStages:
     def _say(self, line: str) -> None:
         if not self.quiet:
             log.info(line)
+
+
+def _digest(sequences: Sequence[Sequence[int]]) -> str:
+    """What tells N sequences of token ids from others."""
+    digest = hashlib.sha256()
+    for ids in sequences:
+        digest.update(array("i", [len(ids), *ids]).tobytes())
+    return digest.hexdigest()
 
 
 def _shards(n: int) -> int:

@@ -83,7 +83,8 @@ def _numerals(tokens: list[str]) -> list[str]:
     out: list[str] = []
     i = 0
     while i < len(tokens):
-        value, end = _numeral(tokens, i)
+        may_count = tokens[i] in _VALUES or tokens[i][-1].isdigit()  # most words do not
+        value, end = _numeral(tokens, i) if may_count else (None, i)
         pronoun = end == i + 1 and tokens[i] == "one"
         pronoun &= tokens[max(i - 1, 0)] in _BEFORE_PRONOUN or (end < len(tokens) and tokens[end] in _AFTER_PRONOUN)
         if value is None or pronoun:

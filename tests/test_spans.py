@@ -1,8 +1,11 @@
+import itertools
 import random
+import re
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from datamodules.spans import covering, decode, find, locate, token_ranges
 
@@ -98,3 +101,35 @@ def test_absent_words_have_no_place(tokenizer):
     ids = tokenizer("the red stone", add_special_tokens=False).input_ids
     assert locate(tokenizer, ids, "blue") is None
     assert locate(tokenizer, [], "blue") is None
+
+
+BYTE_LEVEL = {char: byte for byte, char in bytes_to_unicode().items()}
+
+
+def bytes_of(name, sentencepiece):
+    """What a token stands for, by its name in the vocabulary."""
+    if sentencepiece:
+        return bytes([int(name[3:5], 16)]) if re.fullmatch("<0x..>", name) else name.replace("▁", " ").encode()
+    return bytes(BYTE_LEVEL[char] for char in name)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tokens_hold_the_bytes_of_what_is_sought_among_characters_of_several_tokens(tokenizer, seed):
+    """Runs of characters that no token has are bytes, which a decoder shows only when the last of a run is there."""
+    rng, mixed = random.Random(seed), "🦜🦚龘靐𠮷☃ก北京éßb \n-"
+    sentencepiece = "▁" in tokenizer.get_vocab()
+    for _ in range(100):
+        text = "".join(rng.choices(mixed, k=rng.randint(2, 14)))
+        start = rng.randrange(len(text))
+        words = text[start : start + rng.randint(1, 3)]
+        if not words.strip():
+            continue
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        pieces = [bytes_of(name, sentencepiece) for name in tokenizer.convert_ids_to_tokens(ids)]
+        whole = b"".join(pieces)
+        blank = len(whole) - len(text.encode())  # SentencePiece puts one before a text
+        span = find(text, words) or (0, 0)
+        first, stop = (blank + len(text[:at].encode()) for at in span)
+        ends = list(itertools.accumulate(map(len, pieces)))
+        held = [i for i, end in enumerate(ends) if end > first and end - len(pieces[i]) < stop]
+        assert locate(tokenizer, ids, words) == (held[0], held[-1]), (text, words)

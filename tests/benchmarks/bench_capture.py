@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def one_at_a_time(model: PreTrainedModel, batch: list[list[int]]) -> torch.Tenso
     return torch.stack(result)
 
 
-def timed(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def timed(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each, in turns, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):

@@ -9,7 +9,7 @@ until its longest has ended. Ways are timed in turns, after one round that is no
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from rich.console import Console
@@ -23,16 +23,18 @@ from tests.benchmarks.bench_capture import LAYERS, SEVEN, SMALL, Sizes, made, ti
 
 QUESTIONS, LONGEST, BATCH = 64, 48, 32
 TOKENIZER = demo_model(prompt="{question}").load_tokenizer()  # only shows the text of the answers
-Ids = list[list[int]]
+Ids = list[Sequence[int]]
 
 
 def in_batches(model: PreTrainedModel, asked: Ids, lengths: Sequence[int], size: int) -> Ids:
     """Answers of `lengths` tokens as the answers stage makes them, in batches of similar questions."""
-    told: dict[int, list[int]] = {}
+    told: dict[int, Sequence[int]] = {}
     for batch, answers in Batches(size).run(
         range(len(asked)),
         [len(ids) for ids in asked],
-        lambda batch: generate_answers(model, TOKENIZER, [asked[i] for i in batch], max(lengths[i] for i in batch)),
+        lambda batch: generate_answers(
+            model, TOKENIZER, [list(asked[i]) for i in batch], max(lengths[i] for i in batch)
+        ),
     ):
         told |= {i: answer.answer_ids[: lengths[i]] for i, answer in zip(batch, answers, strict=True)}
     return [told[i] for i in range(len(asked))]
@@ -40,7 +42,7 @@ def in_batches(model: PreTrainedModel, asked: Ids, lengths: Sequence[int], size:
 
 def continuously(model: PreTrainedModel, asked: Ids, lengths: Sequence[int]) -> Ids:
     """Answers of `lengths` tokens by continuous batching, with their log-probabilities as the answers stage needs."""
-    told: dict[str, list[int]] = {}
+    told: dict[str, Sequence[int]] = {}
     with model.continuous_batching_context_manager(  # type: ignore[operator]
         generation_config=GenerationConfig(do_sample=False, max_new_tokens=LONGEST, eos_token_id=-1, pad_token_id=0),
         continuous_batching_config=ContinuousBatchingConfig(return_logprobs=True, max_requests_per_batch=BATCH),
@@ -69,7 +71,7 @@ def measure(console: Console, sizes: Sizes, layers: int, device: str, repeats: i
         (f"{LONGEST} tokens", [LONGEST] * QUESTIONS),
         (f"1 to {LONGEST} tokens", [rng.randint(1, LONGEST) for _ in range(QUESTIONS)]),
     ):
-        ways = {
+        ways: dict[str, Callable[[], Ids]] = {
             "one at a time": lambda lengths=lengths: in_batches(model, asked, lengths, 1),
             f"batches of {BATCH}": lambda lengths=lengths: in_batches(model, asked, lengths, BATCH),
             f"continuous, {BATCH} at once": lambda lengths=lengths: continuously(model, asked, lengths),
