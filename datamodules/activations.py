@@ -100,7 +100,8 @@ class ActivationDataModule(GridDataModule):
                     f"{len(valid)}; choose others"
                 )
             names, ids = self.positions.names, [question.id for question in examples.questions]
-            entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)
+            # Kept, so that nobody removes it while it is streamed.
+            self._entry = entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)
             if not self.quiet:
                 self._write_for_people(entry, stages, examples, tokens, valid)
         files = [entry.files(shard) for shard in range(entry.n_shards)]

@@ -14,10 +14,12 @@ import hashlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 VERSION = 1  # layout of an entry
 
@@ -48,22 +50,25 @@ class CacheEntry:
             (self.folder / ".local").mkdir(parents=True, exist_ok=True)
         manifest = {"cache": VERSION, "about": about or {}, "shards": n_shards, **content}
         if not (self.folder / "manifest.json").exists():
-            self.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+            self.write_once("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
         self._check_version()
         with suppress(OSError):  # a cache that others own can be read all the same
             (self.folder / ".local" / "used").touch()
+            in_use = os.open(self.folder / ".local" / "used", os.O_RDONLY)
+            weakref.finalize(self, os.close, in_use)
+            fcntl.flock(in_use, fcntl.LOCK_SH)  # who would remove the entry finds it in use as long as this object is
 
     def missing(self) -> list[int]:
         """Shards without a record."""
         return [shard for shard in range(self.n_shards) if not self._record(shard).exists()]
 
-    def require_room(self, bytes_per_shard: int) -> None:
-        """Hold an estimate of what is missing against the free disk space.
+    def require_room(self, needed: int) -> None:
+        """Hold an estimate, in bytes, of what is missing against the free disk space.
 
         Raises:
             OSError: the disk cannot hold it.
         """
-        needed, free = bytes_per_shard * len(self.missing()), shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(
                 f"cache.root: expected {needed / 1e6:,.1f} MB of free space for {self.folder}, "
@@ -90,22 +95,23 @@ class CacheEntry:
             return
         # First whatever nobody else holds; then wait for the rest, in case its holder dies.
         for wait in (False, True):
+            held = []
             for shard in missing:
-                with self._claim(shard, wait) as mine:
+                with self._claim(f"shard-{shard:05d}", wait) as mine:
                     if not mine:
-                        continue
-                    if self._record(shard).exists():
+                        held.append(shard)
+                    elif self._record(shard).exists():
                         made_elsewhere(shard)
                     else:
                         self._finish(shard, make(shard))
-            missing = self.missing()
+            missing = held
 
     def offer(self, shard: int, files: dict[str, bytes], wait: bool) -> None:
         """Store a shard that others may have made too, unless it is there; one that another process makes is its own.
 
         Where `wait` is true it is stored, by whomever, on return.
         """
-        with self._claim(shard, wait) as mine:
+        with self._claim(f"shard-{shard:05d}", wait) as mine:
             if mine and not self._record(shard).exists():
                 self._finish(shard, files)
 
@@ -117,9 +123,10 @@ class CacheEntry:
         """
         try:
             recorded = json.loads(self._record(shard).read_bytes())
-            if not all({"bytes", "sha256"} <= set(record) for record in recorded.values()):
+            told = [(type(record["bytes"]), type(record["sha256"])) for record in recorded.values()]
+            if set(told) != {(int, str)}:
                 raise ValueError
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, KeyError):
             raise ValueError(
                 f"cache: record {self._record(shard)} is altered; rebuild its shard with: rm '{self._record(shard)}' "
                 "and the same run again"
@@ -143,12 +150,17 @@ class CacheEntry:
     def write_once(self, name: str, content: bytes) -> Path:
         """Write one file, unless it is there with this content."""
         path = self.folder / name
-        return path if path.exists() and path.read_bytes() == content else self.write(name, content)
+        if not (path.exists() and path.read_bytes() == content):
+            with self._claim(name, wait=True):
+                for leftover in path.parent.glob(f".{name}.*.tmp"):
+                    leftover.unlink()  # of a process that was killed while it held this claim
+                self.write(name, content)
+        return path
 
     def write(self, name: str, content: bytes) -> Path:
         """Write one file so that it is there whole or not at all."""
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
         try:
             with _told(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
                 path.parent.mkdir(exist_ok=True)
@@ -198,11 +210,11 @@ class CacheEntry:
             raise
 
     @contextmanager
-    def _claim(self, shard: int, wait: bool) -> Iterator[bool]:
-        """Hold the lock of a shard; yields whether it was got."""
+    def _claim(self, name: str, wait: bool) -> Iterator[bool]:
+        """Hold the lock of a shard or of a file; yields whether it was got."""
         with ExitStack() as claim:
             with _told(f"a folder that can be written, got {self.folder}"):
-                lock = claim.enter_context((self.folder / ".local" / f"shard-{shard:05d}.lock").open("w"))
+                lock = claim.enter_context((self.folder / ".local" / f"{name}.lock").open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

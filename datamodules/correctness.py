@@ -1,13 +1,13 @@
 """Right or wrong: the label of an answer, from its text and its question alone.
 
-Rules compare whole words as `words` folds them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9.
+Rules compare whole words as `fold` gives them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from datamodules.questions import Question
-from datamodules.words import first, numbers, words
+from datamodules.words import first, fold, numbers
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ Rule = Callable[[str, Question], Verdict]
 
 def gold(answer: str, question: Question) -> Verdict:
     """Right where the gold answer, or any of its aliases, occurs as whole words."""
-    said = words(answer)
+    said = fold(answer)
     for i, accepted in enumerate(question.answers):
         if first(accepted, said) is not None:
             return Verdict(True, "an alias occurs" if i else "the gold answer occurs")
@@ -56,9 +56,9 @@ def options(answer: str, question: Question) -> Verdict:
             f"rule=options: expected a choice of options for {question.id}, got {list(question.options)}; "
             "name their columns with dataset.options, or label words with dataset.labels"
         )
-    said = words(answer)
+    said = fold(answer)
     named = [
-        (at, -len(words(spelling)), option[0])
+        (at, -len(fold(spelling).words), option[0])
         for option in question.options
         for spelling in option
         if (at := first(spelling, said)) is not None
@@ -75,14 +75,10 @@ def substring(answer: str, question: Question) -> Verdict:
     The rule of the study's own code, for comparison: `1` is in `1999`. Where there are options, the one found first.
     """
     text = answer.lower()
-    own = [at for accepted in question.answers if (at := text.find(accepted.lower().strip())) >= 0]
-    others = [
-        at
-        for option in question.options
-        if option[0] not in question.answers
-        for spelling in option
-        if (at := text.find(spelling.lower())) >= 0
-    ]
+    gold, wrong = list(question.answers), list[str]()
+    for option in question.options:
+        (gold if option[0] in question.answers else wrong).extend(option)
+    own, others = ([at for words in of if (at := text.find(words.lower().strip())) >= 0] for of in (gold, wrong))
     right = bool(own) and (not others or min(own) < min(others))
     return Verdict(right, "found" if right else "not found")
 

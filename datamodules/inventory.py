@@ -5,11 +5,12 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,7 @@ from datamodules.progress import size
 KINDS = ("answers", "activations")
 SHORTEST = 4  # characters of a key that may name it
 SHOWN = 10  # characters of a key in the table
+REMOVED = ".removed"  # end of the name of a folder that is being removed
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Held:
     @property
     def about(self) -> dict[str, Any]:
         """What the manifest says for people."""
-        return self.manifest.get("about", {})
+        about = self.manifest.get("about")
+        return about if isinstance(about, dict) else {}
 
     @property
     def state(self) -> str:
@@ -56,21 +59,28 @@ def held(root: str | Path) -> list[Held]:
     entries = []
     for path in Path(root).expanduser().glob("*/*/manifest.json"):
         if path.parts[-3] in KINDS and not path.parts[-2].startswith("."):
-            folder, used = path.parent, path.parent / ".local" / "used"
-            try:
-                manifest = json.loads(path.read_bytes())
-            except ValueError:
-                manifest = {}
-            entries.append(
-                Held(
-                    folder,
-                    manifest if isinstance(manifest, dict) else {},
-                    len(list(folder.glob("shard-*.json"))),
-                    sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-                    datetime.fromtimestamp((used if used.exists() else path).stat().st_mtime),
-                )
-            )
+            with suppress(FileNotFoundError):  # another process removed the entry meanwhile
+                entries.append(_held(path.parent))
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
+
+
+def _held(folder: Path) -> Held:
+    used, path = folder / ".local" / "used", folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError:
+        manifest = {}
+    sizes = []
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a file that is being written gets another name
+            sizes.append(file.stat().st_size if file.is_file() else 0)
+    return Held(
+        folder,
+        manifest if isinstance(manifest, dict) else {},
+        len(list(folder.glob("shard-*.json"))),
+        sum(sizes),
+        datetime.fromtimestamp((used if used.exists() else path).stat().st_mtime),
+    )
 
 
 def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Console | None = None) -> None:
@@ -100,17 +110,17 @@ def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Con
             return
     with ExitStack() as locks:
         for folder in chosen:
-            for lock in folder.glob(".local/*.lock"):
-                file = locks.enter_context(lock.open("w"))
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ValueError(
-                        f"cache.prune: expected entries that no run is building, got {folder.name}; wait for that run, "
-                        "or stop it"
-                    ) from None
-        gone = [folder.rename(folder.with_name(f".{folder.name}.removed")) for folder in chosen]
-    for folder in gone:  # no run finds them any more, so a removal that is cut short leaves nothing half
+            used = locks.enter_context((folder / ".local" / "used").open("w"))
+            try:
+                fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"cache.prune: expected entries that no run is using, got {folder.name}; wait for that run, or "
+                    "stop it"
+                ) from None
+        for folder in chosen:  # no run finds them any more, so a removal that is cut short leaves nothing half
+            folder.rename(folder.with_name(f".{folder.name}.{uuid4().hex}{REMOVED}"))
+    for folder in Path(root).expanduser().glob(f"*/.*{REMOVED}"):  # and those of a removal that was cut short
         shutil.rmtree(folder)
     console.print(f"Removed {what}.")
 
@@ -143,7 +153,7 @@ def _table(entries: Sequence[Held]) -> Table:
             str(about.get("model", "?")),
             str(about.get("dataset", "?")),
             str(entry.manifest.get("site", entry.folder.parent.name)),
-            f"{about.get('examples', 0):,}",
+            f"{examples:,}" if isinstance(examples := about.get("examples"), int) else "?",
             size(entry.bytes),
             entry.state,
             f"{entry.used:%Y-%m-%d}",

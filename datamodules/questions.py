@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from datamodules.words import group_key, words
+from datamodules.words import fold, group_key
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class RowQuestions(QuestionSet):
         if not golds:
             return "no gold answer"
         if choice:
-            spellings = [{" ".join(words(word)) for word in option} for option in choice]
+            spellings = [{" ".join(fold(word).counted) for word in option} for option in choice]
             if len(set().union(*spellings)) < sum(map(len, spellings)):
                 return "options equal to each other"
             golds = [

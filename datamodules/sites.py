@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_post", "mlp_out")
 
@@ -26,6 +26,14 @@ def check_site(site: str, key: str = "site.name") -> None:
     """Raise ValueError, listing the valid names, when a site is not one of `SITES`."""
     if site not in SITES:
         raise ValueError(f"{key}: expected one of {', '.join(SITES)}; got {site!r}")
+
+
+def width_of(config: PretrainedConfig, site: str) -> int:
+    """Numbers of a site for one token and layer, as far as the configuration of the language part tells."""
+    if site == "z":
+        heads = config.num_attention_heads
+        return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return getattr(config, "intermediate_size", 4 * config.hidden_size) if site == "mlp_post" else config.hidden_size
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,7 @@ from datamodules.capture import capture, check_finite
 from datamodules.language_model import LanguageModel
 from datamodules.progress import Speed, bar, duration, size
 from datamodules.questions import QuestionSet
+from datamodules.sites import width_of
 from datamodules.spans import decode
 
 log = logging.getLogger(__name__)
@@ -231,10 +233,9 @@ class LanguageModelStages:
             tokens = batch * sum(map(len, sequences)) // len(sequences)
             return math.ceil(todo / batch) * Speed(self.network).seconds(tokens, batch)
 
-        order = sorted(entries)  # the same for all who build them, whichever they want first
-        for k, site in enumerate(order):
-            width = sum(map(self._width, order[k:]))
-            bytes_each = 2 * len(layers) * len(names) * width
+        for site in sorted(entries):  # the same order for all who build them, whichever they want first
+            lacking = {site} | {other for other, entry in entries.items() if entry.missing()}
+            bytes_each = 2 * len(layers) * len(names) * sum(width_of(self.config, one) for one in lacking)
             self._run(entries[site], site, len(sequences), bytes_each, expect, partial(make, site))
         return entries[sites[0]]
 
@@ -242,14 +243,6 @@ class LanguageModelStages:
         source = self.dataset.identity()
         about = {"model": self.model.name, "examples": n, **self.dataset.about()}
         return CacheEntry(self.cache_root, kind, content | ({"dataset": source} if source else {}), _shards(n), about)
-
-    def _width(self, site: str) -> int:
-        """Numbers of a site for one token and layer, as far as the configuration tells."""
-        width = self.config.hidden_size
-        if site == "z":
-            heads = self.config.num_attention_heads
-            return heads * (getattr(self.config, "head_dim", None) or width // heads)
-        return getattr(self.config, "intermediate_size", 4 * width) if site == "mlp_post" else width
 
     def _refuse(self, prompt: Sequence[int], example: str) -> NoReturn:
         """Say where the numbers of a prompt stop being finite."""
@@ -274,9 +267,10 @@ class LanguageModelStages:
         if not missing:
             return self._say(f"{stage}: {n} reused from {entry.folder}")
         todo = sum(map(len, missing))
-        entry.require_room(SHARD * bytes_each)
+        entry.require_room(todo * bytes_each)
         if not self.quiet:
-            cost = f"about {size(todo * bytes_each)} and {duration(expect(todo))}"
+            ranks = dist.get_world_size() if dist.is_initialized() and not self.split else 1
+            cost = f"about {size(todo * bytes_each)} and {duration(expect(math.ceil(todo / ranks)))}"
             log.info(f"{stage}: {todo} of {n} to make, {cost}, into {entry.folder}")
         with bar(stage, todo, self.quiet) as advance:
             entry.build(

@@ -1,12 +1,16 @@
 """Words and numbers of a text, folded so that spelling does not decide whether an answer is right.
 
-Folded are: case; accents of Latin, Greek and Cyrillic letters; punctuation; and numbers, written in words or digits.
-Kept are symbols that mean something, such as those of C++ or $5.
+Folded are: case; accents of Latin, Greek and Cyrillic letters; punctuation, underscores among it; and numbers, written
+in words or digits. Kept are symbols that mean something, such as those of C++ or $5.
 """
 
-import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+import regex
 
 _TENS = {
     "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
@@ -17,93 +21,163 @@ _VALUES = _TENS | {
     "seventeen": 17, "eighteen": 18, "nineteen": 19,
 }  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_SIGNS = {"minus", "negative"}
 # `one` beside these is no number: "no one", "the one who", "one of".
 _BEFORE_PRONOUN = {"no", "any", "every", "some", "the", "this", "that", "which", "each"}
 _AFTER_PRONOUN = {"of", "another", "who", "that", "day"}
 
-_ACCENTS = re.compile("[\u0300-\u036f]")
+# Letters that no accent can be taken off, the minus sign, and the underscore, which is a letter to regular expressions.
+_PLAIN = str.maketrans({"Ø": "O", "ø": "o", "Ł": "L", "ł": "l", "Æ": "Ae", "æ": "ae", "Œ": "Oe", "œ": "oe", "Đ": "D",
+                        "đ": "d", "ı": "i", "−": "-", "_": " "})  # fmt: skip
+_ACCENTS = regex.compile("[\u0300-\u036f]")
+_FRACTION = regex.compile(r"(\d*)([¼-¾⅐-⅞])")  # 2½
+_POWER = regex.compile(r"(?<=\w)[²³¹⁰⁴-⁹]+")
+_SIGN_BEFORE_CURRENCY = regex.compile(r"(?<!\w)-\s?(?=[$€£]\s?[\d.])([$€£])\s?")  # -$5
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # scripts that put no blanks between words
-_WORD = re.compile(
-    r"(?<!\w)-?\d+(?:,\d{3})+(?:\.\d+)?(?!\w)"  # 12,500.5
-    r"|(?<!\w)-?\d+(?:\.\d+)?(?!\w)"  # 12500.5
+_WORD = regex.compile(
+    r"(?<![\w.])-?(?:\d+(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+)(?!\w)"  # 12,500.5 and 12500.5
     rf"|[{_UNSPACED}]"
-    rf"|[^\W{_UNSPACED}]+"
+    rf"|[^\W{_UNSPACED}](?:[^\W{_UNSPACED}]|\p{{M}})*(?:\+\+|\#)?"  # C++ and C# are words of their own
     r"|[+#%$€£&@*/=<>^~°]"
 )
+_LETTERS = regex.compile(r"\w+")
+_NUMBER = regex.compile(r"-?\d+(\.\d+)?")
+_LEADING_ZERO = regex.compile(r"-?0\d")
+_ARTICLE = regex.compile(r"^\W*(?:an?|the)\b", regex.I)
+_THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
+_RATIO = regex.compile(r"(?<![\w./,])(?:(\d+)\s+)?(\d+)\s?/\s?([1-9]\d*)(?![\w/]|[.,]\d)")  # 3/4, 2 1/2, but no date
+_UNIT = regex.compile(r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?=[^\W\d]{1,5}\b)")  # 9kg, not 9th
 
 
-def words(text: str) -> list[str]:
-    """Folded words of a text, in order.
+@dataclass(frozen=True)
+class Folded:
+    """A text as words.
 
-    A number is one word in its plainest digits (`9.0`, `nine` and `9` are alike, as are `1,500` and `1500`); digits
-    after a leading zero stay as written. A character of a script without blanks is a word of its own.
+    Attributes:
+        words: in order, numbers as they are written.
+        counted: the same with each number as one word in its plainest digits: `9.0`, `nine` and `9` are alike.
+        at: for each of `counted` the index in `words` at which it begins.
     """
+
+    words: list[str]
+    counted: list[str]
+    at: list[int]
+
+
+def fold(text: str) -> Folded:
+    """Words of a text.
+
+    Digits after a leading zero stay as written. A character of a script without blanks is a word of its own.
+    """
+    text = _FRACTION.sub(
+        lambda m: _decimal(int(m[1] or 0) + Fraction(unicodedata.numeric(m[2])).limit_denominator(10)), text
+    )
+    text = _POWER.sub(r"^\g<0>", text.translate(_PLAIN))
     plain = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text))).casefold()
-    return _numerals([_plain_number(word) for word in _WORD.findall(plain)])
+    plain = _SIGN_BEFORE_CURRENCY.sub(r"\1-", plain)
+    found, gaps, end = [], [], 0
+    for match in _WORD.finditer(plain):
+        found.append(_plain_number(match[0]))
+        gaps.append(plain[end : match.start()].strip())
+        end = match.end()
+    return Folded(found, *_numerals(found, gaps))
 
 
-def first(sought: str, within: Sequence[str]) -> int | None:
-    """Index at which the words of `sought` first stand in the words of a text, one after the other; None if nowhere.
+def first(sought: str, within: Folded) -> int | None:
+    """Index at which the words of `sought` first stand in those of a text, one after the other; None if nowhere.
 
-    A leading article of what is sought may be missing where two words or more remain: `The Lord of the Rings` is in
-    `lord of the rings`, but `The Who` is not in `who`.
+    Numbers may be spelt otherwise, and no number is cut: `twenty men` is not in `a hundred and twenty men`. A leading
+    article of what is sought may be missing where two words or more remain: `The Lord of the Rings` is in `lord of the
+    rings`, but `The Who` is not in `who`.
     """
-    needle = words(sought)
-    if len(needle) > 2 and needle[0] in ("a", "an", "the"):
-        needle = needle[1:]
-    if not needle:
-        return None
-    n = len(needle)
-    return next((i for i in range(len(within) - n + 1) if within[i] == needle[0] and within[i : i + n] == needle), None)
+    needle = fold(sought)
+    if len(needle.words) > 2 and needle.words[0] in ("a", "an", "the"):
+        needle = fold(_ARTICLE.sub("", sought))
+    found = [within.at[i] for i in _places(needle.counted, within.counted)]
+    numeric = [_is_number(word) for word in needle.counted]
+    if numeric not in ([], [True]):  # as they are written, for names such as Air Force One and Million Dollar Baby
+        ends = {*within.at, len(within.words)}
+        n, whole = len(needle.words), _places(needle.words, within.words)
+        found += [i for i in whole if (i in ends or not numeric[0]) and (i + n in ends or not numeric[-1])]
+    return min(found, default=None)
 
 
 def numbers(text: str) -> list[float]:
-    """Numbers in a text, in order; words for numbers count."""
-    return [float(word) for word in words(text) if _is_number(word)]
+    """Numbers in a text, in order; words for numbers, fractions and numbers with a unit behind them count."""
+    text = _RATIO.sub(lambda m: _decimal(int(m[1] or 0) + Fraction(int(m[2]), int(m[3]))), _THOUSANDS.sub(",", text))
+    return [float(word) for word in fold(_UNIT.sub(r"\1 ", text)).counted if _is_number(word)]
 
 
 def group_key(text: str) -> str:
     """What texts have in common that differ in case, punctuation and blanks only; a text of signs is its own."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text.strip()
+    return " ".join(_LETTERS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
+
+
+def _places(needle: Sequence[str], words: Sequence[str]) -> list[int]:
+    """Every index at which one run of words stands in another."""
+    n = len(needle)
+    return [i for i, word in enumerate(words) if word == needle[0] and words[i : i + n] == needle] if needle else []
 
 
 def _is_number(word: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d+)?", word) is not None
+    return _NUMBER.fullmatch(word) is not None
+
+
+def _decimal(value: Fraction | int) -> str:
+    """A number in digits, to fifteen of them."""
+    return f" {float(value):.15g} "
 
 
 def _plain_number(word: str) -> str:
-    bare = word.replace(",", "")
-    if not _is_number(bare) or re.match(r"-?0\d", bare):
+    if not word[-1].isdigit():  # most words
         return word
-    return re.sub(r"\.?0+$", "", bare) if "." in bare else bare
+    bare = word.replace(",", "")
+    bare = bare.replace(".", "0.", 1) if bare.lstrip("-").startswith(".") else bare
+    if not _is_number(bare) or _LEADING_ZERO.match(bare):
+        return word
+    return bare.rstrip("0").rstrip(".") if "." in bare else bare
 
 
-def _numerals(tokens: list[str]) -> list[str]:
-    """Replace each run of number words by its digits."""
+def _numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[int]]:
+    """Words with each run of number words as its digits, and where each begins; `gaps` is what stands before a word."""
     out: list[str] = []
+    at: list[int] = []
     i = 0
-    while i < len(tokens):
-        may_count = tokens[i] in _VALUES or tokens[i][-1].isdigit()  # most words do not
-        value, end = _numeral(tokens, i) if may_count else (None, i)
-        pronoun = end == i + 1 and tokens[i] == "one"
-        pronoun &= tokens[max(i - 1, 0)] in _BEFORE_PRONOUN or (end < len(tokens) and tokens[end] in _AFTER_PRONOUN)
+    while i < len(words):
+        may_count = words[i] in _VALUES or words[i][-1].isdigit()  # most words do not
+        value, end = _numeral(words, gaps, i) if may_count else (None, i)
+        pronoun = end == i + 1 and words[i] == "one"
+        pronoun &= (i > 0 and not gaps[i] and words[i - 1] in _BEFORE_PRONOUN) or (
+            end < len(words) and not gaps[end] and words[end] in _AFTER_PRONOUN
+        )
+        at.append(i)
         if value is None or pronoun:
-            out.append(tokens[i])
+            out.append(words[i])
             i += 1
         else:
             out.append(value)
             i = end
-    return out
+        if out[-2:-1] and out[-2] in _SIGNS and _is_number(out[-1]) and not gaps[at[-1]]:
+            sum_ = out[-3:-2] and _is_number(out[-3]) and not gaps[at[-2]]
+            if not sum_:  # minus three, but not 9 minus 3
+                out[-2:] = [f"-{out[-1].removeprefix('-')}"]
+                at.pop()
+    return out, at
 
 
-def _numeral(tokens: list[str], start: int) -> tuple[str | None, int]:
+def _numeral(words: list[str], gaps: list[str], start: int) -> tuple[str | None, int]:
     """Value of the number words from `start` on, in digits, and the index behind them; None where there are none."""
-    total, part, i = 0, None, start
+
+    def runs_on(i: int) -> bool:
+        """Whether word i can continue the number before it: no other punctuation is between them than it allows."""
+        return i < len(words) and (gaps[i] in ("", "-") or (gaps[i] == "," and words[i - 1] in _SCALES))
+
+    total, part, i = Decimal(0), None, start
     previous = ""
-    if re.fullmatch(r"-?\d+", tokens[i]) and tokens[i + 1 : i + 2] and tokens[i + 1] in _SCALES:
-        part, i = int(tokens[i]), i + 1  # 5 million
-    while i < len(tokens):
-        word = tokens[i]
+    if _is_number(words[i]) and runs_on(i + 1) and words[i + 1] in _SCALES:
+        part, i = Decimal(words[i]), i + 1  # 5 million, 1.5 million
+    while i == start or runs_on(i):
+        word = words[i]
         if word in _VALUES and (
             part is None or previous == "hundred" or (previous in _TENS and 0 < _VALUES[word] < 10)
         ):
@@ -112,7 +186,7 @@ def _numeral(tokens: list[str], start: int) -> tuple[str | None, int]:
             part *= 100
         elif word in _SCALES and part is not None:
             total, part = total + part * _SCALES[word], None
-        elif not (word == "and" and previous in _SCALES and tokens[i + 1 : i + 2] and tokens[i + 1] in _VALUES):
+        elif not (word == "and" and previous in _SCALES and runs_on(i + 1) and words[i + 1] in _VALUES):
             break
         else:
             i += 1
@@ -120,4 +194,5 @@ def _numeral(tokens: list[str], start: int) -> tuple[str | None, int]:
         previous, i = word, i + 1
     if i == start:
         return None, start
-    return str(total + (part or 0)), i
+    value = total + (part or 0)
+    return f"{value.to_integral_value() if value == value.to_integral_value() else value.normalize():f}", i

