@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 VERSION = 3  # part of the cache key: raise it when the same inputs would give other answers
 
@@ -57,6 +64,20 @@ class _ChosenLogprobs(LogitsProcessor):
         return scores
 
 
+class _Stops(StoppingCriteria):
+    """Ends a row where the text of its new tokens holds `stop`, whatever the prompt ends in; keeps how long it was."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int) -> None:
+        self.tokenizer, self.stop, self.width = tokenizer, stop, width
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        for row, ids in enumerate(input_ids[:, self.width :].tolist()):
+            if row not in self.lengths and self.stop in self.tokenizer.decode(ids):
+                self.lengths[row] = len(ids)
+        return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
+
+
 @torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel,
@@ -85,6 +106,7 @@ def generate_answers(
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     chosen = _ChosenLogprobs()
+    stops = [_Stops(tokenizer, stop, width)] if stop else []
     written = model.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
@@ -94,31 +116,18 @@ def generate_answers(
         top_k=None,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
-        stop_strings=[stop] if stop else None,
-        tokenizer=tokenizer if stop else None,
+        stopping_criteria=StoppingCriteriaList(stops),
         logits_processor=LogitsProcessorList([chosen]),
     )[:, width:].tolist()
     logprobs = torch.stack(chosen.steps, dim=1).tolist()
     answers = []
-    for prompt, row, row_logprobs in zip(prompts, written, logprobs, strict=True):
-        length = _answer_length(tokenizer, row, stop_ids, stop)
-        finish = "length" if length is None else "stop"
-        kept = row[:length]
+    for i, (prompt, row, row_logprobs) in enumerate(zip(prompts, written, logprobs, strict=True)):
+        ends = [one.lengths[i] for one in stops if i in one.lengths]
+        ends += [n for n, token in enumerate(row, 1) if token in stop_ids][:1]
+        kept = row[: min(ends, default=None)]  # behind the end is padding
         text = str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], finish, text))
+        answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], "stop" if ends else "length", text))
     return answers
-
-
-def _answer_length(
-    tokenizer: PreTrainedTokenizerBase, row: list[int], stop_ids: set[int], stop: str | None
-) -> int | None:
-    """Number of tokens up to and including the one that ended the answer; None where nothing did."""
-    ended = next((i for i, token in enumerate(row) if token in stop_ids), None)
-    if stop:
-        for i in range(len(row) if ended is None else ended):
-            if stop in tokenizer.decode(row[: i + 1]):
-                return i + 1
-    return None if ended is None else ended + 1
 
 
 def stored(answers: Sequence[Answer]) -> bytes:

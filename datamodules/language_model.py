@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -16,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -67,7 +69,7 @@ class LanguageModel:
     revision: str | None = None
     dtype: str = "bfloat16"
     chat: bool | str = False
-    template: dict[str, Any] = field(default_factory=dict)
+    template: dict[str, Any] | None = None
     stop: str | None = None
     max_new_tokens: int = 100
     batch_size: int = 32
@@ -83,6 +85,16 @@ class LanguageModel:
             raise ValueError(
                 f"model.quantisation: expected arguments such as {{load_in_4bit: true}}, got {self.quantisation!r}"
             )
+        for key in ("prompt", "revision", "stop", "tp_plan"):
+            if not isinstance(getattr(self, key), str | None):
+                raise ValueError(f"model.{key}: expected a text or null, got {getattr(self, key)!r}; quote it")
+        if not isinstance(self.template, dict | None) or {"tokenize", "return_dict"} & set(self.template or ()):
+            raise ValueError(
+                f"model.template: expected arguments of the template such as {{enable_thinking: false}}, got "
+                f"{self.template!r}"
+            )
+        if type(self.trust_remote_code) is not bool:
+            raise ValueError(f"model.trust_remote_code: expected true or false, got {self.trust_remote_code!r}")
         if self.prompt is not None and "{question}" not in self.prompt:
             raise ValueError(f"model.prompt: expected a text with {{question}} in it, got {self.prompt!r}; add it")
         if not isinstance(self.chat, bool) and self.chat != "auto":
@@ -138,22 +150,35 @@ class LanguageModel:
                 "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin the "
                 "command with torchrun --standalone --nproc-per-node=2"
             )
-        auto = AutoModelForCausalLM if head else AutoModel
+        auto: Any = AutoModelForCausalLM if head else AutoModel
         try:
-            model = auto.from_pretrained(
-                self.id, dtype=getattr(torch, self.dtype), **self._placement(), **self.source()
+            model, told = auto.from_pretrained(
+                self.id,
+                dtype=getattr(torch, self.dtype),
+                output_loading_info=True,
+                **self._placement(),
+                **self.source(),
             )
         except ImportError as error:
             raise ValueError(
                 f"model: expected the packages that device_map and quantisation need, got "
                 f"{' '.join(str(error).split())[:120]}; pip install -c constraints.txt -e '.[quantisation]'"
             ) from error
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"model.id={self.id}: expected the weights of a {'causal ' * head}language model, got none that load "
                 f"({reason})"
             ) from error
+        # Weights that are missing would be drawn at random. A pooler stands behind every block.
+        missing = sorted(name for name in told["missing_keys"] if head or "pooler" not in name)
+        if missing:
+            raise ValueError(
+                f"model.id={self.id}: expected every weight, got none for {len(missing)}, such as {missing[0]}; "
+                "fetch or save the model again"
+            )
+        if head:  # of its settings only the stop tokens: beams, penalties and least lengths are not greedy answers
+            model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         model = model.eval().requires_grad_(False)
         placed = self.device_map or self.tp_plan or self.quantisation
         return model if placed else model.to(device)  # type: ignore[arg-type]
@@ -200,9 +225,14 @@ class LanguageModel:
         text = prompt.replace("{question}", question)
         if chats:
             turns = [{"role": "user", "content": text}]
-            ids: list[int] = list(
-                tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False, **self.template)  # type: ignore[arg-type]
-            )
+            more = {"add_generation_prompt": True, "return_dict": False, **(self.template or {})}
+            try:
+                ids: list[int] = list(tokenizer.apply_chat_template(turns, tokenize=True, **more))  # type: ignore[arg-type]
+            except (TemplateError, TypeError) as error:
+                raise ValueError(
+                    f"model.template: expected a chat template that takes one question, got {str(error)[:200]}; set "
+                    "model.chat=false, or mend the template"
+                ) from error
         else:
             ids = list(tokenizer(text).input_ids)
             eos = tokenizer.eos_token_id

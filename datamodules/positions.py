@@ -23,9 +23,9 @@ class Rule:
         name: of the column.
         of: the run of tokens that it counts in: `prompt`, `answer` (the stop token included), `text` (the answer
             without special tokens behind it), `whole` (prompt plus answer), or `exact_answer`.
-        at: which of them: a number from 0, or from the end as -1, -2, ..; `first`, `last`; `before` or `after` the
-            run; or `mean` of all of it.
-        offset: tokens further on, or back where below 0.
+        at: which of them: a number from 0, or from the end as -1, -2, .., within the run; `first`, `last`; `before` or
+            `after` the run; or `mean` of all of it.
+        offset: tokens further on, or back where below 0; it may lead out of the run.
         find: a text; the run is then the tokens of this text within `of`.
         nth: which of several such texts, from 0, or from the end.
     """
@@ -84,6 +84,8 @@ class Positions:
                 f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
             )
         self.rules = [rule if isinstance(rule, Rule) else _rule(rule) for rule in rules]
+        if type(into_prompt) is not bool:
+            raise ValueError(f"positions.into_prompt: expected true or false, got {into_prompt!r}")
         self.into_prompt = into_prompt
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}; rename some")
@@ -141,6 +143,10 @@ class Positions:
             upper = prompt if rule.of == "prompt" else whole
             start, stop = rule.pick(first, last)
             here = (first <= last) & (start >= lower) & (stop < upper)
+            if isinstance(rule.at, int):  # a short run has no such token, and another is not its
+                reaches_back = self.into_prompt and rule.of in ("answer", "text") and rule.find is None
+                at = start - rule.offset
+                here &= (at <= last) & ((at >= first) | reaches_back)
             tokens.append(torch.where(here[:, None], torch.stack((start, stop), 1), 0))
             valid.append(here)
         return torch.stack(tokens, 1), torch.stack(valid, 1)

@@ -3,25 +3,41 @@
 Indices come from decoding the stored ids token by token, never from tokenising text again.
 """
 
-import re
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 
+import regex
 from transformers import PreTrainedTokenizerBase
 
 MOST_BYTES = 4  # of a character in UTF-8
 
 
 def find(text: str, words: str) -> tuple[int, int] | None:
-    """Character range of `words` in `text`, case-folded: the first whole-word occurrence, else the first at all."""
-    needle = words.strip().casefold()
+    """Character range of `words` in `text`, case-folded: the first whole-word occurrence, else the first at all.
+
+    Blanks and line breaks between the words are alike. A letter with an accent is another than the letter without.
+    """
+    needle = [_folded(word)[0] for word in words.split()]
     if not needle:
         return None
-    # Folding can lengthen a character (ß to ss), so each folded character remembers where it came from.
-    origin = [i for i, char in enumerate(text) for _ in char.casefold()]
-    folded = text.casefold()
-    match = re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", folded) or re.search(re.escape(needle), folded)
+    folded, origin = _folded(text)
+    sought = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
+    match = regex.search(rf"(?<![\w\p{{M}}]){sought}(?!\w)", folded) or regex.search(sought, folded)
     return (origin[match.start()], origin[match.end() - 1] + 1) if match else None
+
+
+def _folded(text: str) -> tuple[str, Sequence[int]]:
+    """A text with its case folded and its accents apart, and for each of its characters where it came from."""
+    if text.isascii():
+        return text.casefold(), range(len(text))
+    parts = []
+    for char in text:
+        apart = unicodedata.normalize("NFD", char)
+        accented = all(map(unicodedata.combining, apart[1:]))
+        parts.append((apart if accented else char).casefold())
+    # Folding can lengthen a character (ß to ss), so each folded one remembers its origin.
+    return "".join(parts), [i for i, part in enumerate(parts) for _ in part]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], special: bool = False) -> str:

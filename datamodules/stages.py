@@ -56,6 +56,7 @@ class LanguageModelStages:
         self.device, self.quiet = device, quiet
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
         self.identity = model.identity()
+        self.batches = Batches(model.batch_size, quiet)
 
     def __enter__(self) -> "LanguageModelStages":
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
@@ -75,8 +76,19 @@ class LanguageModelStages:
 
     @cached_property
     def network(self) -> PreTrainedModel:
-        """The loaded model."""
-        return self.model.load(self.device, head=not self.dataset.stated)
+        """The loaded model.
+
+        Raises:
+            ValueError: it has fewer embeddings than its tokenizer has tokens.
+        """
+        model = self.model.load(self.device, head=not self.dataset.stated)
+        rows, needed = len(model.get_input_embeddings().weight), len(self.tokenizer)  # type: ignore[arg-type]
+        if rows < needed and max(self.tokenizer.get_vocab().values()) >= rows:
+            raise ValueError(
+                f"model.id={self.model.id}: expected an embedding for each of {needed} tokens, got {rows}; its "
+                "tokenizer belongs to another model"
+            )
+        return model
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -131,11 +143,10 @@ class LanguageModelStages:
             "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
         }
         entry = self._entry("answers", content, len(prompts))
-        batches = Batches(asked.batch_size, self.quiet)
 
         def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
             made: dict[int, Answer] = {}
-            for batch, answered in batches.run(
+            for batch, answered in self.batches.run(
                 rows,
                 [len(prompts[i]) for i in rows],
                 lambda batch: generate_answers(
@@ -196,11 +207,10 @@ class LanguageModelStages:
             "store": "bfloat16",
         }
         entries = {site: self._entry("activations", content | {"site": site}, len(sequences)) for site in sites}
-        batches = Batches(self.model.batch_size, self.quiet)
 
         def read(rows: range, wanted: Sequence[str], advance: Callable[[int], None]) -> dict[str, dict[str, bytes]]:
             acts: dict[str, Tensor] = {}
-            for batch, captured in batches.run(
+            for batch, captured in self.batches.run(
                 rows,
                 [len(sequences[i]) for i in rows],
                 lambda batch: capture(self.network, [sequences[i] for i in batch], tokens[batch], wanted, layers),

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -370,3 +371,18 @@ def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cach
     split = replace(language_model, tp_plan="auto")
     with pytest.raises(ValueError, match=r"expected a site of the width of the stream, .* got z; choose"):
         make(split, questions_csv, cache_root, also=["z"]).setup()
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_told(language_model, tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.add_tokens([f"<more-{i}>" for i in range(9)])
+    tokenizer.save_pretrained(folder)
+    model = replace(language_model, id=str(folder))
+    with (
+        LanguageModelStages(model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages,
+        pytest.raises(
+            ValueError, match=r"expected an embedding for each of 364 tokens, got 355; its tokenizer belongs"
+        ),
+    ):
+        stages.answers(["a"], stages.prompts(["red?"]))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.answers import generate_answers
+from datamodules.answers import generate_answers, read, stored
 
 QUESTIONS = ["red?", "blue naïve 北京 1999?", "key 🦜 bird co-op ship's élan stone?", "green"] * 2
 
@@ -66,3 +66,29 @@ def test_a_stop_text_ends_an_answer(loaded):
             assert stop in tokenizer.decode(short.answer_ids)
             assert stop not in tokenizer.decode(short.answer_ids[:-1])
         assert short.answer_ids == long.answer_ids[: len(short.answer_ids)]
+
+
+def test_a_stop_text_that_begins_in_the_prompt_ends_nothing(loaded):
+    """And what stands behind an end is never padding."""
+    model, tokenizer, prompts = loaded
+    free = generate_answers(model, tokenizer, prompts, max_new_tokens=10)
+    starts = [tokenizer.decode(answer.answer_ids[0]) for answer in free]
+    n = next(n for n, start in enumerate(starts) if start.isalpha())
+    stop = tokenizer.decode(prompts[n][-1:]) + starts[n]
+    answers = generate_answers(model, tokenizer, prompts, max_new_tokens=10, stop=stop)
+    assert stop not in tokenizer.decode(free[n].answer_ids)
+    assert answers[n] == free[n]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        (single,) = generate_answers(model, tokenizer, [prompt], max_new_tokens=10, stop=stop)
+        assert (answer.answer_ids, answer.finish) == (single.answer_ids, single.finish)
+
+
+def test_what_is_stored_is_read_again(loaded, tmp_path):
+    model, tokenizer, prompts = loaded
+    answers = generate_answers(model, tokenizer, prompts, max_new_tokens=10)
+    (tmp_path / "a.parquet").write_bytes(stored(answers))
+    for one, again in zip(answers, read(tmp_path / "a.parquet"), strict=True):
+        assert (list(again.prompt_ids), list(again.answer_ids)) == (one.prompt_ids, one.answer_ids)
+        assert list(again.logprobs) == one.logprobs
+        assert (again.text, again.finish) == (one.text, one.finish)
+        assert again.prompt_ids.itemsize == again.logprobs.itemsize == 4  # type: ignore[attr-defined]

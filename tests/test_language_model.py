@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
@@ -162,6 +163,12 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"batch_size": 0}, "model.batch_size: expected a whole number above 0, got 0"),
         ({"max_new_tokens": "many"}, "model.max_new_tokens: expected a whole number above 0, got 'many'"),
         ({"device_map": "auto", "tp_plan": "auto"}, "expected device_map or tp_plan, got both; leave one null"),
+        ({"stop": 5}, "model.stop: expected a text or null, got 5; quote it"),
+        ({"prompt": 5}, "model.prompt: expected a text or null, got 5"),
+        ({"revision": 5}, "model.revision: expected a text or null, got 5"),
+        ({"template": "foo"}, "model.template: expected arguments of the template such as .*, got 'foo'"),
+        ({"template": {"tokenize": False}}, "model.template: expected arguments of the template"),
+        ({"trust_remote_code": "maybe"}, "model.trust_remote_code: expected true or false, got 'maybe'"),
     ],
 )
 def test_settings_are_checked(settings, text):
@@ -176,6 +183,51 @@ def test_weights_cut_short_are_told(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="expected the weights of a causal language model, got none that load") as told:
         LanguageModel(str(folder), dtype="float32").load("cpu")
     assert "\n" not in str(told.value)
+
+
+@pytest.fixture
+def altered(tiny_model, tmp_path):
+    """A copy of the model's folder with some of its settings changed."""
+
+    def alter(file, **changes):
+        folder = shutil.copytree(tiny_model, tmp_path / "altered")
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+        return LanguageModel(str(folder), dtype="float32")
+
+    return alter
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(altered):
+    model = altered("config.json", num_hidden_layers=4)
+    with pytest.raises(ValueError, match=r"expected every weight, got none for 9, such as model.layers.3.input_layern"):
+        model.load("cpu")
+
+
+def test_weights_of_another_shape_are_told(altered):
+    with pytest.raises(ValueError, match="expected the weights of a causal language model, got none that load") as told:
+        altered("config.json", intermediate_size=80).load("cpu")
+    assert "\n" not in str(told.value)
+
+
+def test_greedy_answers_are_greedy_whatever_the_model_comes_with(altered, language_model):
+    tokenizer = language_model.load_tokenizer()
+    prompts = [language_model.encode(tokenizer, question) for question in ("red?", "blue stone river key?")]
+    expected = generate_answers(language_model.load("cpu"), tokenizer, prompts, 8)
+    ends = language_model.load("cpu").generation_config.eos_token_id
+    assert ends == 2
+    network = altered(
+        "generation_config.json", num_beams=3, repetition_penalty=1.5, return_dict_in_generate=True, min_length=40
+    ).load("cpu")
+    assert network.generation_config.eos_token_id == ends  # type: ignore[union-attr]
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('roles') }}", "{% for m in messages %}{{ m.content"])
+def test_a_chat_template_that_fails_is_one_line(language_model, template):
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=r"model.template: expected a chat template that takes one question, got"):
+        LanguageModel(language_model.id, chat=True).encode(tokenizer, "red?")
 
 
 def test_a_folder_without_a_model_is_told(tmp_path):

@@ -196,3 +196,24 @@ def test_wrong_rules_are_refused(rules, text):
 def test_the_text_of_an_answer_ends_before_special_tokens(answer, end, run):
     rules = [{"name": "end", "of": "text", "at": "last"}, {"name": "all", "of": "text", "at": "mean"}]
     assert found(rules, 3, answer, None, SimpleNamespace(all_special_ids=[2])) == {"end": end, "all": run}
+
+
+@pytest.mark.parametrize(
+    ("rule", "into_prompt", "token"),
+    [
+        ({"of": "exact_answer", "at": 1}, False, 16),
+        ({"of": "exact_answer", "at": 2}, False, None),  # of two tokens
+        ({"of": "exact_answer", "at": -3}, False, None),
+        ({"of": "exact_answer", "at": 1, "offset": 2}, False, 18),
+        ({"of": "answer", "at": -13}, False, None),
+        ({"of": "answer", "at": -13}, True, 9),
+        ({"of": "exact_answer", "at": -3}, True, None),
+    ],
+)
+def test_a_run_has_no_more_tokens_than_it_is_long(rule, into_prompt, token):
+    assert found([{"name": "x", **rule}], 10, 12, (5, 6), into_prompt=into_prompt)["x"] == token
+
+
+def test_into_prompt_is_true_or_false():
+    with pytest.raises(ValueError, match=r"positions.into_prompt: expected true or false, got 5"):
+        Positions([{"name": "x", "of": "answer"}], 5)  # type: ignore[arg-type]

@@ -35,11 +35,23 @@ def tokenizer(request, tiny_model):
         ("blue", "red", None),
         ("blue", " ", None),
         ("the red stone", " red\n", "red"),
+        ("It was New\nYork.", "New York", "New\nYork"),
+        ("रामायण में राम", "राम", "राम"),  # a vowel sign goes on with the word
+        ("cafe\u0301 cafe", "cafe", "cafe"),
+        ("cafe\u0301", "cafe", None),
+        ("cafe\u0301 bar", "caf\u00e9", "cafe\u0301"),
+        ("caf\u00e9 bar", "cafe\u0301", "caf\u00e9"),
+        ("한국", "하", None),  # a part of a syllable
     ],
 )
 def test_find(text, words, found):
     span = find(text, words)
     assert (text[slice(*span)] if span else None) == found
+
+
+def test_the_whole_word_stands_behind_its_copy_within_a_longer_one():
+    assert find("रामायण में राम", "राम") == (11, 14)
+    assert find("cafe\u0301 cafe", "cafe") == (6, 10)
 
 
 def test_a_range_of_characters_is_found_where_it_is_not_at_an_earlier_copy(tokenizer):
