@@ -50,7 +50,7 @@ def capture(
         mask[row, : len(sequence)] = 1
     language, every, stream = decoder(model), blocks(model), model.config.get_text_config(decoder=True).hidden_size
     gather = _Gather(tokens, width, model.device)
-    found: dict[tuple[str, int], Tensor] = {}
+    found: dict[tuple[str, int], Tensor | torch.Size] = {}
     settings = {"use_cache": False} if hasattr(model.config.get_text_config(decoder=True), "use_cache") else {}
     with ExitStack() as hooks:
         for site in dict.fromkeys(sites):
@@ -61,7 +61,10 @@ def capture(
         language(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **settings)
     if missed := next((key for key in product(sites, layers) if key not in found), None):
         raise ValueError(f"site: expected {missed[0]} of block {missed[1]} to be computed, got a forward without it")
-    return {site: torch.stack([found[site, layer].to(model.device) for layer in layers], 1) for site in sites}
+    taken = {key: h for key, h in found.items() if isinstance(h, Tensor)}
+    if shape := next((shape for key, shape in found.items() if key not in taken), None):
+        raise ValueError(f"site: expected activations [{n}, {width}, D], got {list(shape)}; choose another site")
+    return {site: torch.stack([taken[site, layer].to(model.device) for layer in layers], 1) for site in sites}
 
 
 class _Gather:
@@ -75,13 +78,11 @@ class _Gather:
         at = torch.arange(width, device=device)
         self.within = (at >= first[:, self.several, None]) & (at <= last[:, self.several, None])  # [n, .., width]
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """[n, T, D] of [n, width, D], or of the same with its first two axes in one."""
+    def __call__(self, tensor: Tensor) -> Tensor | torch.Size:
+        """[n, T, D] of [n, width, D], or of the same with its first two axes in one; of another shape, the shape."""
         n, width = self.shape
         if tensor.shape[:-1] not in ((n, width), (n * width,)):
-            raise ValueError(
-                f"site: expected activations [{n}, {width}, D], got {list(tensor.shape)}; choose another site"
-            )
+            return tensor.shape  # no mistake where another of the modules is called later
         tensor, device = tensor.reshape(n, width, -1), tensor.device
         taken = tensor[self.rows.to(device), self.at.to(device)]
         for t, within in zip(self.several, self.within.to(device).unbind(1), strict=True):
@@ -91,7 +92,11 @@ class _Gather:
 
 
 def _hook(
-    module: nn.Module, side: str, gather: _Gather, found: dict[tuple[str, int], Tensor], key: tuple[str, int]
+    module: nn.Module,
+    side: str,
+    gather: _Gather,
+    found: dict[tuple[str, int], Tensor | torch.Size],
+    key: tuple[str, int],
 ) -> torch.utils.hooks.RemovableHandle:
     # Any: blocks take their input by position or by name, and give a tensor or a tuple that starts with it.
     def read_input(_: nn.Module, args: Any, kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import DebertaV2Config, DebertaV2Model
 
 from datamodules.answers import generate_answers
 from datamodules.capture import capture, check_finite
@@ -154,3 +155,20 @@ def test_cuda_agrees_with_the_cpu():
     on_gpu = capture(model.cuda(), SEQUENCES, tokens, SITES, LAYERS)  # type: ignore[arg-type]
     for site in SITES:
         torch.testing.assert_close(on_gpu[site].cpu(), on_cpu[site], atol=1e-4, rtol=1e-4)
+
+
+def test_a_projection_of_another_shape_that_is_not_the_last_called_is_no_matter():
+    """DeBERTa projects its relative embeddings with a map of the same kind as its output projection."""
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False, max_position_embeddings=64,
+    )  # fmt: skip
+    model = DebertaV2Model(config).eval()
+    ids, tokens = [[5, 6, 7, 8, 9]], torch.tensor([[[2, 2]]])
+    kept = {}
+    dense = model.encoder.layer[1].attention.output.dense
+    with dense.register_forward_hook(lambda _, args, output: kept.update(z=args[0], attn_out=output)):
+        model(torch.tensor(ids))
+    for site, h in capture(model, ids, tokens, ["z", "attn_out"], [1]).items():
+        torch.testing.assert_close(h[0, 0, 0], kept[site][0, 2])
