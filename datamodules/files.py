@@ -1,9 +1,12 @@
 """Questions from a file: CSV, JSON lines or Parquet."""
 
+import ast
+import codecs
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.questions import RowQuestions
+from datamodules.table import Row
+from datamodules.tabular import RowQuestions
 
 KINDS = ("csv", "jsonl", "parquet")
 
@@ -34,13 +38,16 @@ class FileQuestions(RowQuestions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key in ("path", "encoding"):
+            if not isinstance(getattr(self, key), str):
+                raise ValueError(f"dataset.{key}: expected a text, got {getattr(self, key)!r}; quote it")
         self.name = self.name or Path(self.path).stem
         if self.kind not in KINDS:
             raise ValueError(f"dataset.kind: expected one of {', '.join(KINDS)}; got {self.kind!r}")
         if self.test_path is not None and Path(self.test_path).resolve() == Path(self.path).resolve():
             raise ValueError(f"dataset.test_path: expected another file than dataset.path, got {self.path} twice")
 
-    def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+    def rows(self) -> dict[str, Sequence[Row]]:
         """Read the file or the two files.
 
         Raises:
@@ -54,14 +61,14 @@ class FileQuestions(RowQuestions):
         expected = f"dataset.{key}: expected a {'CSV' if self.kind == 'csv' else self.kind} file, got {path}"
         try:
             if self.kind == "parquet":
-                return pq.read_table(path).to_pylist()
+                return pq.read_table(Path(path).expanduser()).to_pylist()
             content = Path(path).expanduser().read_bytes()
         except FileNotFoundError:
             raise ValueError(f"{expected}: no such file") from None
         except (OSError, pa.ArrowInvalid) as error:
             raise ValueError(f"{expected}: {error}") from None
         try:
-            text = content.decode("utf-8-sig" if self.encoding.lower() in ("utf-8", "utf8") else self.encoding)
+            text = content.decode("utf-8-sig" if codecs.lookup(self.encoding).name == "utf-8" else self.encoding)
         except LookupError:
             raise ValueError(
                 f"dataset.encoding: expected one such as utf-8 or latin-1, got {self.encoding!r}"
@@ -108,12 +115,11 @@ def _csv_rows(key: str, path: str, text: str) -> list[dict[str, Any]]:
 
 
 def _cell(field: str) -> Any:
-    """A field of a CSV file; one that is a JSON list gives its values."""
+    """A field of a CSV file; one that is a list, as JSON or as Python writes it, gives its values."""
     if field.startswith("[") and field.endswith("]"):
-        try:
-            return json.loads(field)
-        except ValueError:
-            pass
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return read(field)
     return field
 
 
@@ -126,7 +132,8 @@ def _json_rows(key: str, path: str, text: str) -> list[dict[str, Any]]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError(f"{type(row).__name__} instead of an object")
-        except ValueError as error:
+            json.dumps(row, ensure_ascii=False).encode()  # halves of characters cannot be asked
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"dataset.{key}: expected a JSON object a line in {path}, got line {i}: {error}; mend or remove it"
             ) from None

@@ -2,17 +2,18 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
 from huggingface_hub import snapshot_download
 
 from datamodules.hub_errors import one_line
-from datamodules.questions import RowQuestions
+from datamodules.table import Row
+from datamodules.tabular import RowQuestions
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -37,6 +38,9 @@ class HubQuestions(RowQuestions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key in ("id", "train_split"):
+            if not isinstance(getattr(self, key), str):
+                raise ValueError(f"dataset.{key}: expected a text, got {getattr(self, key)!r}; quote it")
         self.name = self.name or Path(self.id).name
 
     @cached_property
@@ -85,16 +89,16 @@ class HubQuestions(RowQuestions):
                     "one you mean"
                 )
 
-    def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+    def rows(self) -> dict[str, Sequence[Row]]:
         """Load the parts, the columns in use only."""
         if self.test_split is None:
             return {"": self._rows(self.train_split)}
         return {"train": self._rows(self.train_split), "test": self._rows(self.test_split)}
 
-    def _rows(self, split: str) -> list[dict[str, Any]]:
-        table = self._load(split)
+    def _rows(self, split: str) -> Sequence[Row]:
+        table = self._load(split)  # stays on disk; rows are read as they are asked for
         used = [name for name in table.column_names if name in {column.split(".")[0] for column in self.columns}]
-        return table.select_columns(used or table.column_names).to_list()
+        return cast(Sequence[Row], table.select_columns(used or table.column_names))
 
     def _load(self, split: str) -> Dataset:
         disable_progress_bars()

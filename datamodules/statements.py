@@ -2,12 +2,11 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from datamodules.files import FileQuestions
-from datamodules.questions import Question, as_text
+from datamodules.questions import Question
+from datamodules.table import Row, as_text, filled, value
 from datamodules.words import group_key
 
 LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
@@ -32,19 +31,19 @@ class FileStatements(FileQuestions):
     stated = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.question, self.answer = self.text, self.label
+        super().__post_init__()
 
-    def record(self, row: Mapping[str, Any]) -> Question | str:
+    def record(self, row: Row) -> Question | str:
         """Turn one row into a statement with no id and split yet, or say why it cannot be one.
 
         Raises:
             ValueError: a label that is neither 0 nor 1.
         """
-        text = self.filled(row).strip()
+        text = filled(self.text, row)
         if not text:
             return "no statement"
-        label = as_text(self.value(row, self.label)).strip()
+        label = as_text(value(row, self.label)).strip()
         if not label:
             return "no label"
         if label.casefold() not in LABELS:
@@ -54,10 +53,9 @@ class FileStatements(FileQuestions):
             )
         marked = MARKED.search(text)
         plain = MARKED.sub(r"\1", text)
-        group = as_text(self.value(row, self.group)).strip() if self.group else ""
         return Question(
             id="",
-            group=group or group_key(plain),
+            group=group_key(plain),
             text=plain,
             answers=(),
             pattern=_pattern(marked[1], text[: marked.start()]) if marked else WHOLE,

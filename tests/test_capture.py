@@ -167,7 +167,7 @@ def test_a_projection_of_another_shape_that_is_not_the_last_called_is_no_matter(
     model = DebertaV2Model(config).eval()
     ids, tokens = [[5, 6, 7, 8, 9]], torch.tensor([[[2, 2]]])
     kept = {}
-    dense = model.encoder.layer[1].attention.output.dense
+    dense = model.get_submodule("encoder.layer.1.attention.output.dense")
     with dense.register_forward_hook(lambda _, args, output: kept.update(z=args[0], attn_out=output)):
         model(torch.tensor(ids))
     for site, h in capture(model, ids, tokens, ["z", "attn_out"], [1]).items():

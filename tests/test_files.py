@@ -36,6 +36,23 @@ def test_the_three_kinds_give_the_same(tmp_path, kind):
     ]
 
 
+@pytest.mark.parametrize(
+    ("cell", "golds"),
+    [
+        ('["x", "y"]', ("x", "y")),
+        ("['x', 'y']", ("x", "y")),  # as pandas writes a list
+        ("[9.0]", ("9",)),
+        ("[sic]", ("[sic]",)),
+        ("[" * 5000 + "]" * 5000, None),
+    ],
+)
+def test_a_cell_of_a_csv_file_may_be_a_list(tmp_path, cell, golds):
+    path = tmp_path / "own.csv"
+    path.write_text('question,answer\nWho?,"' + cell.replace('"', '""') + '"\n')
+    (asked,) = FileQuestions(path=str(path)).load()
+    assert asked.answers == (golds or (cell,))
+
+
 def test_a_test_file_gives_the_test_split(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text(f"question,answer\n{name}?,x\n")
@@ -82,6 +99,11 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path):
             "expected a JSON object a line in .*, got line 2: Expecting value",
         ),
         (b'{"question": "a"}\n\n[1]\n', "jsonl", "got line 3: list instead of an object"),
+        (
+            b'{"question": "a\\ud800"}\n',
+            "jsonl",
+            "expected a JSON object a line in .*, got line 1: .*surrogates not allow",
+        ),
         (b"PAR1", "parquet", "dataset.path: expected a parquet file, got .*own: "),
     ],
 )
@@ -103,6 +125,8 @@ def test_bad_files_are_refused_with_the_row(tmp_path, content, kind, text):
             {"path": "README.md", "encoding": "klingon"},
             "dataset.encoding: expected one such as utf-8 or latin-1, got 'kling",
         ),
+        ({"path": "README.md", "encoding": None}, "dataset.encoding: expected a text, got None; quote it"),
+        ({"path": 5}, "dataset.path: expected a text, got 5"),
         ({"path": "a", "kind": "xls"}, "dataset.kind: expected one of csv, jsonl, parquet; got 'xls'"),
         (
             {"path": "a.csv", "test_path": "./a.csv"},

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.questions import RowQuestions, as_text
+from datamodules.tabular import RowQuestions
 
 
 class Rows(RowQuestions):
@@ -110,6 +110,7 @@ def test_options_and_label_words(settings, row, gold, options):
             {"a": "Ann", "b": "Bob", "answer": "Cid"},
             "a gold answer that is none of the options",
         ),
+        ({"options": ["a", "b"]}, {"a": "Ann", "b": " ", "answer": "Ann"}, "an empty option"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": -1}, "no gold answer"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": 2}, "no gold answer"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": "x"}, "no gold answer"),
@@ -139,15 +140,40 @@ def test_limit_draws_from_a_seed_of_train_and_test_each():
     assert told == ["own test: dataset.limit=10, but there are 5; all are taken"]
 
 
-def test_groups_may_come_from_a_column():
-    rows = [{"question": "Who?", "answer": "x", "who": "A a"}, {"question": "Where?", "answer": "x", "who": " "}]
-    assert [q.group for q in load(Rows(rows, group="who"))[0]] == ["A a", "where"]
+def of(who, *questions):
+    return [{"question": question, "answer": "x", "who": who} for question in questions]
 
 
-def test_cells_as_text():
-    assert [as_text(cell) for cell in (None, float("nan"), 9.0, 0.5, 1e20, True, [1.0, ["a ", " b"]])] == [
-        "", "", "9", "0.5", "100000000000000000000", "True", "1\na b",
-    ]  # fmt: skip
+def test_groups_of_a_column_join_those_of_the_wording():
+    """One is asked of two people, who are then one group with all that is asked of them."""
+    rows = of("A a", "Who?", "When?") + of(" ", "Where?") + of("B", "who", "How?") + of("C", "Why?")
+    assert [q.group for q in load(Rows(rows, group="who"))[0]] == ["who=B"] * 2 + ["where"] + ["who=B"] * 2 + ["who=C"]
+
+
+def test_a_row_that_repeats_another_still_joins_its_group():
+    rows = of("A", "Who?", "When?") + of("B", "Who?", "Where?")
+    assert [q.group for q in load(Rows(rows, group="who"))[0]] == ["who=B"] * 3
+
+
+def test_neither_a_text_nor_a_group_stands_in_train_and_test():
+    train, test = of("A", "Who?") + of("B", "Who is it?") + of("C", "Why?"), of("D", "who") + of("B", "How?")
+    questions, told = load(Rows(train, test, group="who"))
+    assert [(q.text, q.split) for q in questions] == [("Why?", "train"), ("who", "test"), ("How?", "test")]
+    assert told == [
+        "own: 0 of 2 test rows also stand in train letter by letter; 2 train questions that test asks too, case and "
+        "punctuation folded, or of the same who, are left out"
+    ]
+
+
+def test_gold_answers_of_several_columns():
+    row = {"question": "Who?", "answer": {"value": "Ann", "aliases": ["Anna", "Ann"]}}
+    (asked,), _ = load(Rows([row], answer=["answer.value", "answer.aliases"]))
+    assert asked.answers == ("Ann", "Anna")
+
+
+def test_a_column_may_begin_late():
+    rows = [{"question": f"q{i}", "answer": "a"} for i in range(150)] + [{"question": "r", "answer": "a", "c": "Text."}]
+    assert load(Rows(rows, context="c"))[0][-1].text == "Text.\nr"
 
 
 @pytest.mark.parametrize(
@@ -160,12 +186,23 @@ def test_cells_as_text():
             {"options": ["c"]},
             "expected column question, answer, c in own, got Question, Answer; set dataset.question",
         ),
+        (
+            [{"question": "a", "answer": {"value": "b"}}],
+            {"answer": "answer.alias"},
+            "expected column answer.alias in own, got question, answer, answer.value; set",
+        ),
+        ([{"question": "a", "answer": {"value": "b"}}], {}, "expected a column with text, got one with value; name"),
+        ([], {"labels": {True: []}}, "dataset.labels: expected spellings by label word, .*, yes and no quoted, got"),
+        ([], {"first_option": "0"}, "dataset.first_option: expected a whole number, or null, got '0'"),
+        ([], {"context": ["a"]}, "dataset.context: expected a column, or null, got"),
+        ([], {"name": 5}, "dataset.name: expected a text, got 5"),
+        ([], {"seed": None}, "dataset.seed: expected a whole number, got None"),
         ([], {"limit": 0}, "dataset.limit: expected a number of questions above 0, got 0"),
-        ([], {"limit": "3"}, "dataset.limit: expected a number of questions above 0, got 3"),
+        ([], {"limit": "3"}, "dataset.limit: expected a number of questions above 0, got '3'"),
         ([], {"pattern": "(abc"}, r"dataset.pattern: expected a regular expression, got '\(abc'"),
         ([], {"options": ["a", "b"], "labels": {"a": []}}, "expected options or labels, got both"),
-        ([], {"options": "ab"}, "expected a list of columns in options .*, got 'ab'"),
-        ([], {"labels": ["a"]}, r"spellings by label word in labels, got \(\) and \['a'\]"),
+        ([], {"options": "ab"}, r"dataset.options: expected a list of columns, such as \[a,b\], got 'ab'"),
+        ([], {"labels": ["a"]}, r"dataset.labels: expected spellings by label word, .*, got \['a'\]"),
     ],
 )
 def test_mistakes_are_named(rows, settings, text):
