@@ -133,7 +133,7 @@ class CacheEntry:
             ) from None
         paths = {name: self.folder / name for name in recorded}
         seal = self.folder / ".local" / f"shard-{shard:05d}.seal"
-        sealed = seal.read_text() if seal.exists() else ""
+        sealed = seal.read_bytes() if seal.exists() else b""
         # A file whose size and time of change are as when it was last checked is not read again: a cache can be large.
         if not sealed or sealed != _times(paths.values()):
             for name, path in paths.items():
@@ -144,7 +144,7 @@ class CacheEntry:
                         f"rebuild it with: rm '{self._record(shard)}' and the same run again"
                     )
             with suppress(OSError):  # a cache that others own can be read all the same
-                seal.write_text(_times(paths.values()))
+                seal.write_bytes(_times(paths.values()))
         return paths
 
     def write_once(self, name: str, content: bytes) -> Path:
@@ -178,16 +178,16 @@ class CacheEntry:
     def _check_version(self) -> None:
         path = self.folder / "manifest.json"
         try:
-            version = json.loads(path.read_bytes())["cache"]
-            if version > VERSION:
-                raise ValueError(
-                    f"cache: expected {path} of version {VERSION} or older, got version {version}, written by a newer "
-                    "probegrid; update this one, or choose another cache.root"
-                )
-        except (KeyError, TypeError, json.JSONDecodeError):
+            version = int(json.loads(path.read_bytes())["cache"])
+        except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"cache: expected a manifest, got {path} altered; rebuild it with: rm '{path}' and the same run again"
             ) from None
+        if version > VERSION:
+            raise ValueError(
+                f"cache: expected {path} of version {VERSION} or older, got version {version}, written by a newer "
+                "probegrid; update this one, or choose another cache.root"
+            )
 
     def _record(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.json"
@@ -234,12 +234,13 @@ def _told(expected: str) -> Iterator[None]:
         ) from error
 
 
-def _times(paths: Iterable[Path]) -> str:
+def _times(paths: Iterable[Path]) -> bytes:
     """Sizes and times of change, empty where a file is missing."""
     try:
-        return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in (path.stat() for path in paths))
+        stats = [path.stat() for path in paths]
+        return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats).encode()
     except FileNotFoundError:
-        return ""
+        return b""
 
 
 def _difference(path: Path, record: dict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from datamodules.questions import Question
-from datamodules.words import first, fold, numbers
+from datamodules.words import first, fold, numbers, without_article
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def options(answer: str, question: Question) -> Verdict:
         )
     said = fold(answer)
     named = [
-        (at, -len(fold(spelling).words), option[0])
+        (at, -len(fold(name).words), option[0])
         for option in question.options
-        for spelling in option
-        if (at := first(spelling, said)) is not None
+        for name in map(without_article, option)  # which would stand before the name that begins with it
+        if (at := first(name, said)) is not None
     ]
     if not named:
         return Verdict(False, "no option named")

@@ -101,11 +101,17 @@ def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Con
         console.print(_table(entries))
         return
     keys = prune if isinstance(prune, list | tuple) else [prune]
+    if not keys:
+        raise ValueError("cache.prune: expected a key or a list of keys, got an empty list; see them without it")
     chosen = {entry.folder: entry for entry in (_find(entries, key, root) for key in keys)}
     what = f"{len(chosen)} of {len(entries)} entries, {size(sum(entry.bytes for entry in chosen.values()))}"
     if sys.stdin.isatty():
         console.print(_table(list(chosen.values())))
-        if console.input(f"Remove {what}? [y/N] ", markup=False).strip().casefold() not in ("y", "yes"):
+        try:
+            reply = console.input(f"Remove {what}? [y/N] ", markup=False)
+        except EOFError:  # the end of the input is no yes
+            reply = ""
+        if reply.strip().casefold() not in ("y", "yes"):
             console.print("Nothing was removed.")
             return
     with ExitStack() as locks:

@@ -47,6 +47,11 @@ class GroupSplit:
         Raises:
             ValueError: a split stays empty.
         """
+        if given is not None and "train" in given and "test" not in given:
+            raise ValueError(
+                "split: expected questions of the set's own test part, got none that could be asked and judged; take "
+                "another test part, or leave it away"
+            )
         is_test = np.array([split == "test" for split in given or ()], dtype=bool)
         if is_test.any():
             rest = [i for i, test in enumerate(is_test) if not test]

@@ -43,7 +43,7 @@ _WORD = regex.compile(
 _LETTERS = regex.compile(r"\w+")
 _NUMBER = regex.compile(r"-?\d+(\.\d+)?")
 _LEADING_ZERO = regex.compile(r"-?0\d")
-_ARTICLE = regex.compile(r"^\W*(?:an?|the)\b", regex.I)
+_ARTICLE = regex.compile(r"^\W*(?:an?|the)\s+", regex.I)
 _THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
 _RATIO = regex.compile(r"(?<![\w./,])(?:(\d+)\s+)?(\d+)\s?/\s?([1-9]\d*)(?![\w/]|[.,]\d)")  # 3/4, 2 1/2, but no date
 _UNIT = regex.compile(r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?=[^\W\d]{1,5}\b)")  # 9kg, not 9th
@@ -92,7 +92,7 @@ def first(sought: str, within: Folded) -> int | None:
     """
     needle = fold(sought)
     if len(needle.words) > 2 and needle.words[0] in ("a", "an", "the"):
-        needle = fold(_ARTICLE.sub("", sought))
+        needle = fold(without_article(sought))
     found = [within.at[i] for i in _places(needle.counted, within.counted)]
     numeric = [_is_number(word) for word in needle.counted]
     if numeric not in ([], [True]):  # as they are written, for names such as Air Force One and Million Dollar Baby
@@ -100,6 +100,11 @@ def first(sought: str, within: Folded) -> int | None:
         n, whole = len(needle.words), _places(needle.words, within.words)
         found += [i for i in whole if (i in ends or not numeric[0]) and (i + n in ends or not numeric[-1])]
     return min(found, default=None)
+
+
+def without_article(text: str) -> str:
+    """A text without an article that begins it, unless it is nothing else."""
+    return _ARTICLE.sub("", text) or text
 
 
 def numbers(text: str) -> list[float]:

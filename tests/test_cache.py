@@ -243,7 +243,7 @@ def test_a_manifest_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     assert json.loads(manifest.read_text()) == written
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"cache": "one"}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"cache": "one"}', "\ufeff\ud7ff"])
 def test_an_altered_manifest_is_named_with_its_mend(tmp_path, content):
     built = entry(tmp_path)
     build(built)
@@ -258,3 +258,11 @@ def test_what_a_manifest_says_for_people_is_not_part_of_the_key(tmp_path):
     first = CacheEntry(tmp_path, "answers", {"stage": "test"}, 1, {"model": "a"})
     assert json.loads((first.folder / "manifest.json").read_text())["about"] == {"model": "a"}
     assert CacheEntry(tmp_path, "answers", {"stage": "test"}, 1, {"model": "b"}).folder == first.folder
+
+
+def test_a_damaged_seal_costs_a_check_and_no_more(tmp_path):
+    built = entry(tmp_path)
+    build(built)
+    built.files(1)
+    (built.folder / ".local" / "shard-00001.seal").write_bytes(b"\xff")
+    assert len(built.files(1)) == 2

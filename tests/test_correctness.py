@@ -73,6 +73,8 @@ def test_number(answer, wanted, branch):
         ("Mary, not Sarah", "Mary", (("Mary",), ("Sarah",)), "the gold option first"),
         ("Sarah, not Mary", "Mary", (("Mary",), ("Sarah",)), "another option first"),
         ("Rosemary and Mary", "Mary", (("Mary",), ("Sarah",)), "the gold option first"),
+        ("the cup holder", "cup holder", (("the cup",), ("cup holder",)), "the gold option first"),
+        ("the cup", "the cup", (("the cup",), ("cup holder",)), "the gold option first"),
         ("nobody", "Mary", (("Mary",), ("Sarah",)), "no option named"),
         ("It is Ann Lee.", "Ann Lee", (("Ann",), ("Ann Lee",)), "the gold option first"),
         ("It is Ann Lee.", "Ann", (("Ann",), ("Ann Lee",)), "another option first"),

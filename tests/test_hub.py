@@ -40,7 +40,7 @@ def trivia(question, *aliases):
     return {
         "question": question, "question_id": "tc_1", "question_source": "x", "entity_pages": {"title": ["t"]},
         "search_results": {"rank": [1]},
-        "answer": {"aliases": list(aliases), "normalized_aliases": [], "type": "WikipediaEntity", "value": aliases[0]},
+        "answer": {"aliases": list(aliases), "normalized_aliases": [], "type": "WikipediaEntity", "value": aliases[-1]},
     }  # fmt: skip
 
 
@@ -57,8 +57,8 @@ IMDB_TEXT = "{}\n\nIs this movie review positive or negative? Begin with that wo
 SETS: dict[str, Any] = {
     "triviaqa": (
         "unfiltered.nocontext",
-        {"train": [trivia("Who?", "Ann", "Anna"), trivia("Which?", "B")], "validation": [trivia("who", "C")]},
-        [("Which?", ("B",), "train"), ("who", ("C",), "test")],
+        {"train": [trivia("Who?", "Ann", "Anna"), trivia("Which?", "(B) b", "B")], "validation": [trivia("who", "C")]},
+        [("Which?", ("B", "(B) b"), "train"), ("who", ("C",), "test")],
     ),
     "hotpotqa": (
         "distractor",

@@ -34,11 +34,18 @@ def root(tmp_path):
     return folder
 
 
-def show(root, *prune, typed=None, monkeypatch: Any = None):
+def show(root, *prune, typed: Any = (), monkeypatch: Any = None):
     console = Console(file=io.StringIO(), width=120)
-    if typed is not None:
+
+    def ask(text, markup):
+        console.print(text, markup=markup)
+        if typed is None:
+            raise EOFError
+        return typed
+
+    if typed != ():
         monkeypatch.setattr(inventory.sys, "stdin", type("", (), {"isatty": lambda _: True})())
-        monkeypatch.setattr(console, "input", lambda text, markup: console.print(text, markup=markup) or typed)
+        monkeypatch.setattr(console, "input", ask)
     cache_info(str(root), list(prune) or None, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -68,7 +75,7 @@ def test_entries_are_removed_by_key_or_its_first_characters(root):
     assert [path.name for path in first.folder.parent.iterdir()] == []
 
 
-@pytest.mark.parametrize(("typed", "left"), [("y", 2), (" YES", 2), ("n", 3), ("", 3)])
+@pytest.mark.parametrize(("typed", "left"), [("y", 2), (" YES", 2), ("n", 3), ("", 3), (None, 3)])
 def test_on_a_terminal_it_asks_first(root, typed, left, monkeypatch):
     shown = show(root, held(root)[0].folder.name, typed=typed, monkeypatch=monkeypatch)
     assert "Remove 1 of 3 entries, 2 kB? [y/N]" in shown

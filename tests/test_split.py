@@ -47,5 +47,10 @@ def test_a_test_part_of_its_own_stays_and_the_others_keep_their_proportion():
     assert rows["test"].tolist() == list(range(0, 400, 4))
     assert (len(rows["train"]), len(rows["val"])) == (200, 100)  # 0.4 to 0.2
     assert sorted([*rows["train"], *rows["val"], *rows["test"]]) == list(range(400))
-    dealt = GroupSplit(val=0.2, test=0.4)(groups, labels, ["train"] * 400)
+    dealt = GroupSplit(val=0.2, test=0.4)(groups, labels, [""] * 400)
     assert dealt["test"].tolist() == GroupSplit(val=0.2, test=0.4)(groups, labels)["test"].tolist()
+
+
+def test_a_test_part_of_which_nothing_is_left_is_not_replaced():
+    with pytest.raises(ValueError, match="expected questions of the set's own test part, got none that could be asked"):
+        GroupSplit()([str(i) for i in range(40)], [0, 1] * 20, ["train"] * 40)
