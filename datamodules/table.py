@@ -1,7 +1,7 @@
 """What the cells of a row say: nested columns, texts with columns in braces, and cells as text."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,13 @@ def as_text(cell: Any) -> str:
     Raises:
         ValueError: it has columns of its own.
     """
+    if isinstance(cell, str):
+        return cell
     if cell is None or cell != cell:  # NaN
         return ""
     if isinstance(cell, Mapping):
         raise ValueError(f"dataset: expected a column with text, got one with {', '.join(cell)}; name one after a dot")
-    if isinstance(cell, Sequence) and not isinstance(cell, str | bytes):
+    if isinstance(cell, list | tuple):
         return "\n".join(
             " ".join(as_text(part).strip() for part in one) if isinstance(one, list | tuple) else as_text(one)
             for one in cell
