@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -218,29 +219,35 @@ class LanguageModel:
             return self.stop
         return None if self.chats(tokenizer) else "\n"
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-        """Token ids of the prompt for one question; BOS as tokenizer or chat template set it, but not twice."""
+    def encode(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
+        """Token ids of the prompts for N questions; BOS as tokenizer or chat template set it, but not twice.
+
+        Raises:
+            ValueError: the chat template fails.
+        """
         chats = self.chats(tokenizer)
         prompt = self.prompt or ("{question}" if chats else "Q: {question}\nA:")
-        text = prompt.replace("{question}", question)
+        texts = [prompt.replace("{question}", question) for question in questions]
         if chats:
-            turns = [{"role": "user", "content": text}]
+            turns = [[{"role": "user", "content": text}] for text in texts]
             more = {"add_generation_prompt": True, "return_dict": False, **(self.template or {})}
             try:
-                ids: list[int] = list(tokenizer.apply_chat_template(turns, tokenize=True, **more))  # type: ignore[arg-type]
+                every: Any = tokenizer.apply_chat_template(turns, tokenize=True, **more)
             except (TemplateError, TypeError) as error:
                 raise ValueError(
                     f"model.template: expected a chat template that takes one question, got {str(error)[:200]}; set "
                     "model.chat=false, or mend the template"
                 ) from error
         else:
-            ids = list(tokenizer(text).input_ids)
-            eos = tokenizer.eos_token_id
-            if len(ids) > 1 and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
-                ids.pop()  # a prompt is to be continued
-        while len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
-            ids.pop(0)
-        return ids
+            every = tokenizer(texts).input_ids
+        eos, bos, encoded = tokenizer.eos_token_id, tokenizer.bos_token_id, []
+        for text, ids in zip(texts, every, strict=True):
+            ends = 0 if chats or len(ids) < 2 or ids[-1] != eos or text.endswith(str(tokenizer.eos_token)) else 1
+            begins = 0
+            while begins + 1 < len(ids) and ids[begins] == ids[begins + 1] == bos:
+                begins += 1
+            encoded.append(list(ids[begins : len(ids) - ends]))  # a prompt is to be continued, so no EOS ends it
+        return encoded
 
     def source(self) -> dict[str, Any]:
         """Arguments of every `from_pretrained` beside the id."""

@@ -71,7 +71,7 @@ def covering(
     """
     text = decode(tokenizer, ids, special)
     # Token after token the text only grows, so the two ends are found by halving.
-    first = bisect_left(range(len(ids)), True, key=lambda i: _range(tokenizer, ids, i, text, special)[1] > span[0])
+    first = bisect_left(range(len(ids)), True, key=lambda i: _end(tokenizer, ids, i, text, special) > span[0])
     last = bisect_left(
         range(len(ids)), True, first, key=lambda i: _grown(tokenizer, ids[:i], text, special)[0] >= span[1]
     )
@@ -86,13 +86,14 @@ def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tupl
         character has that character in its range; special tokens add none.
     """
     text = decode(tokenizer, ids)
-    return text, [_range(tokenizer, ids, i, text, False) for i in range(len(ids))]
+    starts = (_grown(tokenizer, ids[:i], text, False)[0] for i in range(len(ids)))
+    return text, [(start, _end(tokenizer, ids, i, text, False)) for i, start in enumerate(starts)]
 
 
-def _range(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, text: str, special: bool) -> tuple[int, int]:
-    """Characters of `text`, the decoded ids, that token i carries, one that it only begins or continues included."""
+def _end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, text: str, special: bool) -> int:
+    """One past the last character of `text`, the decoded ids, of which token i carries bytes."""
     end, whole = _grown(tokenizer, ids[: i + 1], text, special)
-    return _grown(tokenizer, ids[:i], text, special)[0], end if whole else end + 1
+    return end if whole else end + 1
 
 
 def _grown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, special: bool) -> tuple[int, bool]:

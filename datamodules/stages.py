@@ -108,7 +108,9 @@ class LanguageModelStages:
 
     def prompts(self, questions: Sequence[str], asked: LanguageModel | None = None) -> list[array]:
         """Token ids, int32, of the prompts for N question texts; `asked` is the model asked in another way."""
-        return [array("i", (asked or self.model).encode(self.tokenizer, question)) for question in questions]
+        parts = (questions[start : start + SHARD] for start in range(0, len(questions), SHARD))
+        asked = asked or self.model
+        return [array("i", ids) for part in parts for ids in asked.encode(self.tokenizer, part)]
 
     def given(self, texts: Sequence[str]) -> list[Answer]:
         """N texts as if a model had said them: special tokens before a text are the prompt."""

@@ -26,9 +26,9 @@ _SIGNS = {"minus", "negative"}
 _BEFORE_PRONOUN = {"no", "any", "every", "some", "the", "this", "that", "which", "each"}
 _AFTER_PRONOUN = {"of", "another", "who", "that", "day"}
 
-# Letters that no accent can be taken off, the minus sign, and the underscore, which is a letter to regular expressions.
+# Letters that no accent can be taken off, and the minus sign.
 _PLAIN = str.maketrans({"Ø": "O", "ø": "o", "Ł": "L", "ł": "l", "Æ": "Ae", "æ": "ae", "Œ": "Oe", "œ": "oe", "Đ": "D",
-                        "đ": "d", "ı": "i", "−": "-", "_": " "})  # fmt: skip
+                        "đ": "d", "ı": "i", "−": "-"})  # fmt: skip
 _ACCENTS = regex.compile("[\u0300-\u036f]")
 _FRACTION = regex.compile(r"(\d*)([¼-¾⅐-⅞])")  # 2½
 _POWER = regex.compile(r"(?<=\w)[²³¹⁰⁴-⁹]+")
@@ -69,11 +69,11 @@ def fold(text: str) -> Folded:
 
     Digits after a leading zero stay as written. A character of a script without blanks is a word of its own.
     """
-    text = _FRACTION.sub(
-        lambda m: _decimal(int(m[1] or 0) + Fraction(unicodedata.numeric(m[2])).limit_denominator(10)), text
-    )
-    text = _POWER.sub(r"^\g<0>", text.translate(_PLAIN))
-    plain = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text))).casefold()
+    if not text.isascii():
+        text = _FRACTION.sub(lambda m: _decimal(int(m[1] or 0) + _of_sign(m[2])), text)
+        text = _POWER.sub(r"^\g<0>", text)
+        text = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text.translate(_PLAIN))))
+    plain = text.replace("_", " ").casefold()
     plain = _SIGN_BEFORE_CURRENCY.sub(r"\1-", plain)
     found, gaps, end = [], [], 0
     for match in _WORD.finditer(plain):
@@ -126,6 +126,11 @@ def _places(needle: Sequence[str], words: Sequence[str]) -> list[int]:
 
 def _is_number(word: str) -> bool:
     return _NUMBER.fullmatch(word) is not None
+
+
+def _of_sign(char: str) -> Fraction:
+    """The value of ½ and its like."""
+    return Fraction(unicodedata.numeric(char)).limit_denominator(10)
 
 
 def _decimal(value: Fraction | int) -> str:

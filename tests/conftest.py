@@ -70,7 +70,7 @@ def questions_csv(language_model, tmp_path_factory) -> Path:
         writer = csv.writer(file)
         writer.writerow(["question", "answer"])
         for question in questions:
-            prompt = language_model.encode(tokenizer, question)
+            prompt = language_model.encode(tokenizer, [question])[0]
             text = generate_answers(network, tokenizer, [prompt], language_model.max_new_tokens)[0].text
             words = re.findall(r"\w+", text)
             writer.writerow([question, max(words, key=len) if words and question.startswith("red") else "nothing"])

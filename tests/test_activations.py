@@ -333,7 +333,7 @@ def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(la
 def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
     questions = FileQuestions(path=str(questions_csv)).load()
     tokenizer = language_model.load_tokenizer()
-    longest = max(len(language_model.encode(tokenizer, q.text)) for q in questions)
+    longest = max(map(len, language_model.encode(tokenizer, [q.text for q in questions])))
     with LanguageModelStages(
         replace(language_model, max_new_tokens=128 - longest), COLOURS, str(tmp_path), torch.device("cpu"), True
     ) as stages:

@@ -9,7 +9,7 @@ QUESTIONS = ["red?", "blue naïve 北京 1999?", "key 🦜 bird co-op ship's él
 @pytest.fixture(scope="module")
 def loaded(language_model):
     tokenizer = language_model.load_tokenizer()
-    return language_model.load("cpu"), tokenizer, [language_model.encode(tokenizer, q) for q in QUESTIONS]
+    return language_model.load("cpu"), tokenizer, language_model.encode(tokenizer, QUESTIONS)
 
 
 def greedy(model, prompt, steps):

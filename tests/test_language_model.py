@@ -32,7 +32,7 @@ def test_loads_ready_for_inference(language_model):
 def test_the_prompt_is_encoded_with_its_bos_once(language_model):
     tokenizer = language_model.load_tokenizer()
     model = LanguageModel(language_model.id, prompt="<s>Q: {question}\nA:")
-    ids = model.encode(tokenizer, "{question} red?")
+    ids = model.encode(tokenizer, ["{question} red?"])[0]
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
     assert tokenizer.decode(ids[1:]) == "Q: {question} red?\nA:"
@@ -44,7 +44,7 @@ def test_chat_wraps_the_prompt_with_the_generation_prompt(language_model):
         "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %} bot:{% endif %}"
     )
-    ids = LanguageModel(language_model.id, prompt="Say: {question}", chat=True).encode(tokenizer, "red?")
+    ids = LanguageModel(language_model.id, prompt="Say: {question}", chat=True).encode(tokenizer, ["red?"])[0]
     assert tokenizer.decode(ids) == "<s>user: Say: red? bot:"
 
 
@@ -70,14 +70,14 @@ def test_chat_or_base_decides_prompt_and_stop(language_model, chat, template, se
     tokenizer = language_model.load_tokenizer()
     tokenizer.chat_template = template
     model = LanguageModel(language_model.id, **{"chat": chat, "stop": "auto", **settings})
-    assert tokenizer.decode(model.encode(tokenizer, "red?")) == expected
+    assert tokenizer.decode(model.encode(tokenizer, ["red?"])[0]) == expected
     assert model.stop_text(tokenizer) == stop
 
 
 def test_a_chat_without_a_template_is_refused(language_model):
     model = LanguageModel(language_model.id, chat=True)
     with pytest.raises(ValueError, match=r"model.chat: expected a tokenizer with a chat template, .*; set model.chat="):
-        model.encode(language_model.load_tokenizer(), "red?")
+        model.encode(language_model.load_tokenizer(), ["red?"])[0]
 
 
 def test_bos_comes_once_where_tokenizer_and_prompt_both_write_it():
@@ -85,16 +85,16 @@ def test_bos_comes_once_where_tokenizer_and_prompt_both_write_it():
         pytest.skip(f"no tokenizer at {MISTRAL}")
     tokenizer = AutoTokenizer.from_pretrained(MISTRAL)
     for prompt in ("{question}", "<s>{question}"):
-        ids = LanguageModel("org/name", prompt=prompt).encode(tokenizer, "Who wrote it?")
+        ids = LanguageModel("org/name", prompt=prompt).encode(tokenizer, ["Who wrote it?"])[0]
         assert ids.count(tokenizer.bos_token_id) == 1
         assert ids[0] == tokenizer.bos_token_id
     tokenizer.add_eos_token = True
-    assert LanguageModel("org/name").encode(tokenizer, "Who?")[-1] != tokenizer.eos_token_id
+    assert LanguageModel("org/name").encode(tokenizer, ["Who?"])[0][-1] != tokenizer.eos_token_id
 
 
 def test_a_tokenizer_that_cannot_pad_is_no_obstacle(language_model):
     network, tokenizer = language_model.load("cpu"), language_model.load_tokenizer()
-    prompts = [language_model.encode(tokenizer, question) for question in ("red?", "blue stone river key?")]
+    prompts = language_model.encode(tokenizer, ("red?", "blue stone river key?"))
     expected = generate_answers(network, tokenizer, prompts, 8)
     tokenizer.pad_token = None
     assert generate_answers(network, tokenizer, prompts, 8) == expected
@@ -211,7 +211,7 @@ def test_weights_of_another_shape_are_told(altered):
 
 def test_greedy_answers_are_greedy_whatever_the_model_comes_with(altered, language_model):
     tokenizer = language_model.load_tokenizer()
-    prompts = [language_model.encode(tokenizer, question) for question in ("red?", "blue stone river key?")]
+    prompts = language_model.encode(tokenizer, ("red?", "blue stone river key?"))
     expected = generate_answers(language_model.load("cpu"), tokenizer, prompts, 8)
     ends = language_model.load("cpu").generation_config.eos_token_id
     assert ends == 2
@@ -227,7 +227,7 @@ def test_a_chat_template_that_fails_is_one_line(language_model, template):
     tokenizer = language_model.load_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=r"model.template: expected a chat template that takes one question, got"):
-        LanguageModel(language_model.id, chat=True).encode(tokenizer, "red?")
+        LanguageModel(language_model.id, chat=True).encode(tokenizer, ["red?"])
 
 
 def test_a_folder_without_a_model_is_told(tmp_path):
