@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from datamodules.answers import Answer
+from datamodules.answers import Answer, as_if_said
 from datamodules.correctness import Verdict
 from datamodules.exact_answers import Ask, ExactAnswer, ExactAnswers, asking, success
 from datamodules.language_model import LanguageModel
@@ -132,7 +132,7 @@ def _answers(
 ) -> tuple[list[Question], list[Answer]]:
     """Answers, or statements as if they were, of the questions that the model can hold; the others are named."""
     texts = [question.text for question in questions]
-    statements = stages.given(texts) if stages.dataset.stated else []
+    statements = as_if_said(stages.tokenizer, texts) if stages.dataset.stated else []
     prompts = [] if stages.dataset.stated else stages.prompts(texts)
     room = 0 if stages.dataset.stated else stages.model.max_new_tokens
     lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]

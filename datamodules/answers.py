@@ -125,8 +125,23 @@ def generate_answers(
         ends = [one.lengths[i] for one in stops if i in one.lengths]
         ends += [n for n, token in enumerate(row, 1) if token in stop_ids][:1]
         kept = row[: min(ends, default=None)]  # behind the end is padding
-        text = str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], "stop" if ends else "length", text))
+        finish = "stop" if ends else "length"
+        answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], finish, _text(tokenizer, kept)))
+    return answers
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def as_if_said(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:
+    """N texts as if a model had said them: special tokens before a text are the prompt."""
+    special = set(tokenizer.all_special_ids)
+    answers = []
+    for text in texts:
+        ids = array("i", tokenizer(text).input_ids)
+        start = next((i for i, token in enumerate(ids) if token not in special), len(ids))
+        answers.append(Answer(ids[:start], ids[start:], array("f"), "given", _text(tokenizer, ids[start:])))
     return answers
 
 

@@ -1,5 +1,6 @@
 """What a person sees of a long stage: a bar, and beforehand how long it will take."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,12 @@ class Speed:
         product, plain = self._time(rows), self._time(0)
         each = self.weights / (4 * self.width**2) * product * tokens / rows
         return steps * (each + self.depth * OPERATIONS * plain)
+
+    def of_batches(self, examples: int, size: int, tokens: int, steps: int = 0) -> float:
+        """Seconds for examples in batches of at most `size`: `tokens` of each read at once, then `steps` one by one."""
+        batch = min(examples, size)
+        written = self.seconds(batch, batch, steps) if steps else 0
+        return math.ceil(examples / batch) * (self.seconds(batch * tokens, batch) + written)
 
     def _time(self, rows: int) -> float:
         """Seconds of a product [rows, D] [D, 4 D], the median of five; without rows, of adding 1 to one number."""

@@ -29,7 +29,6 @@ from datamodules.language_model import LanguageModel
 from datamodules.progress import Speed, bar, duration, size
 from datamodules.questions import QuestionSet
 from datamodules.sites import width_of
-from datamodules.spans import decode
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +75,7 @@ class LanguageModelStages:
 
     @cached_property
     def network(self) -> PreTrainedModel:
-        """The loaded model.
-
-        Raises:
-            ValueError: it has fewer embeddings than its tokenizer has tokens.
-        """
+        """The loaded model; a ValueError where it has fewer embeddings than its tokenizer has tokens."""
         model = self.model.load(self.device, head=not self.dataset.stated)
         rows, needed = len(model.get_input_embeddings().weight), len(self.tokenizer)  # type: ignore[arg-type]
         if rows < needed and max(self.tokenizer.get_vocab().values()) >= rows:
@@ -111,16 +106,6 @@ class LanguageModelStages:
         parts = (questions[start : start + SHARD] for start in range(0, len(questions), SHARD))
         asked = asked or self.model
         return [array("i", ids) for part in parts for ids in asked.encode(self.tokenizer, part)]
-
-    def given(self, texts: Sequence[str]) -> list[Answer]:
-        """N texts as if a model had said them: special tokens before a text are the prompt."""
-        special = set(self.tokenizer.all_special_ids)
-        answers = []
-        for text in texts:
-            ids = array("i", self.tokenizer(text).input_ids)
-            start = next((i for i, token in enumerate(ids) if token not in special), len(ids))
-            answers.append(Answer(ids[:start], ids[start:], array("f"), "given", decode(self.tokenizer, ids[start:])))
-        return answers
 
     def answers(
         self, ids: Sequence[str], prompts: Sequence[Sequence[int]], asked: LanguageModel | None = None
@@ -163,9 +148,8 @@ class LanguageModelStages:
             return {_shard_name(rows, "parquet"): answers_stage.stored([made[i] for i in rows])}
 
         def expect(todo: int) -> float:
-            speed, batch = Speed(self.network), min(todo, asked.batch_size)
-            read = speed.seconds(batch * sum(map(len, prompts)) // len(prompts), batch)
-            return math.ceil(todo / batch) * (read + speed.seconds(batch, batch, steps=asked.max_new_tokens))
+            mean = sum(map(len, prompts)) // len(prompts)
+            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.max_new_tokens)
 
         longest = max(map(len, prompts)) + asked.max_new_tokens
         self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, expect, make)
@@ -241,9 +225,8 @@ class LanguageModelStages:
             return files[site]
 
         def expect(todo: int) -> float:
-            batch = min(todo, self.model.batch_size)
-            tokens = batch * sum(map(len, sequences)) // len(sequences)
-            return math.ceil(todo / batch) * Speed(self.network).seconds(tokens, batch)
+            mean = sum(map(len, sequences)) // len(sequences)
+            return Speed(self.network).of_batches(todo, self.model.batch_size, mean)
 
         for site in sorted(entries):  # the same order for all who build them, whichever they want first
             lacking = {site} | {other for other, entry in entries.items() if entry.missing()}

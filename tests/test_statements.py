@@ -5,6 +5,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import AutoModel, BertConfig, BertModel, BertTokenizer
 
 from datamodules.activations import ActivationDataModule
+from datamodules.answers import as_if_said
 from datamodules.correctness import TextRule, given
 from datamodules.exact_answers import RuleExact
 from datamodules.language_model import LanguageModel
@@ -156,6 +157,6 @@ def test_statements_longer_than_the_model_holds_are_left_out(encoder, tmp_path, 
         made(model, tmp_path, dataset=dataset)
     assert "skipped 1 of 60 texts, longer than the 64 tokens of context: facts-00007" in caplog.text
     with LanguageModelStages(model, dataset, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        (one,) = stages.given(["It is."])
+        (one,) = as_if_said(stages.tokenizer, ["It is."])
     assert one.text.replace(" ", "") == "itis."
     assert len(one.prompt_ids) == 1
