@@ -130,3 +130,17 @@ def test_a_rule_goes_over_all_in_order():
 def test_a_rule_that_does_not_suit_the_questions_says_so(rule, question, text):
     with pytest.raises(ValueError, match=text):
         rule("a", question)
+
+
+def test_any_of_several_numbers_will_do_and_nearly_is_not_enough():
+    assert number("9", ask(["8", "9"])).right is True
+    assert number("9.001", ask(["9"])).right is False
+    assert number("0.333333333333", ask(["0.3333333333329"])).right is True
+
+
+def test_the_report_can_tell_given_labels_apart():
+    assert [given("", ask([], label=label)).branch for label in (True, False)] == ["given as 1", "given as 0"]
+
+
+def test_substring_finds_a_gold_answer_with_blanks_around_it():
+    assert substring("in Paris", ask([" Paris "])).right is True

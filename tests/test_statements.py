@@ -75,6 +75,8 @@ def test_another_label_is_refused_with_its_statement(tmp_path, label):
         ("by [[St. Paul's Café]]!", "by st . paul ' s cafe !", "st . paul ' s cafe"),
         ("no mark\nat all ", "no mark\nat all", "no mark\nat all"),
         ("[[a]] b [[c]]", "a b c", "a"),
+        ("in [[New\nYork]] it is", "in New York it is", "New York"),
+        ("ROME, or [[Rome]]", "rome , or rome", "rome"),
     ],
 )
 def test_a_marked_phrase_is_found_in_what_a_tokenizer_gives_back(tmp_path, marked, said, phrase):

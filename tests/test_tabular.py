@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,21 @@ def test_rows_of_one_question_that_contradict_each_other_are_left_out():
     questions, told = load(Rows(rows, labels={"yes": [], "no": []}))
     assert [q.text for q in questions] == ["Was it?"]
     assert told == ["own: left out 1 texts whose rows contradict each other"]
+
+
+def test_repeated_labels_and_contradicting_ones_of_statements():
+    class Stated(Rows):
+        def record(self, row):
+            record = super().record(row)
+            return record if isinstance(record, str) else replace(record, answers=(), label=row["label"])
+
+    rows = [{"question": q, "answer": "x", "label": label} for q, label in (("a", True), ("a", True), ("b", True))]
+    questions, told = load(Stated([*rows, {"question": "b", "answer": "x", "label": False}]))
+    assert [q.text for q in questions] == ["a"]
+    assert told == [
+        "own: dropped 1 of 4 rows that repeat another",
+        "own: left out 1 texts whose rows contradict each other",
+    ]
 
 
 def test_limit_draws_from_a_seed_of_train_and_test_each():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -128,6 +129,25 @@ def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
     assert "answers: 300 reused from" in err
     assert "resid_post: 300 reused from" in err
     assert (folder / "run" / "heatmap.csv").read_bytes() == before
+
+
+def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp_path):
+    status, out, err = run(tmp_path, *own, "experiment=cache_only")
+    assert status == 0, err
+    assert "resid_post: 300 of 300 to make, about 864 kB and " in err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", "train.log"}
+    files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "cache").rglob("*") if ".local" not in p.parts)
+    assert files == sorted(
+        str(p.relative_to(alone[0])) for p in (alone[0] / "cache").rglob("*") if ".local" not in p.parts
+    )
+    status, out, err = run(tmp_path, "experiment=cache_info")
+    assert status == 0, err
+    assert re.search(r"cache: 2 entries, \d+ kB", out)
+    key = next((tmp_path / "cache" / "activations").iterdir()).name
+    status, out, err = run(tmp_path, "experiment=cache_info", f"cache.prune='{key}'")
+    assert (status, err) == (0, "")
+    assert "Removed 1 of 2 entries" in out
+    assert list((tmp_path / "cache" / "activations").iterdir()) == []
 
 
 def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tiny_model, questions_csv, tmp_path):
@@ -274,6 +294,15 @@ OWN = {
             ["experiment=cache_info", "cache.prune=none"],
             "at least 4 first characters of them, got 'none', which none has",
         ),
+        (
+            ["dataset=csv", "dataset.path=a", "dataset.labels={true:[],false:[]}"],
+            "dataset.labels: expected spellings by label",
+        ),
+        (
+            ["dataset=csv", "dataset.path=a", "dataset.options=ab"],
+            "dataset.options: expected a list of columns, such as",
+        ),
+        (["dataset=csv", "dataset.path=a", "dataset.name=5"], "dataset.name: expected a text, got 5"),
         (["dataset=csv", "dataset.path=absent.csv"], "expected a CSV file, got absent.csv: no such file"),
         (["cache.root=/dev/null/cache"], "cache.root: expected a folder that can be written, got /dev/null/cache"),
         (["site.layers=[8]"], "site.layers: expected layers of the model, 0 to 7, got [8]"),

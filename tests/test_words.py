@@ -31,6 +31,15 @@ from datamodules.words import first, fold, group_key, numbers
         ("She had twenty. Five were red", "she had 20 5 were red"),
         ("minus three, 9 minus 3; negative two hundred", "-3 9 minus 3 -200"),
         ("the song, One, of theirs", "the song 1 of theirs"),
+        ("two billion and fourteen; fourteen", "2000000014 14"),
+        ("twenty zero", "20 0"),
+        ("one thousand and men", "1000 and men"),
+        ("-007", "-007"),
+        (
+            "any one, every one, some one, this one, that one, which one, each one",
+            "any one every one some one this one that one which one each one",
+        ),
+        ("one another, one that is, one day", "one another one that is one day"),
         ("hundred men", "hundred men"),
         ("zero", "0"),
         ("one wife", "1 wife"),
@@ -48,6 +57,8 @@ def test_words(text, folded):
         ("new york", "It is New-York.", 2),
         ("The Lord of the Rings", "lord of the rings", 0),
         ("the lord of the rings", "The Lord of the Rings", 1),
+        ("A Beautiful Mind", "beautiful mind", 0),
+        ("An American Tail", "american tail", 0),
         ("The Who", "I know who", None),
         ("The Who", "it was the Who", 2),
         ("Vitamin A", "vitamin C", None),
@@ -106,5 +117,6 @@ def test_numbers(text, found):
 
 def test_group_keys_fold_case_punctuation_and_blanks_only():
     assert group_key("Who's  there?") == group_key("who s there") == "who s there"
+    assert group_key("Ｗho") == "who"
     assert group_key("García") != group_key("Garcia")
     assert group_key("?!") != group_key("...")
