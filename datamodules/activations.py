@@ -103,7 +103,10 @@ class ActivationDataModule(GridDataModule):
             # Kept, so that nobody removes it while it is streamed.
             self._entry = entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)
             if not self.quiet:
-                self._write_for_people(entry, stages, examples, tokens, valid)
+                try:
+                    self._write_for_people(entry, stages, examples, tokens, valid)
+                except OSError as error:  # a cache that others own can be read all the same
+                    log.warning(f"what the cache says of the examples is not brought up to date: {error}")
         files = [entry.files(shard) for shard in range(entry.n_shards)]
         self._shards = [
             [path for shard in files for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]

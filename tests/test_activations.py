@@ -11,8 +11,9 @@ import torch
 
 from datamodules.activations import ActivationDataModule
 from datamodules.answered import answered, replies
+from datamodules.cache import CacheEntry
 from datamodules.capture import capture
-from datamodules.correctness import TextRule, gold
+from datamodules.correctness import TextRule, gold, substring
 from datamodules.exact_answers import AskedExact, RuleExact
 from datamodules.files import FileQuestions
 from datamodules.positions import Positions, Rule
@@ -386,3 +387,21 @@ def test_a_tokenizer_of_more_tokens_than_the_model_has_is_told(language_model, t
         ),
     ):
         stages.answers(["a"], stages.prompts(["red?"]))
+
+
+def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
+    language_model, questions_csv, tmp_path, monkeypatch, caplog
+):
+    first = make(language_model, questions_csv, tmp_path)
+    first.setup()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refuse(*_):
+        raise OSError("cache.root: expected a folder that can be written")
+
+    monkeypatch.setattr(CacheEntry, "write", refuse)
+    other = make(language_model, questions_csv, tmp_path, rule=TextRule(substring))
+    other.setup()
+    assert other.card["split"] != {}
+    assert "what the cache says of the examples is not brought up to date: cache.root: expected" in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
