@@ -32,6 +32,8 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.bench_auroc
 	$(BIN)/python -m tests.benchmarks.bench_stream
 	$(BIN)/python -m tests.benchmarks.bench_capture
+	$(BIN)/python -m tests.benchmarks.bench_generation
+	$(BIN)/python -m tests.benchmarks.bench_scale
 	$(BIN)/python -m tests.benchmarks.bench_gpu
 
 clean:

@@ -89,7 +89,7 @@ def answered(
         tell(f"labels: {len(names)} of {len(verdicts)} answers could not be judged and are left out: {_listed(names)}")
     questions, answers = [questions[i] for i in judged], [answers[i] for i in judged]
     verdicts = [verdicts[i] for i in judged]
-    _check_classes(verdicts)
+    _check_classes(questions, answers, verdicts)
     n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
     if stages.dataset.stated:
         tell(f"labels: {right / n:.1%} of {n} statements are labelled 1")
@@ -146,20 +146,29 @@ def _answers(
     if len(fits) < len(questions):
         names = [questions[i].id for i, length in enumerate(lengths) if length + room > stages.context]
         limit = f"too long to leave {room} of the {context} to the answer" if room else f"longer than the {context}"
-        tell(f"skipped {len(names)} of {len(questions)} texts, {limit}: {_listed(names)}")
+        cure = "a model with a longer context" + (" or fewer model.max_new_tokens" if room else "") + " would keep them"
+        tell(f"skipped {len(names)} of {len(questions)} texts, {limit} ({cure}): {_listed(names)}")
     kept = [questions[i] for i in fits]
     if stages.dataset.stated:
         return kept, [statements[i] for i in fits]
     return kept, stages.answers([question.id for question in kept], [prompts[i] for i in fits])
 
 
-def _check_classes(verdicts: Sequence[Verdict]) -> None:
+def _check_classes(questions: Sequence[Question], answers: Sequence[Answer], verdicts: Sequence[Verdict]) -> None:
     n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
-    if min(right, n - right) < MIN_PER_CLASS:
-        raise ValueError(
-            f"labels: expected at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {right} right and "
-            f"{n - right} wrong of {n}; take more questions, or check the gold answers and the rule"
-        )
+    if min(right, n - right) >= MIN_PER_CLASS:
+        return
+    most = 2 * right > n
+    told = [
+        f"{question.id} {answer.text.strip()[:60]!r}" + (f" (gold {question.answers[0]!r})" if question.answers else "")
+        for question, answer, verdict in zip(questions, answers, verdicts, strict=True)
+        if bool(verdict.right) is most
+    ]
+    raise ValueError(
+        f"labels: expected at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {right} right and "
+        f"{n - right} wrong of {n}; take more questions, another model, or check the gold answers and the rule; "
+        f"{'right' if most else 'wrong'} are {'; '.join(told[:3])}"
+    )
 
 
 def _check_exact(
@@ -176,11 +185,14 @@ def _check_exact(
         five = "; ".join(_without_exact_answer(questions[i], answers[i], exact[i]) for i in without[:5])
         raise ValueError(
             f"spans: expected exact answers in over half of {len(exact)} answers, got {len(exact) - len(without)}; "
-            f"choose another of spans=rule, model, paper, or positions without exact answers; none in: {five}"
+            "set dataset.pattern, spans.rule=options or number, spans=model or paper, or choose positions without "
+            f"them; none in: {five}"
         )
     if without:
         names = [questions[i].id for i in without]
-        tell(f"exact answers: none in {_listed(names)}; their exact-answer positions are invalid")
+        tell(
+            f"exact answers: none in {_listed(names, ', see index.parquet')}; their exact-answer positions are invalid"
+        )
 
 
 def _without_exact_answer(question: Question, answer: Answer, exact: ExactAnswer) -> str:
@@ -188,6 +200,6 @@ def _without_exact_answer(question: Question, answer: Answer, exact: ExactAnswer
     return f"{question.id} {answer.text.strip()[:80]!r}{replied}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more, see index.parquet" if len(names) > LISTED else ""
+def _listed(names: Sequence[str], rest: str = "") -> str:
+    more = f" and {len(names) - LISTED} more{rest}" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

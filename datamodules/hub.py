@@ -102,8 +102,9 @@ class HubQuestions(RowQuestions):
 
     def _load(self, split: str) -> Dataset:
         disable_progress_bars()
+        commit = self.commit
         try:
-            parts = load_dataset(self.id, self.config, revision=self.commit)
+            parts = load_dataset(self.id, self.config, revision=commit)
         except Exception as error:  # of many kinds, all about what was asked for or the network
             reason = " ".join(str(error).split())
             raise ValueError(

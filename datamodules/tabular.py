@@ -147,7 +147,7 @@ class RowQuestions(QuestionSet):
                 return
         raise ValueError(
             f"dataset: expected column {', '.join(absent)} in {self.name}, got {', '.join(there)}; set "
-            "dataset.question, dataset.answer, or whichever names it"
+            "the option of dataset that names it"
         )
 
     def _asked(self, split: str, rows: Sequence[Row], groups: Groups, tell: Tell) -> dict[bytes, Asked]:

@@ -249,7 +249,9 @@ def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model
         built.setup()
     assert sum(built.card["split"][name]["n"] for name in ("train", "val", "test")) == 300
     assert (
-        "skipped 2 of 302 texts, too long to leave 14 of the 128 tokens of context to the answer: "
+        "skipped 2 of 302 texts, too long to leave 14 of the 128 tokens of context to the answer "
+        "(a model with a longer context or fewer "
+        "model.max_new_tokens would keep them): "
         "long-00300, long-00301" in caplog.text
     )
     with pytest.raises(ValueError, match=r"that leave 127 of the 128 tokens of context to the answer, got \d+ tokens"):
@@ -269,7 +271,7 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
 ):
     asked = make(language_model, questions_csv, cache_root, spans=AskedExact(tries=2))
     for attempt in (1, 2):
-        with pytest.raises(ValueError, match=r"expected exact answers in over half of 300 answers, got \d+; choose"):
+        with pytest.raises(ValueError, match=r"expected exact answers in over half of 300 answers, got \d+; set data"):
             asked.setup()
         if attempt == 1:
             monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))

@@ -203,5 +203,5 @@ def test_a_part_or_a_config_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"expected a data set that loads, got .*two.*; check dataset.config") as told:
         HubQuestions(id=folder, config="two").load()
     assert "\n" not in str(told.value)
-    with pytest.raises(ValueError, match=r"expected column gold in set, got question; set dataset.question"):
+    with pytest.raises(ValueError, match=r"expected column gold in set, got question; set the option of dataset"):
         HubQuestions(id=folder, answer="gold").load()

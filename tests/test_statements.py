@@ -157,7 +157,8 @@ def test_statements_longer_than_the_model_holds_are_left_out(encoder, tmp_path, 
     dataset = write(tmp_path, *(f"it is {i} {'9 ' * (100 * (i == 7))},{i % 2}" for i in range(60)))
     with caplog.at_level("INFO"):
         made(model, tmp_path, dataset=dataset)
-    assert "skipped 1 of 60 texts, longer than the 64 tokens of context: facts-00007" in caplog.text
+    assert "skipped 1 of 60 texts, longer than the 64 tokens of context (a model with" in caplog.text
+    assert "would keep them): facts-00007" in caplog.text
     with LanguageModelStages(model, dataset, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
         (one,) = as_if_said(stages.tokenizer, ["It is."])
     assert one.text.replace(" ", "") == "itis."

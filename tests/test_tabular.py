@@ -200,7 +200,7 @@ def test_a_column_may_begin_late():
         (
             [{"Question": "a", "Answer": "b"}],
             {"options": ["c"]},
-            "expected column question, answer, c in own, got Question, Answer; set dataset.question",
+            "expected column question, answer, c in own, got Question, Answer; set the option of dataset",
         ),
         (
             [{"question": "a", "answer": {"value": "b"}}],
