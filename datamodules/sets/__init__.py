@@ -1,0 +1,1 @@
+"""Question sets that come with the package: data files and the scripts that write them."""
