@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-VERSION = 3  # part of the cache key: raise it when the same inputs would give other answers
+VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
 
 STORED = pa.schema(
     {
@@ -85,6 +85,7 @@ def generate_answers(
     prompts: list[list[int]],
     max_new_tokens: int,
     stop: str | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> list[Answer]:
     """Answer a batch of prompts greedily.
 
@@ -93,15 +94,19 @@ def generate_answers(
         tokenizer: its tokenizer.
         prompts: token ids of each prompt; padded on the left with a mask, so lengths may differ.
         max_new_tokens: longest answer, in tokens.
-        stop: text that ends an answer, beside the model's stop tokens.
+        stop: text that ends an answer, beside stop tokens.
+        stop_ids: tokens that end an answer, beside those in the model's settings.
 
     Returns:
         one `Answer` a prompt, in order.
     """
-    stop_ids = model.generation_config.eos_token_id  # type: ignore[union-attr]
-    stop_ids = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
-    # Padding is masked; which token it is matters only to the code that shows it.
-    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    own: int | list[int] | None = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends_answer = {*stop_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
+    # Padding is masked; which token it is matters only to the code that shows it. Tokenizers can have tokens that the
+    # model has no embedding for.
+    rows = embeddings_of(model)
+    candidates: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
+    pad = next(i for i in candidates if i is not None and i < rows)
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
@@ -116,6 +121,7 @@ def generate_answers(
         top_k=None,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
+        eos_token_id=sorted(ends_answer) or None,
         stopping_criteria=StoppingCriteriaList(stops),
         logits_processor=LogitsProcessorList([chosen]),
     )[:, width:].tolist()
@@ -123,11 +129,32 @@ def generate_answers(
     answers = []
     for i, (prompt, row, row_logprobs) in enumerate(zip(prompts, written, logprobs, strict=True)):
         ends = [one.lengths[i] for one in stops if i in one.lengths]
-        ends += [n for n, token in enumerate(row, 1) if token in stop_ids][:1]
+        ends += [n for n, token in enumerate(row, 1) if token in ends_answer][:1]
         kept = row[: min(ends, default=None)]  # behind the end is padding
         finish = "stop" if ends else "length"
         answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], finish, _text(tokenizer, kept)))
     return answers
+
+
+def embeddings_of(model: PreTrainedModel) -> int:
+    """For how many tokens a model has an embedding."""
+    return len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+
+
+def require_embeddings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]
+) -> None:
+    """Refuse tokens that a model has no embedding for; a tokenizer may know such tokens as long as none is used.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    highest, rows = max(map(max, filter(None, sequences)), default=-1), embeddings_of(model)
+    if highest >= rows:
+        raise ValueError(
+            f"model: expected tokens below {rows}, for which there are embeddings, got {highest} "
+            f"({tokenizer.convert_ids_to_tokens(highest)!r}); the tokenizer belongs to another model"
+        )
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -93,12 +93,13 @@ def _clock_at(day: date) -> Iterator[None]:
         def now(cls, tz: Any = None) -> datetime:
             return datetime(day.year, day.month, day.day, tzinfo=tz)
 
-    clock = chat_template_utils.datetime
-    chat_template_utils.datetime = Fixed
+    module: Any = chat_template_utils
+    clock = module.datetime
+    module.datetime = Fixed
     try:
         yield
     finally:
-        chat_template_utils.datetime = clock
+        module.datetime = clock
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import is_gguf_available
+from transformers.utils.import_utils import is_gguf_available
 
 GGUF_MAGIC = b"GGUF"
 Loaded = TypeVar("Loaded")
@@ -142,4 +142,3 @@ class Checkpoint:
         except _BROKEN as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise ValueError(f"{self.named}: expected {expected}, got none that loads ({reason}){behind}") from error
-

@@ -63,9 +63,9 @@ class HubQuestions(RowQuestions):
         if Path(self.id).is_dir():
             return
         snapshot = fetch_snapshot("dataset", self.id, self.revision, allow=[CARD])
-        parts = self._parts(snapshot)
-        used = [part for part in (self.train_split, self.test_split) if part in (parts or ())]
-        files = [CARD, *(path for part in used for path in parts[part])] if parts else None
+        parts, files = self._parts(snapshot), None
+        if parts is not None:
+            files = [CARD, *parts.get(self.train_split, ()), *parts.get(self.test_split or "", ())]
         fetch_snapshot("dataset", self.id, snapshot.name, allow=files)
 
     def identity(self) -> dict[str, Any]:

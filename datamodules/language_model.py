@@ -225,10 +225,10 @@ class LanguageModel:
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Tokens that end an answer beside those in the model's own settings, ascending.
 
-        Fine-tuned models often leave one out: the tokenizer's end of text, or what the chat template puts behind a turn.
+        Fine-tuned models often leave one out: the tokenizer's end of text, or the end of a turn in the template.
         """
-        ends = {tokenizer.eos_token_id, turn_end(tokenizer) if self.chats(tokenizer) else None}
-        return sorted(token for token in ends if token is not None)
+        ends: list[Any] = [tokenizer.eos_token_id, turn_end(tokenizer) if self.chats(tokenizer) else None]
+        return sorted({token for token in ends if token is not None})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
         """Token ids of the prompts for N questions; BOS as tokenizer or chat template set it, but not twice.

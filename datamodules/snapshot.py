@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -51,7 +51,7 @@ def fetch_snapshot(
         id_: hub id.
         revision: branch, tag or commit; the default branch where None.
         allow: patterns of the files wanted; all where None.
-        ignore: pattern of files not wanted.
+        ignore: a pattern of files not wanted.
         key: option that a message names; `model.id` or `dataset.id` where None.
 
     Returns:
@@ -61,7 +61,12 @@ def fetch_snapshot(
         ValueError: no such repository or revision, a gated one, or neither network nor earlier download.
     """
     snapshot = partial(
-        snapshot_download, id_, repo_type=kind, revision=revision, allow_patterns=allow, ignore_patterns=ignore
+        cast(Any, snapshot_download),
+        id_,
+        repo_type=kind,
+        revision=revision,
+        allow_patterns=allow,
+        ignore_patterns=ignore,
     )
     key = key or f"{kind}.id"
     with _one_line(kind, key, id_, revision):
@@ -143,8 +148,7 @@ def _one_line(kind: Kind, key: str, id_: str, revision: str | None) -> Iterator[
         ) from error
     except LocalEntryNotFoundError as error:
         raise ValueError(
-            f"{key}={id_}: expected a network, or {what} fetched before, got neither; connect once, or give a "
-            "folder"
+            f"{key}={id_}: expected a network, or {what} fetched before, got neither; connect once, or give a folder"
         ) from error
     except RevisionNotFoundError as error:
         raise ValueError(f"{kind}.revision: expected a branch, tag or commit of {id_}, got {revision!r}") from error
@@ -155,6 +159,4 @@ def _one_line(kind: Kind, key: str, id_: str, revision: str | None) -> Iterator[
         ) from error
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{key}: expected a folder or a hub id such as org/name, got {id_!r} ({reason})"
-        ) from error
+        raise ValueError(f"{key}: expected a folder or a hub id such as org/name, got {id_!r} ({reason})") from error

@@ -11,28 +11,29 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules import answers as answers_stage
 from datamodules import capture as capture_stage
-from datamodules.answers import Answer, generate_answers
+from datamodules.answers import Answer, generate_answers, require_embeddings
 from datamodules.batches import Batches
 from datamodules.cache import CacheEntry
 from datamodules.capture import capture, check_finite
 from datamodules.language_model import LanguageModel
 from datamodules.progress import Speed, bar, duration, size
 from datamodules.questions import QuestionSet
+from datamodules.shards import SHARD, count_shards, rows_of, shard_name
 from datamodules.sites import width_of
 
 log = logging.getLogger(__name__)
 
-SHARD = 256  # examples in a shard: what a kill can cost, and the unit that processes share
 THREADED_WIDTH = 512  # narrower models run on one CPU thread: more of them mostly wait for each other
 BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
 
@@ -54,7 +55,7 @@ class LanguageModelStages:
         self.model, self.dataset, self.cache_root = model, dataset, cache_root
         self.device, self.quiet = device, quiet
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
-        self.identity = model.identity()
+        self.identity = model.identity(memory=Path(cache_root).expanduser() / "digests")
         self.batches = Batches(model.batch_size, quiet)
 
     def __enter__(self) -> "LanguageModelStages":
@@ -75,20 +76,13 @@ class LanguageModelStages:
 
     @cached_property
     def network(self) -> PreTrainedModel:
-        """The loaded model; a ValueError where it has fewer embeddings than its tokenizer has tokens."""
-        model = self.model.load(self.device, head=not self.dataset.stated)
-        rows, needed = len(model.get_input_embeddings().weight), len(self.tokenizer)  # type: ignore[arg-type]
-        if rows < needed and max(self.tokenizer.get_vocab().values()) >= rows:
-            raise ValueError(
-                f"model.id={self.model.id}: expected an embedding for each of {needed} tokens, got {rows}; its "
-                "tokenizer belongs to another model"
-            )
-        return model
+        """The loaded model."""
+        return self.model.load(self.device, head=not self.dataset.stated)
 
     @cached_property
     def config(self) -> PretrainedConfig:
         """Configuration of the language part."""
-        return AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config(decoder=True)
+        return self.model.load_config()
 
     @property
     def split(self) -> bool:
@@ -105,6 +99,8 @@ class LanguageModelStages:
         """Token ids, int32, of the prompts for N question texts; `asked` is the model asked in another way."""
         parts = (questions[start : start + SHARD] for start in range(0, len(questions), SHARD))
         asked = asked or self.model
+        if asked.writes_date(self.tokenizer):
+            self._say(f"model.date: the chat template writes the date into prompts; they all say {asked.date}")
         return [array("i", ids) for part in parts for ids in asked.encode(self.tokenizer, part)]
 
     def answers(
@@ -121,23 +117,29 @@ class LanguageModelStages:
             ValueError: the model computed something that is not finite; names layer, position and example by its id.
         """
         asked = asked or self.model
-        stop = asked.stop_text(self.tokenizer)
+        stop, stop_ids = asked.stop_text(self.tokenizer), asked.stop_ids(self.tokenizer)
         content = {
             "stage": "answers",
             "version": answers_stage.VERSION,
             "model": self.identity,
             "prompts": _digest(prompts),
-            "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
+            "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop, "stop_ids": stop_ids},
         }
         entry = self._entry("answers", content, len(prompts))
 
         def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
             made: dict[int, Answer] = {}
+            require_embeddings(self.network, self.tokenizer, prompts)
             for batch, answered in self.batches.run(
                 rows,
                 [len(prompts[i]) for i in rows],
                 lambda batch: generate_answers(
-                    self.network, self.tokenizer, [list(prompts[i]) for i in batch], asked.max_new_tokens, stop
+                    self.network,
+                    self.tokenizer,
+                    [list(prompts[i]) for i in batch],
+                    asked.max_new_tokens,
+                    stop,
+                    stop_ids,
                 ),
             ):
                 for i, answer in zip(batch, answered, strict=True):
@@ -145,7 +147,7 @@ class LanguageModelStages:
                         self._refuse(prompts[i], ids[i])
                     made[i] = answer
                 advance(len(batch))
-            return {_shard_name(rows, "parquet"): answers_stage.stored([made[i] for i in rows])}
+            return {shard_name(rows, "parquet"): answers_stage.stored([made[i] for i in rows])}
 
         def expect(todo: int) -> float:
             mean = sum(map(len, prompts)) // len(prompts)
@@ -196,6 +198,7 @@ class LanguageModelStages:
 
         def read(rows: range, wanted: Sequence[str], advance: Callable[[int], None]) -> dict[str, dict[str, bytes]]:
             acts: dict[str, Tensor] = {}
+            require_embeddings(self.network, self.tokenizer, sequences)
             for batch, captured in self.batches.run(
                 rows,
                 [len(sequences[i]) for i in rows],
@@ -210,7 +213,7 @@ class LanguageModelStages:
                 advance(len(batch))
             return {
                 site: {
-                    f"layer={layer:02d}/{_shard_name(rows, 'safetensors')}": save({"h": h[i]})
+                    f"layer={layer:02d}/{shard_name(rows, 'safetensors')}": save({"h": h[i]})
                     for i, layer in enumerate(layers)
                 }
                 for site, h in acts.items()
@@ -237,7 +240,9 @@ class LanguageModelStages:
     def _entry(self, kind: str, content: dict[str, Any], n: int) -> CacheEntry:
         source = self.dataset.identity()
         about = {"model": self.model.name, "examples": n, **self.dataset.about()}
-        return CacheEntry(self.cache_root, kind, content | ({"dataset": source} if source else {}), _shards(n), about)
+        return CacheEntry(
+            self.cache_root, kind, content | ({"dataset": source} if source else {}), count_shards(n), about
+        )
 
     def _refuse(self, prompt: Sequence[int], example: str) -> NoReturn:
         """Say where the numbers of a prompt stop being finite."""
@@ -258,7 +263,7 @@ class LanguageModelStages:
         make: Callable[[range, Callable[[int], None]], dict[str, bytes]],
     ) -> None:
         """Build what an entry lacks, with a bar, or say that nothing is lacking."""
-        missing = [_rows(shard, n) for shard in entry.missing()]
+        missing = [rows_of(shard, n) for shard in entry.missing()]
         if not missing:
             return self._say(f"{stage}: {n} reused from {entry.folder}")
         todo = sum(map(len, missing))
@@ -269,8 +274,8 @@ class LanguageModelStages:
             log.info(f"{stage}: {todo} of {n} to make, {cost}, into {entry.folder}")
         with bar(stage, todo, self.quiet) as advance:
             entry.build(
-                make=lambda shard: make(_rows(shard, n), advance),
-                made_elsewhere=lambda shard: advance(len(_rows(shard, n))),
+                make=lambda shard: make(rows_of(shard, n), advance),
+                made_elsewhere=lambda shard: advance(len(rows_of(shard, n))),
                 together=self.split,
             )
 
@@ -285,15 +290,3 @@ def _digest(sequences: Sequence[Sequence[int]]) -> str:
     for ids in sequences:
         digest.update(array("i", [len(ids), *ids]).tobytes())
     return digest.hexdigest()
-
-
-def _shards(n: int) -> int:
-    return -(-n // SHARD)
-
-
-def _rows(shard: int, n: int) -> range:
-    return range(shard * SHARD, min(n, (shard + 1) * SHARD))
-
-
-def _shard_name(rows: range, suffix: str) -> str:
-    return f"shard-{rows.start // SHARD:05d}.{suffix}"
