@@ -54,7 +54,7 @@ def run(monkeypatch, capsys, *arguments):
     try:
         main()
     except SystemExit as stop:
-        return stop.code  # which Python prints as it is
+        return str(stop.code)
     return capsys.readouterr().out
 
 
