@@ -1,12 +1,13 @@
 """Adapters, such as LoRA, of a language model: found, checked, and merged into its weights.
 
-transformers applies an adapter that lies beside the weights only where peft is installed. `WITHOUT_ADAPTER` keeps it from
-doing so, and `apply_adapter` merges the adapter or says why it cannot.
+transformers applies an adapter that lies beside the weights where peft is installed, and ignores it elsewhere.
+`WITHOUT_ADAPTER` keeps it from doing so, and `apply_adapter` merges the adapter or says why it cannot.
 """
 
 import json
 import logging
 import pickle
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ def require_mergeable(adapter: Path) -> None:
     except ImportError as error:
         raise ValueError(
             f"model.adapter: expected peft, which merges the adapter in {adapter}, got none ({error}); "
-            "pip install -c constraints.txt -e '.[adapter]', or set model.adapter=null"
+            'pip install -c constraints.txt -e ".[adapter]", or set model.adapter=null'
         ) from error
 
 
@@ -137,13 +138,18 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
     """
     require_mergeable(adapter)
     _require_plain_weights(model)
-    from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, PeftType, load_peft_weights, set_peft_model_state_dict
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
     with _refused(f"an adapter whose files load, got {adapter}", "save or download it again"):
         config = PeftConfig.from_pretrained(str(adapter))
         config.inference_mode = True
         weights = load_peft_weights(str(adapter), device="cpu")
+        if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+            raise ValueError("its weights are no tensors by name")
+        broken = [key for key, value in weights.items() if not value.isfinite().all()]
+        if broken:
+            raise ValueError(f"{len(broken)} of its weights are not finite, such as {broken[0]}")
     base = getattr(config, "base_model_name_or_path", None)
     if base and _last_part(base) != _last_part(name):
         log.warning(f"model.adapter: {adapter} was trained on {base}, and is merged into {name}")
@@ -153,7 +159,8 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
     with _refused(f"an adapter of {name}, got {adapter}", advice), _unchanged_random_state(model):
         adapted = PeftModel(target, config)
         told = set_peft_model_state_dict(adapted, weights)
-        _check_keys(told.missing_keys, told.unexpected_keys, PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type])
+        _check_keys(told.missing_keys, told.unexpected_keys, PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(config.peft_type)])
+    with _refused(f"an adapter that merges into weights, got {adapter}", "set model.adapter=null"):
         _untie(model)
         adapted.merge_and_unload()  # type: ignore[operator]
     return model.eval().requires_grad_(False)
@@ -244,9 +251,12 @@ def _refused(expected: str, advice: str) -> Iterator[None]:
         *(ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError, EOFError, ImportError),
         *(SafetensorError, pickle.UnpicklingError),
     ) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        told = re.sub(r"\x1b\[\d*m", "", str(error))  # torch prints parts of a message in bold
+        if isinstance(error, KeyError):
+            told = f"no {error.args[0]}"
+        lines = [line.strip() for line in told.splitlines() if line.strip()] or [type(error).__name__]
         reason = lines[1] if lines[0].startswith("Error(s) in loading state_dict") and len(lines) > 1 else lines[0]
-        raise ValueError(f"model.adapter: expected {expected} ({reason[:240]}); {advice}") from error
+        raise ValueError(f"model.adapter: expected {expected} ({reason[:240].rstrip('.')}); {advice}") from error
 
 
 @contextmanager

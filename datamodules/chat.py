@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
+PART = "{'type': 'text'"
 # What a template raises that cannot take what it is given: Jinja's own errors, and Python's inside of it.
 _FAILURES = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
@@ -34,7 +35,8 @@ def encode_turns(
         turns = [[{"role": "user", "content": [{"type": "text", "text": t}] if as_parts else t}] for t in texts]
         try:
             rendered = _apply(tokenizer, turns, arguments, today, tokenize=False)
-            if all(_plain(text) in _plain(prompt) for text, prompt in zip(texts, rendered, strict=True)):
+            written = any(PART in prompt for prompt in rendered)  # the list itself, as Python prints it
+            if not written and all(map(_holds, rendered, texts)):
                 return _apply(tokenizer, turns, arguments, today, tokenize=True)
         except _FAILURES as error:
             if not as_parts:
@@ -102,6 +104,6 @@ def _clock_at(day: date) -> Iterator[None]:
         module.datetime = clock
 
 
-def _plain(text: str) -> str:
-    """A text without blanks, which templates trim."""
-    return "".join(text.split())
+def _holds(prompt: str, text: str) -> bool:
+    """Whether a text stands in a prompt; blanks do not count, because templates trim."""
+    return "".join(text.split()) in "".join(prompt.split())

@@ -3,6 +3,7 @@
 Rules compare whole words as `fold` gives them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,24 @@ def gold(answer: str, question: Question) -> Verdict:
         if first(accepted, said) is not None:
             return Verdict(True, "an alias occurs" if i else "the gold answer occurs")
     return Verdict(False, "none occurs")
+
+
+def pattern(answer: str, question: Question) -> Verdict:
+    """Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
+
+    So Guinea is not right where Equatorial Guinea is said, nor is what an answer names later on.
+    """
+    if not question.pattern:
+        raise ValueError(
+            f"rule=pattern: expected a regular expression for {question.id}, got none; set dataset.pattern, or choose "
+            "rule=gold"
+        )
+    match = re.search(question.pattern, answer)
+    said = match and match["exact" if "exact" in match.groupdict() else 0]
+    if not said:
+        return Verdict(False, "no match")
+    right = any(fold(said).counted == fold(accepted).counted for accepted in question.answers)
+    return Verdict(right, "a gold answer first" if right else "another match first")
 
 
 def number(answer: str, question: Question) -> Verdict:

@@ -83,7 +83,7 @@ class LanguageModel:
         given = self.id or self.gguf
         if not isinstance(given, str):
             raise ValueError(
-                f"model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got {given!r}; set one"
+                f"model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got {self.id!r}; set one"
             )
         for key in (*TEXTS, "id", "gguf", "adapter", "revision", "tp_plan"):
             if not isinstance(getattr(self, key), str | None):

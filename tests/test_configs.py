@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from datamodules.correctness import given, gold, number, options, substring
+from datamodules.correctness import given, gold, number, options, pattern, substring
 from datamodules.exact_answers import AskedExact, RuleExact
 from datamodules.loaders import GridDataModule
 from datamodules.sites import SITES
@@ -85,7 +85,7 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
         if path.stem not in ("hf", "demo"):
             model = OmegaConf.load(path)
             assert model.defaults == ["hf"]
-            assert model.chat is ("instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4"))
+            assert model.chat is ("instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4", "smollm2"))
             assert model.id.count("/") == 1
 
 
@@ -110,6 +110,10 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
             lambda run: (run.rule.rule.func, type(run.spans)) == (number, RuleExact),
         ),
         ("dataset=imdb", lambda run: (len(run.positions.names), run.rule.rule.func) == (12, options)),
+        (
+            "dataset=cities dataset.group=country",
+            lambda run: (run.dataset.group, run.rule.rule.func, run.spans.rule) == ("country", pattern, "auto"),
+        ),
         ("dataset=imdb positions=exact", lambda run: len(run.positions.names) == 4),
         ("dataset=math dataset.path=x", lambda run: (run.model.max_new_tokens, run.spans.rule) == (200, "number")),
         ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is given),
