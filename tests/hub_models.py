@@ -255,5 +255,7 @@ def _train_pieces(texts: Sequence[str], special: list[str]) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    return tokenizer
+    settings = json.loads(tokenizer.to_str())  # in which all that the trainer was given count as special tokens
+    settings["added_tokens"] = [token for token in settings["added_tokens"] if not token["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(settings))
 
