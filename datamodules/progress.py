@@ -78,10 +78,10 @@ class TimeLeft:
         return max(rest - waited, waited / 4) if rest else 0.0
 
     def changed(self) -> tuple[float, float] | None:
-        """Seconds left, and as last said, where these are so far apart that people should know; both count as said.
+        """Seconds left now and as last said, where these are so far apart that people should know.
 
-        That is when the stage takes more than twice or less than half as long, by half a minute or more, and enough has
-        been done to know: two batches and 5 s, or one of 30 s.
+        They are where the stage takes more than twice or less than half as long, by half a minute or more, and enough
+        has been done to know: two batches and 5 s, or one of 30 s. What is given counts as said from then on.
         """
         if self.elapsed < 5 or not self.batches or (self.batches < 2 and self.elapsed < 30):
             return None
