@@ -66,7 +66,7 @@ def test_words(text, folded):
         ("1", "in 1999", None),
         ("9", "nine lives", 0),
         ("北京", "我住在北京市", 3),
-        ("?!", "what?!", None),
+        ("?!", "what?!", 1),
         ("Air Force One", "on Air Force One that day", 1),  # a name, though `one` is a pronoun there
         ("Formula 1", "Formula One, of course", 0),
         ("21 Pilots", "by Twenty One Pilots", 1),
