@@ -37,7 +37,7 @@ _FRACTION = regex.compile(r"(\d*)([¼-¾⅐-⅞])")  # 2½
 _POWER = regex.compile(r"(?<=\w)[²³¹⁰⁴-⁹]+")
 _SIGN_BEFORE_CURRENCY = regex.compile(r"(?<!\w)-\s?(?=[$€£]\s?[\d.])([$€£])\s?")  # -$5
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # scripts that put no blanks between words
-_WORD = regex.compile(
+WORD = regex.compile(
     r"(?<![\w.])-?(?:\d+(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+)(?!\w)"  # 12,500.5 and 12500.5
     rf"|[{_UNSPACED}]"
     rf"|[^\W{_UNSPACED}](?:[^\W{_UNSPACED}]|\p{{M}})*(?:\+\+|\#)?"  # C++ and C# are words of their own
@@ -52,9 +52,6 @@ _VARIANTS = regex.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 _OPERATORS = {*"+-/=<>!&|^~"}
 _ARTICLES = {"a", "an", "the"}
 _ARTICLE = regex.compile(r"^\W*(?:an?|the)\s+", regex.I)
-_THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
-_RATIO = regex.compile(r"(?<![\w./,])(?:(\d+)\s+)?(\d+)\s?/\s?([1-9]\d*)(?![\w/]|[.,]\d)")  # 3/4, 2 1/2, but no date
-_UNIT = regex.compile(r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?=[^\W\d]{1,5}\b)")  # 9kg, not 9th
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,8 @@ def fold(text: str) -> Folded:
         text = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text.translate(_PLAIN))))
     plain = _SIGN_BEFORE_CURRENCY.sub(r"\1-", text.replace("_", " "))
     found, gaps, spans, end = [], [], [], 0
-    for match in _WORD.finditer(plain):
-        found.append(_plain_number(match[0].casefold()))
+    for match in WORD.finditer(plain):
+        found.append(plain_number(match[0].casefold()))
         gaps.append(plain[end : match.start()].strip())
         spans.append(match.span())
         end = match.end()
@@ -110,7 +107,7 @@ def first(sought: str, within: Folded) -> int | None:
         needle = fold(without_article(sought))
     n = len(needle.words)
     found = [within.at[i] for i in _places(needle.counted, within.counted)]
-    numeric = [_is_number(word) for word in needle.counted]
+    numeric = [is_number(word) for word in needle.counted]
     if numeric != [True]:  # as they are written, for names such as Air Force One and Million Dollar Baby
         ends = {*within.at, len(within.words)}
         whole = _places(needle.words, within.words)
@@ -132,12 +129,6 @@ def spelling(text: str) -> str:
 def without_article(text: str) -> str:
     """A text without an article that begins it, unless it is nothing else."""
     return _ARTICLE.sub("", text) or text
-
-
-def numbers(text: str) -> list[float]:
-    """Numbers in a text, in order; words for numbers, fractions and numbers with a unit behind them count."""
-    text = _RATIO.sub(lambda m: _decimal(int(m[1] or 0) + Fraction(int(m[2]), int(m[3]))), _THOUSANDS.sub(",", text))
-    return [float(word) for word in fold(_UNIT.sub(r"\1 ", text)).counted if _is_number(word)]
 
 
 def group_key(text: str) -> str:
@@ -176,7 +167,8 @@ def _places(needle: Sequence[str], words: Sequence[str]) -> list[int]:
     return [i for i, word in enumerate(words) if word == needle[0] and words[i : i + n] == needle] if needle else []
 
 
-def _is_number(word: str) -> bool:
+def is_number(word: str) -> bool:
+    """Whether a word is a number in digits, as `fold` writes it."""
     return _NUMBER.fullmatch(word) is not None
 
 
@@ -190,12 +182,13 @@ def _decimal(value: Fraction | int) -> str:
     return f" {float(value):.15g} "
 
 
-def _plain_number(word: str) -> str:
+def plain_number(word: str) -> str:
+    """A word, without commas and needless zeros where it is a number: 1500.5 for 1,500.50."""
     if not word[-1].isdigit():  # most words
         return word
     bare = word.replace(",", "")
     bare = bare.replace(".", "0.", 1) if bare.lstrip("-").startswith(".") else bare
-    if not _is_number(bare) or _LEADING_ZERO.match(bare):
+    if not is_number(bare) or _LEADING_ZERO.match(bare):
         return word
     return bare.rstrip("0").rstrip(".") if "." in bare else bare
 
@@ -219,8 +212,8 @@ def numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[int]]:
         else:
             out.append(value)
             i = end
-        if out[-2:-1] and out[-2] in _SIGNS and _is_number(out[-1]) and not gaps[at[-1]]:
-            sum_ = out[-3:-2] and _is_number(out[-3]) and not gaps[at[-2]]
+        if out[-2:-1] and out[-2] in _SIGNS and is_number(out[-1]) and not gaps[at[-1]]:
+            sum_ = out[-3:-2] and is_number(out[-3]) and not gaps[at[-2]]
             if not sum_:  # minus three, but not 9 minus 3
                 out[-2:] = [f"-{out[-1].removeprefix('-')}"]
                 at.pop()
@@ -236,7 +229,7 @@ def _numeral(words: list[str], gaps: list[str], start: int) -> tuple[str | None,
 
     total, part, i = Decimal(0), None, start
     previous = ""
-    if _is_number(words[i]) and runs_on(i + 1) and words[i + 1] in _SCALES:
+    if is_number(words[i]) and runs_on(i + 1) and words[i + 1] in _SCALES:
         part, i = Decimal(words[i]), i + 1  # 5 million, 1.5 million
     while i == start or runs_on(i):
         word = words[i]
