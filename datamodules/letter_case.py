@@ -1,7 +1,8 @@
 """Whether a word of a text is a one-word gold answer, or an ordinary word that differs from it by its case only.
 
-Case is compared for three kinds of gold answers: single letters (A, B), words of two or three capitals (US, IT, WHO),
-and function words with a capital (May, Will, You). All others are found in any case: Copper is copper, NASA is nasa.
+Case is compared for three kinds of gold answers: single letters (A, B), words of two or three capitals with a vowel
+(US, IT, WHO), and function words with a capital (May, Will, You). All others are found in any case: Copper is copper,
+NASA is nasa, TV is tv.
 """
 
 import regex
@@ -23,6 +24,7 @@ _ORDINARY = _MODALS | _PRONOUNS | _AUXILIARIES | {
 _BEHIND_A_NAME = _AUXILIARIES - {"be"} | {"and", "or", "because", "as", "since", "for", "in", "but", "not"}
 _LABELS = {"yes", "no"}  # said in any case, though they may be given in capitals
 
+_VOWEL = regex.compile("[aeiouy]", regex.I)
 _OPEN, _CLOSE = r"""(\[{"“‘«*'`""", r""")\]}"”’»*'`"""
 _SENTENCE_END = regex.compile(r"(?<!\b(?:Mr|Mrs|Ms|Dr|St|Prof))[.!?…][\p{P}*]*\s+|\n\s*")
 _CONTINUES = regex.compile(r"\w[^\w:)\]\"“]*$")  # what stands before a word that begins no sentence
@@ -38,12 +40,12 @@ _WORD = regex.compile(r"[^\w?!.]*?([\w]+)")
 def compares_case(word: str) -> bool:
     """Whether the case of a gold answer decides: a capital, two or three, or a function word that begins with one.
 
-    >>> [compares_case(word) for word in ("B", "US", "May", "Copper", "NASA", "b", "H2O")]
-    [True, True, True, False, False, False, False]
+    >>> [compares_case(word) for word in ("B", "US", "May", "Copper", "NASA", "TV", "b", "H2O")]
+    [True, True, True, False, False, False, False, False]
     """
     if not word.isalpha() or not word[0].isupper() or word.casefold() in _LABELS:
         return False
-    return (word.isupper() and len(word) <= MOST_CAPITALS) or word.casefold() in _ORDINARY
+    return _is_short_name(word) or word.casefold() in _ORDINARY
 
 
 def is_said(word: str, text: str, start: int, end: int) -> bool:
@@ -55,7 +57,7 @@ def is_said(word: str, text: str, start: int, end: int) -> bool:
       marks (`(b)`), is marked as an option (`b)`, `b. Paris`), or is announced (`the answer is b`).
     - It has the case of the gold answer, and that case is no accident: it neither begins a sentence as an ordinary
       word does (`May I help?`, `A dog`, but not `May 5` or `Will is right`), nor is all the sentence in capitals.
-    - The whole text has no capitals, or the sentence nothing else, and the word is no function word (`pc`), or `the`
+    - The whole text has no capitals, or the sentence nothing else, and the word is no function word (`cat`), or `the`
       makes it a name (`the us`, but not `us`).
     """
     if regex.search(r"\w['’]$", text[:start]):  # the s of it's
@@ -75,9 +77,14 @@ def is_said(word: str, text: str, start: int, end: int) -> bool:
     by_accident = ordinary and not _CONTINUES.search(before)
     if len(word) == 1:
         return said == word and not by_accident
-    if word.isupper() and len(word) <= MOST_CAPITALS:
+    if _is_short_name(word):
         return said == word
     return said[0].isupper() and not by_accident
+
+
+def _is_short_name(word: str) -> bool:
+    """Whether a word is a letter or a few in capitals that could be an ordinary word, which has a vowel: not TV."""
+    return word.isupper() and len(word) <= MOST_CAPITALS and (len(word) == 1 or _VOWEL.search(word) is not None)
 
 
 def _sentence(text: str, at: int) -> tuple[int, int]:

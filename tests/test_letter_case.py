@@ -10,9 +10,9 @@ from datamodules.words import first, fold
     ("word", "compared"),
     [
         ("A", True), ("Z", True), ("US", True), ("WHO", True), ("LED", True), ("May", True), ("Will", True),
-        ("You", True), ("THIS", True), ("AIDS", True),
+        ("You", True), ("USA", True), ("THIS", True), ("AIDS", True),
         ("a", False), ("us", False), ("Copper", False), ("NASA", False), ("POSITIVE", False), ("H2O", False),
-        ("Yes", False), ("NO", False), ("Up", False), ("北", False), ("7", False), ("", False),
+        ("TV", False), ("Yes", False), ("NO", False), ("Up", False), ("北", False), ("7", False), ("", False),
     ],
 )  # fmt: skip
 def test_whose_case_is_compared(word, compared):
@@ -59,7 +59,7 @@ def test_whose_case_is_compared(word, compared):
             "Who knows? | I do not know who. | the answer is who you are | The man who left. | Who?",
         ),
         ("LED", "LED | the LED lamp | led", "He led them. | Led by her, they left."),
-        ("PC", "PC | my pc broke | The PC.", "The party of pcs."),
+        ("PC", "PC | My pc broke. | The PC.", "The party of pcs."),
         (
             "May",
             "May | may | May. | May 5 | May 5th | May, 1945 | May is the fifth month. | It was in May. | In MAY 1945 | "
