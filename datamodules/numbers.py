@@ -1,6 +1,7 @@
 """Numbers of a text, and which of them is its answer: the one that `rule=number` judges and `spans=number` marks."""
 
 import itertools
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ MOST_POWER = 64  # greatest exponent that is worked out
 _THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
 _UNIT = regex.compile(r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?=[^\W\d]{1,5}\b)")  # 9kg, not 9th
 _MINUS_CURRENCY = regex.compile(r"(?<!\w)-\s?[$€£]\s?$")  # before the 5 of -$5
+_MINUS_FRACTION = regex.compile(r"(?<!\w)- $")  # before -½, which is "- 1⁄2 " in plain digits
+_FRACTION_SLASH = "\u2044"
 _SLASH, _POWER, _TIMES = r"\s?/\s?", r"\s?\^\s?[{(]?|\*\*| \*\* ", r"\s?[×x*·]\s?"
+_FRACTION = r"\d+\s?[/\u2044]\s?\d+"
 _LATEX_FRACTION = regex.compile(r"\\[dt]?frac\{$")
 _MARKER = regex.compile(r"^[ \t]*(\d{1,2})[.)](?=\s|$)", regex.M)  # 1. of a list
 _STEP = regex.compile(r"\bstep\s+$", regex.I)
@@ -52,6 +56,7 @@ class _Part:
     start: int
     end: int
     power_of_ten: bool = False
+    scale: Fraction = Fraction(1)  # of a fraction: a million in 3/4 million
 
 
 def answer_number(text: str) -> Number | None:
@@ -109,15 +114,25 @@ def find_numbers(text: str) -> list[Number]:
         before = plain[: part.start]
         if part.start in markers or _STEP.search(before) or regex.search(r"\^\s?[{(]?$", before):
             continue
-        if currency := _MINUS_CURRENCY.search(before):
-            part.value, part.start = -part.value, currency.start()
-        numbers.append(Number(float(part.value), (origin[part.start], origin[part.end - 1] + 1)))
+        minus = _MINUS_CURRENCY.search(before)
+        if _FRACTION_SLASH in plain[part.start : part.end]:
+            minus = minus or _MINUS_FRACTION.search(before)
+        if minus:
+            part.value, part.start = -part.value, minus.start()
+        numbers.append(Number(_as_float(part.value), (origin[part.start], origin[part.end - 1] + 1)))
     return numbers
 
 
 def same_number(one: float, other: float) -> bool:
     """Whether two numbers are equal but for rounding in the 9th digit."""
     return abs(one - other) <= 1e-9 * abs(other)
+
+
+def _as_float(value: Fraction) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _result(text: str, numbers: Sequence[Number]) -> Number | None:
@@ -152,8 +167,8 @@ def _plain_char(char: str) -> str:
     if char.isascii():
         return char.lower()
     plain = unicodedata.normalize("NFKC", char).casefold()
-    if "\u2044" in plain:  # ½ is 1⁄2
-        return " " + plain.replace("\u2044", "/")
+    if _FRACTION_SLASH in plain:  # ½ is 1⁄2, apart from a digit beside it
+        return f" {plain} "
     if unicodedata.decomposition(char).startswith("<super>") and plain.isdigit():
         return f"^{plain}"
     return "-" if char == "−" else plain
@@ -170,26 +185,36 @@ def _list_markers(plain: str) -> set[int]:
 
 def _merged(plain: str, parts: Sequence[_Part]) -> list[_Part]:
     """Numbers with those that belong together made one: 3/4, 2 1/2, 10^6, 3 × 10^8."""
-    done: list[_Part] = []
-    for part in parts:
-        done.append(part)
-        while len(done) > 1 and (one := _joined(plain, done[-2], done[-1])):
-            done[-2:] = [one]
-    return done
+    for signs in (_FRACTION_SLASH, ""):  # first ½, which no other number takes apart
+        done: list[_Part] = []
+        for part in parts:
+            done.append(part)
+            while (
+                len(done) > 1 and signs in plain[done[-2].end : done[-1].start] and (one := _joined(plain, *done[-2:]))
+            ):
+                done[-2:] = [one]
+        parts = done
+    return list(parts)
 
 
 def _joined(plain: str, a: _Part, b: _Part) -> _Part | None:
     """Two neighbouring numbers as one, or None where they are two."""
     gap, left, right = plain[a.end : b.start], plain[a.start : a.end], plain[b.start : b.end]
-    if left.isdigit() and right.isdigit() and b.value:
+    whole = left.removeprefix("-").isdigit()
+    below = regex.match(r"(\d+)(?:[\s-]+\p{L}|$)", right)  # 4 in 4 million
+    if whole and below and int(below[1]):
+        bottom = int(below[1])
+        scale = b.value / bottom
+        value = a.value / bottom * scale
         latex = gap == "}{" and plain[b.end : b.end + 1] == "}" and _LATEX_FRACTION.search(plain[: a.start])
         if latex:
-            return _Part(a.value / b.value, latex.start(), b.end + 1)
+            return _Part(value, latex.start(), b.end + 1)
         alone = not regex.search(r"[\w./,]$", plain[: a.start]) and not regex.match(r"[\w/]|[.,]\d", plain[b.end :])
-        if alone and regex.fullmatch(_SLASH, gap):
-            return _Part(a.value / b.value, a.start, b.end)
-    if left.isdigit() and regex.fullmatch(r"\d+\s?/\s?\d+", right) and regex.fullmatch(r"[^\S\n]+", gap):
-        return _Part(a.value + b.value, a.start, b.end) if b.value < 1 else None
+        if gap == _FRACTION_SLASH or (alone and regex.fullmatch(_SLASH, gap)):
+            return _Part(value, a.start, b.end, scale=scale)
+    if whole and 0 < b.value < b.scale and regex.match(_FRACTION, right) and regex.fullmatch(r"[^\S\n]+", gap):
+        value = a.value * b.scale
+        return _Part(value - b.value if left[0] == "-" else value + b.value, a.start, b.end)
     if regex.fullmatch(_POWER, gap) and b.value.denominator == 1 and abs(b.value) <= MOST_POWER and a.value:
         end = b.end + (gap[-1] in "{(" and plain[b.end : b.end + 1] in ("}", ")"))
         return _Part(a.value ** int(b.value), a.start, end, a.value == 10)

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from datamodules.correctness import number
@@ -28,6 +30,9 @@ from datamodules.questions import Question
         ("1. He has 5.", {"1": 1, "5": 5}),
         ("18.\nI am sure.", {"18": 18}),
         ("Step 2: 8 apples", {"8": 8}),
+        ("-3/4, -2 1/2, -½, -1½, 3 - ½", {"-3/4": -0.75, "-2 1/2": -2.5, "-½": -0.5, "-1½": -1.5, "3": 3, "½": 0.5}),
+        ("½ million, 3/4 million, 2½ million", {"½ million": 5e5, "3/4 million": 7.5e5, "2½ million": 2.5e6}),
+        ("½kg/2, ¾3", {"½": 0.5, "2": 2, "¾": 0.75, "3": 3}),
         ("5 6/3 and 3/0", {"5": 5, "6/3": 2, "3": 3, "0": 0}),
         ("10^9999", {"10": 10}),
         ("none", {}),
@@ -84,3 +89,23 @@ def test_the_number_that_is_judged_is_the_one_that_is_marked(answer, words, valu
     assert [v for v in values if number(answer, Question("q0", "g", "?", (str(v),))).right] == (
         [] if said is None else [value]
     )
+
+
+def test_numbers_of_any_length_and_script_can_be_read():
+    assert find_numbers("9" * 400)[0].value == float("inf")
+    assert find_numbers("-" + "9" * 400)[0].value == -float("inf")
+    assert find_numbers("٣ and ४")[0].value == 3
+
+
+def test_where_a_number_stands_in_a_text_of_any_signs():
+    random.seed(0)
+    pieces = [*"½²-−$€ \n/^=x×().}%éßﬁ", "3", "18", "1,500.0", "**", "9" * 30,
+              "answer is ", "####", "\\boxed{", "\\frac{", "}{", "two", "million", "kg", "1."]  # fmt: skip
+    for _ in range(3000):
+        text = "".join(random.choices(pieces, k=12))
+        found = find_numbers(text)
+        ends = [0, *(end for number in found for end in number.span)]
+        assert ends == sorted(ends)
+        assert ends[-1] <= len(text)
+        assert (answer_number(text) is None) == (not found)
+        assert answer_number(text) in (*found, None)
