@@ -10,7 +10,7 @@ from datamodules.answered import Answered, LabelRule, answered
 from datamodules.audit import audit_page, index_of
 from datamodules.cache import CacheEntry
 from datamodules.exact_answers import ExactAnswers
-from datamodules.label_report import label_report
+from datamodules.label_report import label_report, label_summary
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import GridDataModule
 from datamodules.positions import Positions, coincidence
@@ -131,8 +131,9 @@ class ActivationDataModule(GridDataModule):
         """Put the table of examples, the report on labels and the page of exact answers beside the activations."""
         entry.write_once("index.parquet", index_of(examples, tokens, valid))
         if not self.dataset.stated:
-            report = label_report(examples.questions, [answer.text for answer in examples.answers], examples.verdicts)
-            log.info(f"labels: see {entry.write_once('labels.md', report.encode())}")
+            judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
+            path = entry.write_once("labels.md", label_report(*judged).encode())
+            log.info(f"labels: {label_summary(*judged)}; see {path}")
         if self.positions.need_exact_answers:
             page = audit_page(stages.tokenizer, examples)
             log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from datamodules.language_model import LanguageModel
+from datamodules.numbers import answer_number
 from datamodules.questions import Question
 from datamodules.spans import find
 
@@ -57,19 +58,16 @@ class RuleExact:
 
     Attributes:
         rule: `pattern`: the first match of the question's regular expression, or of its group `exact`. `options`: the
-            option of the question that is named first, in any spelling. `number`: a number. `auto`: pattern or options
-            where the question has them, else the gold answer where it occurs, which leaves wrong answers without.
-        nth: which number, from 0, or from the end.
+            option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
+            see `numbers.answer_number`. `auto`: pattern or options where the question has them, else the gold answer
+            where it occurs, which leaves wrong answers without.
     """
 
     rule: str = "auto"
-    nth: int = -1
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"spans.rule: expected one of {', '.join(RULES)}; got {self.rule!r}")
-        if type(self.nth) is not int:
-            raise ValueError(f"spans.nth: expected a whole number, from 0 or from the end, got {self.nth!r}")
 
     def __call__(
         self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
@@ -80,8 +78,8 @@ class RuleExact:
     def one(self, question: Question, answer: str) -> ExactAnswer:
         """Return the exact answer of one answer."""
         if self.rule == "number":
-            numbers = [match.span() for match in re.finditer(r"(?<!\w)-?\d+(?:[.,]\d+)*", answer)]
-            return ExactAnswer(numbers[self.nth] if -len(numbers) <= self.nth < len(numbers) else None, "number")
+            said = answer_number(answer)
+            return ExactAnswer(said.span if said else None, "number")
         if self.rule == "options" and len(question.options) < 2:
             raise ValueError(
                 f"spans.rule=options: expected options of every question, got {list(question.options)} for "

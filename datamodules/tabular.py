@@ -11,7 +11,7 @@ from hashlib import blake2b
 from datamodules.groups import Asked, Groups
 from datamodules.questions import LISTED, Question, QuestionSet, Tell
 from datamodules.table import Row, as_text, fields, filled, names, texts, value
-from datamodules.words import fold, group_key
+from datamodules.words import group_key, spelling
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class RowQuestions(QuestionSet):
         if choice:
             if not all(option[0] for option in choice):
                 return "an empty option"
-            spellings = [{" ".join(fold(word).counted) for word in option} for option in choice]
+            spellings = [set(map(spelling, option)) for option in choice]
             if len(set().union(*spellings)) < sum(map(len, spellings)):
                 return "options equal to each other"
             golds = [

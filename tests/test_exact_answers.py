@@ -40,9 +40,9 @@ def words(answer, exact):
         ({"rule": "number"}, {}, "3 and 4 make 7.", "7", "number"),
         ({"rule": "number"}, {}, "it is -3.5, not x2", "-3.5", "number"),
         ({"rule": "number"}, {}, "10-5 is 1,000", "1,000", "number"),
-        ({"rule": "number", "nth": 0}, {}, "3 and 4 make 7.", "3", "number"),
-        ({"rule": "number", "nth": 3}, {}, "3 and 4 make 7.", None, "number"),
-        ({"rule": "number"}, {}, "seven", None, "number"),
+        ({"rule": "number"}, {}, "The answer is 7. 3 and 4 make it.", "7", "number"),
+        ({"rule": "number"}, {}, "it is seven", "seven", "number"),
+        ({"rule": "number"}, {}, "many", None, "number"),
         ({"rule": "options"}, {"options": (("Ann",), ("Bob",))}, "Bob, because Ann left", "Bob", "options"),
         ({"rule": "options"}, {"options": (("Ann",), ("Bob",))}, "Annie saw ann and Bob", "ann", "options"),
         ({"rule": "options"}, {"options": (("Ann",), ("Ann Lee",))}, "It is Ann Lee.", "Ann Lee", "options"),
@@ -160,7 +160,6 @@ GPT2: Any = {"model": "gpt2"}
             lambda: RuleExact("pattern")([question()], ["a"], [True], nobody),
             "spans.rule=pattern: expected a regular expression for every question, got none for q0; set",
         ),
-        (lambda: RuleExact(nth="abc"), "spans.nth: expected a whole number, from 0 or from the end, got 'abc'"),  # type: ignore[arg-type]
         (lambda: AskedExact(only_wrong="maybe"), "spans.only_wrong: expected true or false, got 'maybe'"),  # type: ignore[arg-type]
         (
             lambda: AskedExact(**GPT2),

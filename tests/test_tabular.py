@@ -112,6 +112,7 @@ def test_options_and_label_words(settings, row, gold, options):
             "a gold answer that is none of the options",
         ),
         ({"options": ["a", "b"]}, {"a": "Ann", "b": " ", "answer": "Ann"}, "an empty option"),
+        ({"options": ["a", "b"]}, {"a": "→", "b": " → ", "answer": "→"}, "options equal to each other"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": -1}, "no gold answer"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": 2}, "no gold answer"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": "x"}, "no gold answer"),
@@ -122,6 +123,14 @@ def test_rows_that_give_no_choice_are_skipped(settings, row, reason):
     questions, told = load(Rows([good, {"question": "Which?"} | row], **settings))
     assert len(questions) == 1
     assert told == [f"own: skipped 1 of 2 rows with {reason}: own-00001"]
+
+
+@pytest.mark.parametrize("pair", [("→", "←"), ("=", "!="), ("C", "C++")])
+def test_options_may_be_signs(pair):
+    row = {"question": "Which?", "a": pair[0], "b": pair[1], "answer": pair[1]}
+    questions, told = load(Rows([row], options=["a", "b"]))
+    assert [question.answers for question in questions] == [(pair[1],)]
+    assert told == []
 
 
 def test_rows_of_one_question_that_contradict_each_other_are_left_out():
