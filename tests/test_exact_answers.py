@@ -10,7 +10,6 @@ from datamodules.exact_answers import (
     asking,
     cleaned,
     extraction_prompt,
-    first_named,
 )
 from datamodules.questions import Question
 
@@ -47,6 +46,15 @@ def words(answer, exact):
         ({"rule": "options"}, {"options": (("Ann",), ("Bob",))}, "Annie saw ann and Bob", "ann", "options"),
         ({"rule": "options"}, {"options": (("Ann",), ("Ann Lee",))}, "It is Ann Lee.", "Ann Lee", "options"),
         ({"rule": "options"}, {"options": (("Ann",), ("Bob",))}, "neither", None, "options"),
+        # The alias that stands first in the answer, not in the list; of two at one place the longer.
+        ({}, {"gold": ["England", "UK"]}, "Oxford is in the UK, in England.", "UK", "gold"),
+        ({}, {"gold": ["York", "New York"]}, "It is New York.", "New York", "gold"),
+        ({}, {"gold": ["New York", "New York City"]}, "It is New York City.", "New York City", "gold"),
+        # Whole words of any alias before parts of words, and these where nothing else is there.
+        ({}, {"gold": ["Japan", "Nippon"]}, "A Japanese word: Nippon.", "Nippon", "gold"),
+        ({}, {"gold": ["Japan", "Nippon"]}, "A Japanese word.", "Japan", "gold"),
+        ({"rule": "options"}, {"options": (("art",), ("music",))}, "A party with music.", "music", "options"),
+        ({"rule": "options"}, {"options": (("A",), ("B",))}, "It is a bird: B.", "B", "options"),
         (
             {"rule": "options"},
             {"options": (("positive",), ("negative", "bad"))},
@@ -63,11 +71,6 @@ def test_rules(settings, asked, answer, found, how):
     assert words(answer, exact) == found
     assert exact.how == how
     assert rule([question(**asked)], [answer], [False], nobody) == [exact]  # whatever the label
-
-
-def test_the_first_named_is_first_in_the_answer_not_in_the_list():
-    assert first_named("b then a", ["a", "b"]) == (0, 1)
-    assert first_named("neither", []) is None
 
 
 class Scripted:
