@@ -37,11 +37,11 @@ article { margin: 0 0 1.1rem; padding-left: .8rem; border-left: 4px solid #bbb }
 article.right { border-color: #3a8f4d } article.wrong { border-color: #c0504d }
 small { color: #666 } p { margin: 0 }
 i { font-style: normal; white-space: pre-wrap } i:nth-of-type(even) { background: #f0f0f0 }
-i.exact { background: #ffd75e; font-weight: 600 }
+i.exact, .legend { background: #ffd75e; font-weight: 600 }
 """
 
 _INTRODUCTION = (
-    "<p>Each answer is shown token by token, every second one shaded. <i class='exact'>Marked tokens</i> are the exact "
+    "<p>Each answer is shown token by token, every second one shaded. <b class='legend'>Marked tokens</b> are the exact "
     "answer: the exact-answer columns of the heatmap are read there. The bar on the left is green for a right answer "
     "and red for a wrong one. Point at a token to see its place in the answer and its id.</p>"
 )

@@ -13,6 +13,8 @@ from datamodules.spans import cuts_word, find
 
 CLASSES = ("right", "wrong")
 SEARCHED = ("asked", "gold", "options")  # ways that look for words, so that parts of words may be all there is
+PATTERN = 60  # characters of one that are shown
+SAYS_NONE = "say that there is none"
 SHOWN = 5  # answers without an exact answer in the line that stops
 
 
@@ -147,29 +149,36 @@ def advise(
     max_new_tokens: int,
 ) -> str:
     """What to do about the answers without an exact answer in rows `lacking`, for the case at hand."""
-    n, cut = len(lacking), sum(answers[i].finish == "length" for i in lacking)
+    n = len(lacking)
+    why = {i: _refusal(answers[i].text, exact[i].replies[-1]) for i in lacking if exact[i].replies}
+    # A reply that was not taken is the cause where there is one, however the answer ended.
+    cut = sum(answers[i].finish == "length" and why.get(i, SAYS_NONE) == SAYS_NONE for i in lacking)
     if 2 * cut > n:
         return f"{cut} of {n} without one are cut off at model.max_new_tokens={max_new_tokens}: raise it"
     how = Counter(exact[i].how for i in lacking).most_common(1)[0][0]
     those = [i for i in lacking if exact[i].how == how]
     if how == "pattern":
         pattern = questions[those[0]].pattern
-        return f"dataset.pattern, such as {pattern!r}, matches nothing in {len(those)} of {n} without one: widen it"
+        shown = pattern if len(pattern) <= PATTERN else f"{pattern[:PATTERN]}…"
+        return f"the pattern '{shown}' matches nothing in {len(those)} of {n} without one: widen dataset.pattern"
     if how == "options":
         return (
             f"{len(those)} of {n} without one name no option: let the question ask for one of them, add spellings to "
             "dataset.labels, or set spans=model"
         )
     if how == "number":
-        return f"{len(those)} of {n} without one have no such number: set spans.nth=-1, the last, or spans=model"
+        if 2 * sum(any(map(str.isdigit, answers[i].text)) for i in those) > len(those):
+            return (
+                f"{len(those)} of {n} without one have fewer numbers than spans.nth counts: set spans.nth=-1, the last"
+            )
+        return f"{len(those)} of {n} without one hold no number: let the question ask for one, or set spans=model"
     if how == "gold":
         return (
             f"{len(those)} of {n} without one do not hold the gold answer, and spans=rule seeks nothing else here: "
             "set dataset.pattern, dataset.options or dataset.labels, or spans=number or model"
         )
     if how == "asked":
-        why = Counter(_refusal(answers[i].text, exact[i].replies[-1]) for i in those)
-        replied = ", ".join(f"{count} {what}" for what, count in why.most_common())
+        replied = ", ".join(f"{count} {what}" for what, count in Counter(why[i] for i in those).most_common())
         return (
             f"of the last replies about {len(those)} of {n} without one, {replied}: ask another model with "
             "+model@spans.model=NAME, or set spans=rule with dataset.pattern"
@@ -180,7 +189,7 @@ def advise(
 def _refusal(answer: str, reply: str) -> str:
     """Why a reply was not taken."""
     if reply.casefold() == NONE:
-        return "say that there is none"
+        return SAYS_NONE
     return "copy too much of the answer" if find(answer, reply) else "do not stand in the answer"
 
 

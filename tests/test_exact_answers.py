@@ -120,6 +120,38 @@ def test_labels_do_not_decide_who_is_asked_but_where_the_paper_is_followed():
     assert words(ANSWERS[0], exact[0]) == "grey heron"
 
 
+SENTENCE = "The capital of Australia is Sydney, as everybody knows."
+
+
+@pytest.mark.parametrize(
+    ("answer", "replies", "settings", "found"),
+    [
+        # A copied sentence is not taken, nor most of one.
+        (SENTENCE, [SENTENCE, "The capital of Australia is Sydney", "Sydney"], {}, "Sydney"),
+        (SENTENCE, [SENTENCE] * 3, {}, None),
+        ("It was Herman Melville.", ["It was Herman Melville.", "Herman Melville", ""], {}, "Herman Melville"),
+        # Half of the words may be.
+        (
+            "I say it was John Ronald Reuel Tolkien",
+            ["John Ronald Reuel Tolkien", "", ""],
+            {},
+            "John Ronald Reuel Tolkien",
+        ),
+        # A short answer is its own exact answer.
+        ("Paris.", ["Paris."], {}, "Paris"),
+        ("Barack Obama", ["Barack Obama"], {}, "Barack Obama"),
+        ("New York City", ["New York City"], {}, "New York City"),
+        ("我住在北京的东边", ["我住在北京的东边", "北京", ""], {}, "北京"),  # each character is a word
+        # The longest reply is an option.
+        (SENTENCE * 3, [SENTENCE, "Sydney", ""], {}, "Sydney"),
+        (SENTENCE * 3, ["is Sydney, as", "Sydney", ""], {"max_words": 2}, "Sydney"),
+    ],
+)
+def test_a_reply_that_copies_the_answer_is_asked_for_again(answer, replies, settings, found):
+    exact = AskedExact(tries=3, **settings)([question()], [answer], [False], Scripted({answer: replies}))
+    assert words(answer, exact[0]) == found
+
+
 def test_another_model_may_be_asked(language_model):
     ask = Scripted(REPLIES)
     AskedExact(tries=1, model=language_model)(QUESTIONS, ANSWERS, LABELS, ask)
@@ -170,6 +202,7 @@ GPT2: Any = {"model": "gpt2"}
             r"spans.model: expected null or a model, got 'gpt2'; give it with \+model@spans",
         ),  # type: ignore[arg-type]
         (lambda: AskedExact(tries=0), "spans.tries: expected 1 to 30, got 0"),
+        (lambda: AskedExact(max_words=0), "spans.max_words: expected a whole number above 0, got 0"),
         (lambda: AskedExact(tries=31), "spans.tries: expected 1 to 30, got 31"),
         (
             lambda: RuleExact("options")([question(options=(("a",),))], ["a"], [True], nobody),

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -8,6 +8,8 @@ from datamodules.exact_check import Found, advise, check_exact, count_found
 from datamodules.loaders import MIN_PER_CLASS
 from datamodules.questions import Question
 
+TEXT = "It is the red stone."
+
 
 class Run:
     """Examples added kind by kind, and what the check says of them."""
@@ -16,10 +18,20 @@ class Run:
         self.questions, self.answers, self.labels, self.exact = [], [], [], []
         self.told, self.warned = [], []
 
-    def add(self, n, right, words="", text="It is the red stone.", how="pattern", finish="stop", replies=(), **question):
+    def add(
+        self,
+        n,
+        right,
+        words="",
+        text=TEXT,
+        how="pattern",
+        finish: Literal["stop", "length"] = "stop",
+        replies=(),
+        **asked,
+    ):
         span = (text.index(words), text.index(words) + len(words)) if words else None
         for _ in range(n):
-            self.questions.append(Question(f"q{len(self.questions)}", "g", "which?", ("gold",), **question))
+            self.questions.append(Question(f"q{len(self.questions)}", "g", "which?", ("gold",), **asked))
             self.answers.append(Answer([1], [2], [0.0], finish, text))
             self.labels.append(right)
             self.exact.append(ExactAnswer(span, how, replies))
@@ -30,7 +42,7 @@ class Run:
         return self
 
     def stop(self):
-        with pytest.raises(ValueError) as error:  # noqa: PT011: the whole text is compared
+        with pytest.raises(ValueError, match="spans: expected exact answers in") as error:
             self.check()
         return str(error.value)
 
@@ -45,7 +57,7 @@ def test_counts_are_by_way_and_label_with_the_median_share_of_words_and_parts_of
     run.add(1, False, "re", how="asked")
     assert count_found([answer.text for answer in run.answers], run.labels, run.exact) == [
         Found("asked", "wrong", 3, 1, 1, 0.2),
-        Found("gold", "right", 1, 1, 1, pytest.approx(1 / 3)),
+        Found("gold", "right", 1, 1, 1, 1 / 3),
         Found("pattern", "right", 5, 4, 0, 0.2),
         Found("pattern", "wrong", 2, 2, 0, 0.5),
     ]
@@ -63,8 +75,8 @@ def test_the_run_says_how_often_each_way_found_something_and_how_much_it_marks()
         "exact answers: gold, right answers: found in 2 of 2, 100.0%; median share of the answer's words 33.3%",
         "exact answers: pattern, right answers: found in 20 of 20, 100.0%; median share of the answer's words 40.0%",
         "exact answers: pattern, wrong answers: found in 10 of 20, 50.0%; median share of the answer's words 20.0%",
-        "exact answers: 2 of 32 are parts of a word, as 'Japan' of 'Japanese,': what was sought stands nowhere in their "
-        "answers as a whole word",
+        "exact answers: 2 of 32 are parts of a word, as 'Japan' of 'Japanese,': what was sought stands nowhere in "
+        "their answers as a whole word",
     ]
     assert run.warned == []
 
@@ -74,7 +86,7 @@ def test_over_half_without_stops():
     run.exact[0] = ExactAnswer(None, "pattern")
     assert run.stop() == (
         "spans: expected exact answers in over half of 60 answers, got 29 (29 of 30 right and 0 of 30 wrong); "
-        "dataset.pattern, such as '', matches nothing in 31 of 31 without one: widen it, or choose positions without "
+        "the pattern '' matches nothing in 31 of 31 without one: widen dataset.pattern, or choose positions without "
         "them; none in: " + "; ".join(f"q{i} 'It is the red stone.'" for i in (0, 30, 31, 32, 33))
     )
 
@@ -99,7 +111,7 @@ def test_a_class_with_fewer_than_half_is_warned_of_with_both_shares():
     run = Run().add(80, True, "red").add(20, False, "red").add(21, False, pattern="blue").check()
     assert run.warned == [
         "exact answers: found in 100.0% of right and 48.8% of wrong answers, so 80.0% of the rows in their columns are "
-        "right, and 66.1% of all; dataset.pattern, such as 'blue', matches nothing in 21 of 21 without one: widen it"
+        "right, and 66.1% of all; the pattern 'blue' matches nothing in 21 of 21 without one: widen dataset.pattern"
     ]
     assert Run().add(80, True, "red").add(20, False, "red").add(20, False).check().warned == []
 
@@ -132,11 +144,19 @@ def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
         ),
         (
             [{"n": 2, "how": "pattern", "pattern": r"\d+ feet"}, {"n": 1, "how": "gold"}],
-            r"dataset.pattern, such as '\\d+ feet', matches nothing in 2 of 3 without one: widen it",
+            r"the pattern '\d+ feet' matches nothing in 2 of 3 without one: widen dataset.pattern",
+        ),
+        (
+            [{"n": 2, "how": "pattern", "pattern": "x" * 61}],
+            f"the pattern '{'x' * 60}…' matches nothing in 2 of 2 without one: widen dataset.pattern",
         ),
         (
             [{"n": 3, "how": "number"}],
-            "3 of 3 without one have no such number: set spans.nth=-1, the last, or spans=model",
+            "3 of 3 without one hold no number: let the question ask for one, or set spans=model",
+        ),
+        (
+            [{"n": 3, "how": "number", "text": "3 and 4"}, {"n": 2, "how": "number"}],
+            "5 of 5 without one have fewer numbers than spans.nth counts: set spans.nth=-1, the last",
         ),
         (
             [{"n": 3, "how": "gold"}],
@@ -145,13 +165,17 @@ def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
         ),
         (
             [
-                {"n": 3, "how": "asked", "replies": ("red", "blue")},
+                {"n": 3, "how": "asked", "replies": ("red", "blue"), "finish": "length"},
                 {"n": 2, "how": "asked", "replies": ("blue", "It is the red stone")},
                 {"n": 1, "how": "asked", "replies": ("No Answer",)},
             ],
-            "of the last replies about 6 of 6 without one, 3 do not stand in the answer, 2 copy too much of the answer, 1 "
-            "say that there is none: ask another model with +model@spans.model=NAME, or set spans=rule with "
+            "of the last replies about 6 of 6 without one, 3 do not stand in the answer, 2 copy too much of the "
+            "answer, 1 say that there is none: ask another model with +model@spans.model=NAME, or set spans=rule with "
             "dataset.pattern",
+        ),
+        (
+            [{"n": 3, "how": "asked", "replies": ("NO ANSWER",), "finish": "length"}],
+            "3 of 3 without one are cut off at model.max_new_tokens=24: raise it",
         ),
         ([{"n": 3, "how": "mine"}], "choose another way with spans"),
     ],
