@@ -41,9 +41,9 @@ i.exact, .legend { background: #ffd75e; font-weight: 600 }
 """
 
 _INTRODUCTION = (
-    "<p>Each answer is shown token by token, every second one shaded. <b class='legend'>Marked tokens</b> are the exact "
-    "answer: the exact-answer columns of the heatmap are read there. The bar on the left is green for a right answer "
-    "and red for a wrong one. Point at a token to see its place in the answer and its id.</p>"
+    "<p>Each answer is shown token by token, every second one shaded. <b class='legend'>Marked tokens</b> are the "
+    "exact answer: the exact-answer columns of the heatmap are read there. The bar on the left is green for a right "
+    "answer and red for a wrong one. Point at a token to see its place in the answer and its id.</p>"
 )
 _WAYS = (
     "<ul><li><b>pattern</b>: the first match of dataset.pattern</li><li><b>options</b>: the option named first</li>"

@@ -69,8 +69,8 @@ def test_the_page_marks_the_exact_tokens_and_shows_every_answer_whole(language_m
         ("No exact answer found", "1 of 1 shown"),
     ]
     assert cells(page) == [
-        ["asked", "right", "1", "1", "100.0%", "0", "80.0%"],  # < b > stone < / b > is 7 of 9 words
-        ["asked", "wrong", "2", "1", "50.0%", "0", "40.0%"],  # each character of 北京 is a word
+        ["asked", "right", "1", "1", "100.0%", "0", "80.0%"],  # < b > stone < / b > is 8 of 10 words
+        ["asked", "wrong", "2", "1", "50.0%", "0", "33.3%"],  # each character of 北京 is a word
     ]
     assert "which 2?" in page
     assert "gold &amp; old" in page
