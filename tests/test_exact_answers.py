@@ -144,6 +144,8 @@ SENTENCE = "The capital of Australia is Sydney, as everybody knows."
         ("我住在北京的东边", ["我住在北京的东边", "北京", ""], {}, "北京"),  # each character is a word
         # The longest reply is an option.
         (SENTENCE * 3, [SENTENCE, "Sydney", ""], {}, "Sydney"),
+        (SENTENCE * 3, ["capital of Australia is Sydney, as", "", ""], {}, "capital of Australia is Sydney, as"),
+        (SENTENCE * 3, ["The capital of Australia is Sydney, as", "Sydney", ""], {}, "Sydney"),
         (SENTENCE * 3, ["is Sydney, as", "Sydney", ""], {"max_words": 2}, "Sydney"),
     ],
 )
