@@ -10,7 +10,8 @@ from torch import Tensor
 
 from datamodules.answers import Answer, as_if_said
 from datamodules.correctness import Verdict
-from datamodules.exact_answers import Ask, ExactAnswer, ExactAnswers, asking, success
+from datamodules.exact_answers import Ask, ExactAnswer, ExactAnswers, asking
+from datamodules.exact_check import check_exact
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import MIN_PER_CLASS
 from datamodules.questions import LISTED, Question
@@ -64,7 +65,7 @@ def answered(
         find_exact: which words of an answer are its exact answer; None: no position asks.
 
     Raises:
-        ValueError: nothing fits, one class is nearly empty, or over half have no exact answer.
+        ValueError: nothing fits, one class is nearly empty, or too few have an exact answer (see `check_exact`).
     """
     told: set[str] = set()
 
@@ -72,6 +73,10 @@ def answered(
         if not stages.quiet and line not in told:  # once, however often a model is asked
             log.info(line)
             told.add(line)
+
+    def warn(line: str) -> None:
+        if not stages.quiet:
+            log.warning(line)
 
     def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
         if model is None:
@@ -98,8 +103,12 @@ def answered(
         tell(f"labels: {right / n:.1%} of {n} answers are right; {cut} cut off at the longest length")
     exact = [ExactAnswer(None, "not looked for")] * len(questions)
     if find_exact is not None:
-        exact = find_exact(questions, [a.text for a in answers], [bool(v.right) for v in verdicts], ask)
-        _check_exact(questions, answers, verdicts, exact, tell)
+        labels = [bool(verdict.right) for verdict in verdicts]
+        exact = find_exact(questions, [answer.text for answer in answers], labels, ask)
+        check_exact(questions, answers, labels, exact, stages.model.max_new_tokens, tell, warn)
+        if names := [question.id for question, one in zip(questions, exact, strict=True) if one.span is None]:
+            listed = _listed(names, ", see index.parquet")
+            tell(f"exact answers: none in {listed}; their exact-answer positions are invalid")
     spans = [
         covering(stages.tokenizer, answer.answer_ids, one.span) if one.span else None
         for answer, one in zip(answers, exact, strict=True)
@@ -169,35 +178,6 @@ def _check_classes(questions: Sequence[Question], answers: Sequence[Answer], ver
         f"{n - right} wrong of {n}; take more questions, another model, or check the gold answers and the rule; "
         f"{'right' if most else 'wrong'} are {'; '.join(told[:3])}"
     )
-
-
-def _check_exact(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    verdicts: Sequence[Verdict],
-    exact: Sequence[ExactAnswer],
-    tell: Callable[[str], None],
-) -> None:
-    for how, label, n, found in success([bool(verdict.right) for verdict in verdicts], exact):
-        tell(f"exact answers: {how}, {label} answers: found in {found} of {n}, {found / n:.1%}")
-    without = [i for i, one in enumerate(exact) if one.span is None]
-    if 2 * len(without) > len(exact):
-        five = "; ".join(_without_exact_answer(questions[i], answers[i], exact[i]) for i in without[:5])
-        raise ValueError(
-            f"spans: expected exact answers in over half of {len(exact)} answers, got {len(exact) - len(without)}; "
-            "set dataset.pattern, spans.rule=options or number, spans=model or paper, or choose positions without "
-            f"them; none in: {five}"
-        )
-    if without:
-        names = [questions[i].id for i in without]
-        tell(
-            f"exact answers: none in {_listed(names, ', see index.parquet')}; their exact-answer positions are invalid"
-        )
-
-
-def _without_exact_answer(question: Question, answer: Answer, exact: ExactAnswer) -> str:
-    replied = f" (replied {exact.replies[0][:40]!r})" if exact.replies else ""
-    return f"{question.id} {answer.text.strip()[:80]!r}{replied}"
 
 
 def _listed(names: Sequence[str], rest: str = "") -> str:
