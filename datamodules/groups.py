@@ -1,7 +1,7 @@
 """Which texts of a table are one question, and which questions no split may part."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -27,16 +27,16 @@ class Asked:
     times: int = 0
 
 
-def shared_by(row: Row, templates: Sequence[str], pattern: str = "") -> list[str]:
+def shared_by(row: Row, patterns: Mapping[str, str]) -> list[str]:
     """Names of the groups that a row belongs to, one for each text whose columns are all filled in.
 
     Args:
         row: of a table.
-        templates: columns, or texts with columns in braces.
-        pattern: of the filled-in texts only what it matches counts, or what its brackets do; all of it where empty.
+        patterns: for columns, or texts with columns in braces, a regular expression: only what it matches counts, or
+            what its brackets match. All of the text counts where it is empty.
     """
     found = []
-    for template in templates:
+    for template, pattern in patterns.items():
         if not all(as_text(value(row, column)).strip() for column in fields(template)):
             continue
         text = filled(template, row)

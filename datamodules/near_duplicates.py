@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from os.path import commonprefix
 
 import numpy as np
 
@@ -49,9 +48,9 @@ def tell_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray,
     if found:
         shown = "; ".join(_side_by_side(texts[one.test], texts[one.other]) for one in found[:SHOWN])
         tell(
-            f"split: {len(found)} of {len(test)} test questions differ by at most one letter in {LETTERS_PER_EDIT} from "
-            f"a question that trains or validates, such as {shown}; if they belong together, set dataset.group to what "
-            "they share"
+            f"split: {len(found)} of {len(test)} test questions differ from one that trains or validates by at most one "
+            f"letter in {LETTERS_PER_EDIT}, such as {shown}; if they belong together, set dataset.group to what they "
+            "share"
         )
 
 
@@ -155,7 +154,8 @@ def _distance(one: str, other: str) -> int:
 def _side_by_side(one: str, other: str) -> str:
     """Two texts from shortly before the first character that differs."""
     one, other = " ".join(one.split()), " ".join(other.split())
-    begin = max(0, len(commonprefix([one, other])) - SHOWN_BEFORE)
+    same = next((i for i, (char, its) in enumerate(zip(one, other, strict=False)) if char != its), 0)
+    begin = max(0, same - SHOWN_BEFORE)
     return " and ".join(
         repr(f"{'...' * (begin > 0)}{text[begin : begin + SHOWN_CHARS]}{'...' * (len(text) > begin + SHOWN_CHARS)}")
         for text in (one, other)

@@ -36,10 +36,9 @@ class RowQuestions(QuestionSet):
         first_option: number that `answer` gives to the first of `options` or `labels`; null where it gives words.
         group: column whose equal values stay on one side of a split, as questions that differ in case, punctuation
             and blanks only always do; or a text with columns in braces, `{answer}|{incorrect_answer}`, whose values
-            must all be equal; or a list of such, any one of which joins rows. Empty values join nothing.
-        group_pattern: regular expression; of what `group` gives, only what it matches must be equal, or what its
-            brackets match: `^(?:\W*\w+){6}` joins texts that begin with the same six words. Without a match a row
-            joins nothing.
+            must all be equal; or a list of such, any of which joins rows. With a regular expression, as in
+            `{question: '^(?:\W*\w+){6}'}`, only what it matches must be equal, or what its brackets match: here the
+            first six words. Rows without a value or a match are joined to none.
         pattern: regular expression whose first match in an answer is its exact answer, for `spans=rule`.
         limit: keep this many questions, of train and of test each, drawn at random; all by default.
         seed: of the draw.
@@ -52,8 +51,7 @@ class RowQuestions(QuestionSet):
     options: Sequence[str] | None = None
     labels: Mapping[str, Sequence[str]] | None = None
     first_option: int | None = None
-    group: str | Sequence[str] | None = None
-    group_pattern: str = ""
+    group: str | Mapping[str, str] | Sequence[str | Mapping[str, str]] | None = None
     pattern: str = ""
     limit: int | None = None
     seed: int = 0
@@ -62,8 +60,7 @@ class RowQuestions(QuestionSet):
     def __post_init__(self) -> None:
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
         self.options, self.labels = self.options or [], self.labels or {}
-        self.pattern, self.group_pattern = str(self.pattern), str(self.group_pattern or "")
-        self.group = [self.group] if isinstance(self.group, str) else self.group or []
+        self.pattern, self._group = str(self.pattern), _patterns(self.group)
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", _are_texts(self.answer)),
@@ -71,7 +68,7 @@ class RowQuestions(QuestionSet):
             ("options", "a list of columns, such as [a,b]", _are_texts(self.options)),
             ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", _are_labels(self.labels)),
             ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
-            ("group", "a column, a text with columns in braces, a list of such, or null", _are_texts(self.group)),
+            ("group", "a column, a text with columns in braces, or a list of such", self._group is not None),
             ("name", "a text", isinstance(self.name, str)),
             ("limit", "a number of questions above 0", self.limit is None or _is_count(self.limit)),
             ("seed", "a whole number", type(self.seed) is int),
@@ -80,12 +77,7 @@ class RowQuestions(QuestionSet):
                 raise ValueError(f"dataset.{key}: expected {expected}, got {getattr(self, key)!r}")
         if self.options and self.labels:
             raise ValueError("dataset: expected options or labels, got both; leave one empty")
-        if self.group_pattern and not self.group:
-            raise ValueError(
-                "dataset.group_pattern: expected dataset.group to name what it searches, got null; name a column, or "
-                "leave the pattern empty"
-            )
-        for key, pattern in (("pattern", self.pattern), ("group_pattern", self.group_pattern)):
+        for key, pattern in (("pattern", self.pattern), *(("group", one) for one in (self._group or {}).values())):
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -98,12 +90,13 @@ class RowQuestions(QuestionSet):
     @property
     def columns(self) -> list[str]:
         """Columns that are read."""
-        named = [*fields(self.question), *self.answer, self.context, *(self.options or ()), *self._group_columns]
-        return list(dict.fromkeys(column for column in named if column))
+        of_groups = [column for template in self._group or () for column in fields(template)]
+        return list(dict.fromkeys([*self._asked_columns, *of_groups]))
 
     @property
-    def _group_columns(self) -> list[str]:
-        return [column for template in self.group or () for column in fields(template)]
+    def _asked_columns(self) -> list[str]:
+        named = [*fields(self.question), *self.answer, self.context, *(self.options or ())]
+        return [column for column in named if column]
 
     def listed(self, cell: Any, column: str) -> Any:
         """A cell of an answer or a context, where a list may be written as text; children read it."""
@@ -175,7 +168,7 @@ class RowQuestions(QuestionSet):
             absent = [column for column in self.columns if column not in there]
             if not absent or not rows:
                 return
-        of_group = set(absent) <= {*self._group_columns}
+        of_group = not set(absent) & {*self._asked_columns}
         raise ValueError(
             f"dataset{'.group' if of_group else ''}: expected column {', '.join(absent)} in {self.name}, got "
             f"{', '.join(there)}; {'name one of these' if of_group else 'set the option of dataset that names it'}"
@@ -190,14 +183,15 @@ class RowQuestions(QuestionSet):
         of = f"{self.name} {split}".strip()
         found: dict[bytes, Asked] = {}
         skipped: dict[str, list[str]] = defaultdict(list)
-        repeated, joined, contradicted = 0, 0, set()
+        repeated, joined, contradicted, grouped = 0, 0, set(), 0
         for i, row in enumerate(rows):
             record = self.record(row)
             if isinstance(record, str):
                 skipped[record].append(self._id(split, i))
                 continue
-            for shared in shared_by(row, self.group or (), self.group_pattern):
+            for shared in shared_by(row, self._group or {}):
                 groups.join(record.group, shared)
+                grouped += 1
             key = blake2b(f"{record.text}\n{record.pattern}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
             gives = hash((record.answers, record.label))
             held = found.setdefault(key, Asked([], record.group, gives))
@@ -214,6 +208,8 @@ class RowQuestions(QuestionSet):
         for reason, ids in skipped.items():
             more = f" and {len(ids) - LISTED} more" if len(ids) > LISTED else ""
             tell(f"{of}: skipped {len(ids)} of {len(rows)} rows with {reason}: {', '.join(ids[:LISTED])}{more}")
+        if self._group and not grouped:
+            tell(f"{of}: dataset.group joins no rows: none has a value, or a match, of {', '.join(self._group)}")
         if repeated:
             tell(f"{of}: dropped {repeated} of {len(rows)} rows that repeat another")
         if contradicted:
@@ -231,7 +227,8 @@ class RowQuestions(QuestionSet):
         if len(kept) < len(train):
             again = sum(asked.times for key, asked in test.items() if key in train)
             rows = sum(asked.times for asked in test.values())
-            same = f"or of the same {' or '.join(self.group)}, " if self.group else ""
+            shared = [f"match of {one!r} in {text}" if one else text for text, one in (self._group or {}).items()]
+            same = f"or of the same {' or '.join(shared)}, " if shared else ""
             tell(
                 f"{self.name}: {again} of {rows} test rows also stand in train letter by letter; "
                 f"{len(train) - len(kept)} train questions that test asks too, case and punctuation folded, {same}are "
@@ -257,6 +254,14 @@ class RowQuestions(QuestionSet):
 
     def _id(self, split: str, row: int) -> str:
         return "-".join(filter(None, (self.name, split, f"{row:05d}")))
+
+
+def _patterns(group: object) -> dict[str, str] | None:
+    """What must be equal for rows to be joined: texts with columns, each with a regular expression; None: no such."""
+    held: dict[Any, Any] = {}
+    for one in group if isinstance(group, list | tuple) else [group] if group else []:
+        held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}
+    return held if all(isinstance(text, str) and text for text in held) and _are_texts([*held.values()]) else None
 
 
 def _are_texts(value: object) -> bool:
