@@ -18,7 +18,8 @@ LETTERS_PER_EDIT = 12  # he for she in a sentence of 80 letters, but not Lome fo
 LARGEST_FAMILY = 8  # more texts than this that differ in one word are a template, whose word is what is asked
 SHOWN, SHOWN_CHARS, SHOWN_BEFORE = 2, 80, 30  # examples; characters of each; those before the first that differs
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_WORD = re.compile(r"[^\W_]+")
+_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # scripts without blanks: a character is a word
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,19 @@ def tell_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray,
     if found:
         shown = "; ".join(_side_by_side(texts[one.test], texts[one.other]) for one in found[:SHOWN])
         tell(
-            f"split: {len(found)} of {len(test)} test questions differ from one that trains or validates by at most one "
-            f"letter in {LETTERS_PER_EDIT}, such as {shown}; if they belong together, set dataset.group to what they "
-            "share"
+            f"split: {len(found)} of {len(test)} test questions differ from one that trains or validates by at most "
+            f"one letter in {LETTERS_PER_EDIT}, such as {shown}; if they belong together, set dataset.group to what "
+            "they share"
         )
 
 
 def near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray) -> list[NearDuplicate]:
     """Find for each test question the nearest question outside the test split, if one is near.
 
-    Two texts are near that are equal but for all occurrences of one word and for numbers, case, punctuation and the
-    order of words aside, and that differ by at most one letter or digit in twelve. Where more than eight texts differ
-    in that one word, as in "In which country is the city of X?", they are a template and not near. The time grows with
-    the number of words, not of pairs.
+    Two texts are near if they differ in one word, in one place or in all, and in numbers, by at most one letter or
+    digit in twelve; case, punctuation and the order of words do not count. Where more than eight texts differ in that
+    one word, as in "In which country is the city of X?", they are a template and not near. The time grows with the
+    number of words, not of pairs.
 
     Args:
         texts: [N] questions.
@@ -94,8 +95,8 @@ def _words(text: str) -> list[str]:
 def _alike(words: Sequence[Sequence[str]], in_test: np.ndarray) -> set[tuple[int, int]]:
     """Pairs of a test row and another whose words are the same but for one, of families that are no template.
 
-    A text is the sum of its words' hashes, modulo 2**64. Without one of the words it is what a text with another word
-    in its place shares with it.
+    A text is the sum of its words' hashes, modulo 2**64. Without one of the words, in one place or in all, it is what a
+    text with another word there shares with it.
     """
     flat = np.fromiter(map(hash, chain.from_iterable(words)), dtype=np.int64).view(np.uint64)
     rows = np.repeat(np.arange(len(words)), [len(one) for one in words])
@@ -106,8 +107,10 @@ def _alike(words: Sequence[Sequence[str]], in_test: np.ndarray) -> set[tuple[int
     whole = np.zeros(len(words), dtype=np.uint64)
     np.add.at(whole, rows, flat)
     filled = np.unique(rows)
-    keys = np.concatenate([whole[filled], whole[rows[starts]] - flat[starts] * times])
-    owners = np.concatenate([filled, rows[starts]])
+    several = times > 1
+    rows, flat = rows[starts], flat[starts]
+    in_one_place, in_all = whole[rows] - flat, (whole[rows] - flat * times)[several]
+    keys, owners = np.concatenate([whole[filled], in_one_place, in_all]), np.concatenate([filled, rows, rows[several]])
     order = np.argsort(keys, kind="stable")
     keys, owners = keys[order], owners[order]
     starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]]))
@@ -154,8 +157,8 @@ def _distance(one: str, other: str) -> int:
 def _side_by_side(one: str, other: str) -> str:
     """Two texts from shortly before the first character that differs."""
     one, other = " ".join(one.split()), " ".join(other.split())
-    same = next((i for i, (char, its) in enumerate(zip(one, other, strict=False)) if char != its), 0)
-    begin = max(0, same - SHOWN_BEFORE)
+    same = next((i for i, (char, its) in enumerate(zip(one, other, strict=False)) if char != its), None)
+    begin = max(0, (min(len(one), len(other)) if same is None else same) - SHOWN_BEFORE)
     return " and ".join(
         repr(f"{'...' * (begin > 0)}{text[begin : begin + SHOWN_CHARS]}{'...' * (len(text) > begin + SHOWN_CHARS)}")
         for text in (one, other)

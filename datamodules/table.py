@@ -81,7 +81,7 @@ def as_text(cell: Any) -> str:
             return str(cell)
         cell = Decimal(str(cell))  # the fewest digits that tell it from others of its precision
         if cell == cell.to_integral_value():
-            cell = cell.to_integral_value() + 0  # no -0
+            cell = cell.to_integral_value() or Decimal(0)  # no -0
     if isinstance(cell, Decimal):
         return f"{cell:f}" if PLAIN[0] <= cell.adjusted() < PLAIN[1] else str(cell).lower()
     if isinstance(cell, datetime.datetime | np.datetime64):
