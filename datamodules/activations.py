@@ -13,6 +13,7 @@ from datamodules.exact_answers import ExactAnswers
 from datamodules.label_report import label_report, label_summary
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import GridDataModule
+from datamodules.near_duplicates import tell_near_duplicates
 from datamodules.positions import Positions, coincidence
 from datamodules.questions import QuestionSet
 from datamodules.sites import check_site, choose_layers
@@ -124,6 +125,8 @@ class ActivationDataModule(GridDataModule):
         }
         groups, given = [q.group for q in examples.questions], [q.split for q in examples.questions]
         self.serve(Shards(self._shards), examples.labels, valid, groups, card, given)
+        if not self.quiet:
+            tell_near_duplicates([q.text for q in examples.questions], self._rows["test"], log.info)
 
     def _write_for_people(
         self, entry: CacheEntry, stages: LanguageModelStages, examples: Answered, tokens: Tensor, valid: Tensor
