@@ -46,8 +46,7 @@ class LanguageModel:
 
     Attributes:
         id: hub id, or a folder holding configuration, weights and tokenizer.
-        prompt: what the model reads; `{question}` is replaced. By default the question alone as a chat's user turn,
-            and `Q: {question}`, `A:` for a base model.
+        prompt: what the model reads; `{question}` is replaced. By default `chat_prompt` or `base_prompt`.
         name: shown to people; the id by default.
         revision: branch, tag or commit on the hub.
         dtype: torch dtype of weights and computation, such as `bfloat16`.
@@ -62,6 +61,10 @@ class LanguageModel:
         quantisation: arguments of transformers' `BitsAndBytesConfig`, such as `load_in_4bit`; needs the extra of this
             name.
         trust_remote_code: run code that comes with the weights.
+        chat_prompt: what a chat's user turn says where `prompt` is null; by default the question alone. Data sets set
+            it: a request that belongs to their questions, such as one to answer shortly.
+        base_prompt: what a base model continues where `prompt` is null; by default `Q: {question}`, `A:`. Data sets set
+            it likewise.
     """
 
     id: str
@@ -78,6 +81,8 @@ class LanguageModel:
     tp_plan: str | None = None
     quantisation: dict[str, Any] | None = None
     trust_remote_code: bool = False
+    chat_prompt: str | None = None
+    base_prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id:
@@ -86,7 +91,7 @@ class LanguageModel:
             raise ValueError(
                 f"model.quantisation: expected arguments such as {{load_in_4bit: true}}, got {self.quantisation!r}"
             )
-        for key in ("prompt", "revision", "stop", "tp_plan"):
+        for key in ("prompt", "chat_prompt", "base_prompt", "revision", "stop", "tp_plan"):
             if not isinstance(getattr(self, key), str | None):
                 raise ValueError(f"model.{key}: expected a text or null, got {getattr(self, key)!r}; quote it")
         if not isinstance(self.template, dict | None) or {"tokenize", "return_dict"} & set(self.template or ()):
@@ -96,8 +101,10 @@ class LanguageModel:
             )
         if type(self.trust_remote_code) is not bool:
             raise ValueError(f"model.trust_remote_code: expected true or false, got {self.trust_remote_code!r}")
-        if self.prompt is not None and "{question}" not in self.prompt:
-            raise ValueError(f"model.prompt: expected a text with {{question}} in it, got {self.prompt!r}; add it")
+        for key in ("prompt", "chat_prompt", "base_prompt"):
+            text = getattr(self, key)
+            if text is not None and "{question}" not in text:
+                raise ValueError(f"model.{key}: expected a text with {{question}} in it, got {text!r}; add it")
         if not isinstance(self.chat, bool) and self.chat != "auto":
             raise ValueError(f"model.chat: expected true, false or auto, got {self.chat!r}")
         if self.device_map and self.tp_plan:
@@ -226,7 +233,7 @@ class LanguageModel:
             ValueError: the chat template fails.
         """
         chats = self.chats(tokenizer)
-        prompt = self.prompt or ("{question}" if chats else "Q: {question}\nA:")
+        prompt = self.prompt or (self.chat_prompt or "{question}" if chats else self.base_prompt or "Q: {question}\nA:")
         texts = [prompt.replace("{question}", question) for question in questions]
         if chats:
             turns = [[{"role": "user", "content": text}] for text in texts]
