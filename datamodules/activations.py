@@ -88,6 +88,8 @@ class ActivationDataModule(GridDataModule):
         with LanguageModelStages(self.model, self.dataset, self.cache_root, device, self.quiet) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)
             questions = self.dataset.load(log.info if not self.quiet else lambda line: None)
+            if not self.split.own_test:
+                questions = [question for question in questions if question.split != "test"]
             examples = answered(stages, questions, self.rule, self.spans if self.positions.need_exact_answers else None)
             tokens, valid = self.positions.tokens(
                 stages.tokenizer,

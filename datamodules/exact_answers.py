@@ -110,7 +110,8 @@ class AskedExact:
 
     Attributes:
         only_wrong: take the gold answer from right answers, and ask about the wrong ones. The rule then depends on the
-            label, as the study's own does.
+            label, as the study's own does. Where a question has options or a pattern, these tell, right or wrong, and
+            nothing is asked.
         tries: most times that one answer is asked about.
         max_words: longest reply that is taken, in words.
         model: who is asked; the model of the answers where None.
@@ -136,7 +137,7 @@ class AskedExact:
     ) -> list[ExactAnswer]:
         """Return one for each."""
         found = [
-            ExactAnswer(span, "gold") if right and self.only_wrong and (span := gold_in(question, answer)) else None
+            self._unasked(question, answer, right) if self.only_wrong else None
             for question, answer, right in zip(questions, answers, labels, strict=True)
         ]
         replies: dict[int, list[str]] = {i: [] for i, exact in enumerate(found) if exact is None}
@@ -152,6 +153,13 @@ class AskedExact:
                 if words.casefold() == NONE or (span and not copies_too_much(words, answers[i], self.max_words)):
                     found[i] = ExactAnswer(span, "asked", tuple(replies[i]))
         return [exact or ExactAnswer(None, "asked", tuple(replies[i])) for i, exact in enumerate(found)]
+
+    def _unasked(self, question: Question, answer: str, right: bool) -> ExactAnswer | None:
+        """The exact answer of one answer as `only_wrong` finds it; None: ask."""
+        if question.options or question.pattern:
+            return RuleExact().one(question, answer)
+        span = gold_in(question, answer) if right else None
+        return ExactAnswer(span, "gold") if span else None
 
 
 def copies_too_much(reply: str, answer: str, max_words: int = MAX_WORDS) -> bool:
@@ -181,8 +189,9 @@ def check_asked(key: str, model: object) -> None:
 
 
 def asking(model: LanguageModel) -> LanguageModel:
-    """The same model with what suits a short reply: the text as it is, one line."""
-    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS)
+    """The same model with what suits a short reply: the text as it is, one line, and a turn of its own for a chat."""
+    template = {**(model.template or {}), "add_generation_prompt": True}
+    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS, template=template)
 
 
 def gold_in(question: Question, answer: str) -> tuple[int, int] | None:

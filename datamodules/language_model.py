@@ -37,8 +37,10 @@ class LanguageModel:
         adapter: folder or hub id of an adapter that is merged into the weights; `auto` takes the one that lies in the
             model's folder, null none. Needs the extra of this name.
         prompt: what the model reads, whether it chats or not; `{question}` is replaced.
-        chat_prompt: the same for models that chat, where `prompt` is null; by default the question alone.
+        chat_prompt: the same for models that chat, where `prompt` is null; by default the question alone. Data sets
+            set it: a request that belongs to their questions, such as one to answer shortly.
         base_prompt: the same for base models, where `prompt` is null; by default `Q: {question}`, `A:`.
+            Data sets set it likewise.
         name: shown to people; the id, or the name of the GGUF file, by default.
         revision: branch, tag or commit on the hub.
         dtype: torch dtype of weights and computation, such as `bfloat16`.
@@ -94,8 +96,6 @@ class LanguageModel:
                 raise ValueError(f"model.{key}: expected arguments such as {{{example}}}, got {value!r}")
         for key in TEXTS:
             text = getattr(self, key)
-            if text is not None:
-                setattr(self, key, re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text))
             if text is not None and key != "stop" and "{question}" not in text:
                 raise ValueError(f"model.{key}: expected a text with {{question}} in it, got {text!r}; add it")
         if type(self.trust_remote_code) is not bool:
@@ -219,7 +219,7 @@ class LanguageModel:
     def stop_text(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
         """The text that ends an answer, if any."""
         if self.stop != "auto":
-            return self.stop
+            return self.stop and _unescape(self.stop)
         return None if self.chats(tokenizer) else "\n"
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -238,6 +238,7 @@ class LanguageModel:
         """
         chats = self.chats(tokenizer)
         prompt = self.prompt or (self.chat_prompt or "{question}" if chats else self.base_prompt or "Q: {question}\nA:")
+        prompt = _unescape(prompt)
         texts = [prompt.replace("{question}", question) for question in questions]
         if chats:
             every = encode_turns(tokenizer, texts, self.template or {}, _day(self.date))
@@ -269,6 +270,10 @@ class LanguageModel:
         require_full_model(path)
         if path.is_dir() and not (path / "config.json").is_file():
             raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {self.id!r}")
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text)
 
 
 def _day(text: object) -> date:

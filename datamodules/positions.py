@@ -70,11 +70,19 @@ class Positions:
 
     Args:
         rules: a `Rule` each, or its attributes by name.
-        into_prompt: let positions of the answer or the exact answer fall on prompt tokens, as the study's own code
-            does. Otherwise they are invalid there.
+        into_prompt: as the study's own code does, let positions of the answer or the exact answer fall on prompt
+            tokens, and `after` an exact answer that ends the answer stay on its last token. Otherwise they are invalid
+            there.
+        require_exact_answer: as the study's own code does, leave examples without an exact answer out of every column,
+            so that all columns are of the same examples. Otherwise only the columns of the exact answer lack them.
     """
 
-    def __init__(self, rules: Sequence[Rule | Mapping[str, Any]], into_prompt: bool = False) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule | Mapping[str, Any]],
+        into_prompt: bool = False,
+        require_exact_answer: bool = False,
+    ) -> None:
         if (
             not isinstance(rules, Sequence)
             or isinstance(rules, str)
@@ -84,9 +92,10 @@ class Positions:
                 f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
             )
         self.rules = [rule if isinstance(rule, Rule) else _rule(rule) for rule in rules]
-        if type(into_prompt) is not bool:
-            raise ValueError(f"positions.into_prompt: expected true or false, got {into_prompt!r}")
-        self.into_prompt = into_prompt
+        for key, given in (("into_prompt", into_prompt), ("require_exact_answer", require_exact_answer)):
+            if type(given) is not bool:
+                raise ValueError(f"positions.{key}: expected true or false, got {given!r}")
+        self.into_prompt, self.require_exact_answer = into_prompt, require_exact_answer
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}; rename some")
 
@@ -97,8 +106,8 @@ class Positions:
 
     @property
     def need_exact_answers(self) -> bool:
-        """Whether any column counts from the exact answer."""
-        return any(rule.of == "exact_answer" for rule in self.rules)
+        """Whether any column counts from the exact answer, or examples need one."""
+        return self.require_exact_answer or any(rule.of == "exact_answer" for rule in self.rules)
 
     def tokens(
         self,
@@ -142,6 +151,8 @@ class Positions:
             lower = zero if self.into_prompt or rule.of in ("prompt", "whole") else prompt
             upper = prompt if rule.of == "prompt" else whole
             start, stop = rule.pick(first, last)
+            if self.into_prompt and rule.of == "exact_answer" and (rule.at, rule.offset) == ("after", 0):
+                start = stop = start.clamp(max=whole - 1)
             here = (first <= last) & (start >= lower) & (stop < upper)
             if isinstance(rule.at, int):  # a short run has no such token, and another is not its
                 reaches_back = self.into_prompt and rule.of in ("answer", "text") and rule.find is None
@@ -149,7 +160,8 @@ class Positions:
                 here &= (at <= last) & ((at >= first) | reaches_back)
             tokens.append(torch.where(here[:, None], torch.stack((start, stop), 1), 0))
             valid.append(here)
-        return torch.stack(tokens, 1), torch.stack(valid, 1)
+        kept = torch.tensor([span is not None or not self.require_exact_answer for span in spans])[:, None]
+        return torch.stack(tokens, 1) * kept[:, :, None], torch.stack(valid, 1) & kept
 
 
 def _rule(attributes: Mapping[str, Any]) -> Rule:

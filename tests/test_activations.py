@@ -419,3 +419,20 @@ def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
     assert other.card["split"] != {}
     assert "what the cache says of the examples is not brought up to date: cache.root: expected" in caplog.text
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_test_part_that_is_left_out_is_never_asked(language_model, questions_csv, tmp_path):
+    lines = questions_csv.read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(lines[:201]))
+    (tmp_path / "test.csv").write_text("\n".join([lines[0], *lines[201:]]))
+    dataset = FileQuestions(
+        path=str(tmp_path / "train.csv"), test_path=str(tmp_path / "test.csv"), pattern=r"\w+", limit=60
+    )
+    split = GroupSplit(val=0, test=0.5, own_test=False)
+    built = make(language_model, questions_csv, tmp_path, dataset=dataset, split=split, layers=[1])
+    built.setup()
+    table = pq.read_table(next(iter(built._shards[0])).parents[1] / "index.parquet").to_pylist()
+    assert len(table) == 60
+    assert {row["question"] for row in table} <= {line.split(",")[0] for line in lines[1:201]}
+    assert [built.card["split"][name]["n"] for name in ("train", "val", "test")] == [30, 0, 30]
+    assert built.val_dataloader() == []

@@ -11,6 +11,7 @@ from datamodules.exact_answers import (
     cleaned,
     extraction_prompt,
 )
+from datamodules.language_model import LanguageModel
 from datamodules.questions import Question
 
 
@@ -214,3 +215,20 @@ GPT2: Any = {"model": "gpt2"}
 def test_mistakes_are_named(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_as_the_study_does_options_and_patterns_tell_without_asking():
+    choice = {"options": (("Ann",), ("Bob",))}
+    asked = [question(0, gold=["Bob"], **choice), question(1, gold=["Bob"], **choice), question(2, pattern=r"grey \w+")]
+    answers, labels = ["Ann, not Bob", "neither", "a grey owl"], [False, False, False]
+    exact = AskedExact(only_wrong=True)(asked, answers, labels, nobody)
+    assert [words(a, e) for a, e in zip(answers, exact, strict=True)] == ["Ann", None, "grey owl"]
+    assert [one.how for one in exact] == ["options", "options", "pattern"]
+
+
+def test_who_is_asked_gets_a_turn_of_its_own_whatever_the_answers_had():
+    model = LanguageModel("org/name", template={"add_generation_prompt": False, "enable_thinking": False})
+    asked = asking(model).template
+    assert asked is not None
+    assert (asked["add_generation_prompt"], asked["enable_thinking"]) == (True, False)
+    assert model.template == {"add_generation_prompt": False, "enable_thinking": False}

@@ -54,7 +54,7 @@ def hotpot(question, answer, title):
 
 
 MNLI_TEXT = 'For the statement "{}", does the hypothesis "{}" represent entailment, contradiction, or neutrality?'
-IMDB_TEXT = "{}\n\nIs this movie review positive or negative? Begin with that word."
+IMDB_TEXT = "{}\n\nIs this movie review positive or negative?"
 SETS: dict[str, Any] = {
     "triviaqa": (
         "unfiltered.nocontext",
