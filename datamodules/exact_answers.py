@@ -14,6 +14,7 @@ from typing import Protocol
 from datamodules.language_model import LanguageModel
 from datamodules.questions import Question
 from datamodules.spans import find
+from datamodules.thinking import OFF
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +170,9 @@ def check_asked(key: str, model: object) -> None:
 
 
 def asking(model: LanguageModel) -> LanguageModel:
-    """The same model with what suits a short reply: the text as it is, one line."""
-    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS)
+    """The same model with what suits a short reply: the text as it is, one line, no thinking where it can be off."""
+    template = {**(model.template or {}), **OFF}  # a template takes no notice of arguments that it does not know
+    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS, template=template)
 
 
 def gold_in(question: Question, answer: str) -> tuple[int, int] | None:

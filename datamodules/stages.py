@@ -110,7 +110,7 @@ class LanguageModelStages:
     def answers(
         self, ids: Sequence[str], prompts: Sequence[Sequence[int]], asked: LanguageModel | None = None
     ) -> list[Answer]:
-        """Greedy answers to N prompts, in order, from the cache where it has them.
+        """Greedy answers to N prompts, in order, from the cache where it has them; thinking is not yet cut off.
 
         Args:
             ids: [N] names of the examples, for messages.
@@ -180,7 +180,7 @@ class LanguageModelStages:
                 f"site.name: expected a site of the width of the stream, which model.tp_plan leaves whole, got "
                 f"{', '.join(parted)}; choose another, or model.device_map=auto"
             )
-        sequences = [array("i", [*answer.prompt_ids, *answer.answer_ids]) for answer in answers]
+        sequences = [array("i", [*one.prompt_ids, *one.thought_ids, *one.answer_ids]) for one in answers]
         content = {
             "stage": "activations",
             "version": capture_stage.VERSION,

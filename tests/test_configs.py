@@ -84,9 +84,19 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
     for path in (CONF / "model").glob("*.yaml"):
         if path.stem not in ("hf", "demo"):
             model = OmegaConf.load(path)
-            assert model.defaults == ["hf"]
-            assert model.chat is ("instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4"))
-            assert model.id.count("/") == 1
+            thinking = path.stem.endswith("_thinking")  # builds on the preset that does not think
+            assert model.defaults == [path.stem.removesuffix("_thinking") if thinking else "hf"]
+            if not thinking:
+                assert model.chat is ("instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4"))
+                assert model.id.count("/") == 1
+
+
+@pytest.mark.parametrize("name", ["qwen3_8b", "qwen3_32b"])
+def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(name, tmp_path):
+    quick, thinking = (build(composed(tmp_path, f"model={name}{end}").datamodule).model for end in ("", "_thinking"))
+    assert (quick.id, quick.chat) == (thinking.id, thinking.chat)
+    assert (quick.template, quick.max_new_tokens) == ({"enable_thinking": False}, 100)
+    assert (thinking.template, thinking.max_new_tokens) == ({"enable_thinking": True}, 4096)
 
 
 @pytest.mark.parametrize(
