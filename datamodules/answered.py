@@ -124,15 +124,14 @@ def replies(
     A model that thinks first, whatever the template says, is asked again with the length of its answers added.
     """
     prompts, said, todo = stages.prompts(texts, asked), [""] * len(texts), list(range(len(texts)))
-    for room in (asked.max_new_tokens, asked.max_new_tokens + stages.model.max_new_tokens):
-        fit = [i for i in todo if len(prompts[i]) + room <= stages.context]
+    for limited in (asked, replace(asked, thinking_tokens=stages.model.token_limit)):
+        fit = [i for i in todo if len(prompts[i]) + limited.token_limit <= stages.context]
         if len(fit) < len(todo):
             tell(
-                f"{len(todo) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with {room} tokens of "
-                f"reply they are longer than its context of {stages.context} tokens"
+                f"{len(todo) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with "
+                f"{limited.token_limit} tokens of reply they are longer than its context of {stages.context} tokens"
             )
-        asked = replace(asked, max_new_tokens=room)
-        given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], asked) if fit else []
+        given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], limited) if fit else []
         todo = []
         for i, reply in zip(fit, given, strict=True):
             reply = cut_thinking(stages.tokenizer, reply)
@@ -142,7 +141,7 @@ def replies(
             return said
     tell(
         f"{len(todo)} of {len(texts)} replies of {asked.name} are empty, because the thinking before them does not end "
-        f"within {asked.max_new_tokens} tokens; {CURE}"
+        f"within {stages.model.token_limit} tokens; {CURE}"
     )
     return said
 
@@ -154,7 +153,7 @@ def _answers(
     texts = [question.text for question in questions]
     statements = as_if_said(stages.tokenizer, texts) if stages.dataset.stated else []
     prompts = [] if stages.dataset.stated else stages.prompts(texts)
-    room = 0 if stages.dataset.stated else stages.model.max_new_tokens
+    room = 0 if stages.dataset.stated else stages.model.token_limit
     lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]
     fits = [i for i, length in enumerate(lengths) if length + room <= stages.context]
     context = f"{stages.context} tokens of context"
@@ -190,7 +189,7 @@ def _drop_unfinished(
         return questions, answers
     left = len(answers) - len(without)
     never = f"{len(without)} of {len(answers)} end inside their thinking, which does not close within "
-    never += f"{model.max_new_tokens} tokens"
+    never += f"{model.token_limit} tokens"
     if left < 2 * MIN_PER_CLASS:
         raise ValueError(
             f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {CURE}"

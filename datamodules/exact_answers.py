@@ -172,7 +172,8 @@ def check_asked(key: str, model: object) -> None:
 def asking(model: LanguageModel) -> LanguageModel:
     """The same model with what suits a short reply: the text as it is, one line, no thinking where it can be off."""
     template = {**(model.template or {}), **OFF}  # a template takes no notice of arguments that it does not know
-    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS, template=template)
+    short = {"stop": "\n", "max_new_tokens": REPLY_TOKENS, "thinking_tokens": 0}
+    return replace(model, prompt="{question}", template=template, **short)
 
 
 def gold_in(question: Question, answer: str) -> tuple[int, int] | None:

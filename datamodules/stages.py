@@ -127,7 +127,7 @@ class LanguageModelStages:
             "version": answers_stage.VERSION,
             "model": self.identity,
             "prompts": _digest(prompts),
-            "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
+            "decoding": {"greedy": True, "max_new_tokens": asked.token_limit, "stop": stop},
         }
         entry = self._entry("answers", content, len(prompts))
 
@@ -137,7 +137,7 @@ class LanguageModelStages:
                 rows,
                 [len(prompts[i]) for i in rows],
                 lambda batch: generate_answers(
-                    self.network, self.tokenizer, [list(prompts[i]) for i in batch], asked.max_new_tokens, stop
+                    self.network, self.tokenizer, [list(prompts[i]) for i in batch], asked.token_limit, stop
                 ),
             ):
                 for i, answer in zip(batch, answered, strict=True):
@@ -149,9 +149,9 @@ class LanguageModelStages:
 
         def expect(todo: int) -> float:
             mean = sum(map(len, prompts)) // len(prompts)
-            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.max_new_tokens)
+            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.token_limit)
 
-        longest = max(map(len, prompts)) + asked.max_new_tokens
+        longest = max(map(len, prompts)) + asked.token_limit
         self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, expect, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
         return [answer for path in found for answer in answers_stage.read(path)]

@@ -26,7 +26,7 @@ MARKS = (
 OPENS_ANSWER = ("<|START_RESPONSE|>", "<response>", "<answer>")  # Command A, Granite 3, Hunyuan: behind the block
 OFF = {"enable_thinking": False, "thinking": False}  # arguments of chat templates; each template knows one or none
 CURE = (
-    "raise model.max_new_tokens, or switch thinking off with model.template={enable_thinking: false} where the chat "
+    "raise model.thinking_tokens, or switch thinking off with model.template={enable_thinking: false} where the chat "
     "template knows it"
 )
 
@@ -78,5 +78,9 @@ def count_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int],
     start = find_answer(text, opens_block(tokenizer, prompt_ids))
     if start == 0:
         return 0
-    found = None if start is None else covering(tokenizer, written_ids, (start, start + 1), special=True)
-    return found[0] if found else len(written_ids)
+    rest = "" if start is None else text[start:]
+    # Thoughts are long, so only the end is decoded token by token: no token of the answer has less than a byte of it.
+    end = written_ids[-(len(rest.encode()) + _TAIL) :]
+    at = len(decode(tokenizer, end, special=True)) - len(rest)
+    found = covering(tokenizer, end, (at, at + 1), special=True) if rest else None
+    return len(written_ids) - len(end) + found[0] if found else len(written_ids)

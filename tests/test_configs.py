@@ -95,8 +95,8 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
 def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(name, tmp_path):
     quick, thinking = (build(composed(tmp_path, f"model={name}{end}").datamodule).model for end in ("", "_thinking"))
     assert (quick.id, quick.chat) == (thinking.id, thinking.chat)
-    assert (quick.template, quick.max_new_tokens) == ({"enable_thinking": False}, 100)
-    assert (thinking.template, thinking.max_new_tokens) == ({"enable_thinking": True}, 4096)
+    assert (quick.template, quick.token_limit) == ({"enable_thinking": False}, 100)
+    assert (thinking.template, thinking.token_limit) == ({"enable_thinking": True}, 4196)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,8 @@ def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(
         ),
         ("dataset=imdb", lambda run: (len(run.positions.names), run.rule.rule.func) == (12, options)),
         ("dataset=imdb positions=exact", lambda run: len(run.positions.names) == 4),
+        # the length that a set asks for leaves the thought its own
+        ("model=qwen3_8b_thinking dataset=math dataset.path=x", lambda run: run.model.token_limit == 4296),
         ("dataset=math dataset.path=x", lambda run: (run.model.max_new_tokens, run.spans.rule) == (200, "number")),
         ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is given),
         ("positions.into_prompt=true", lambda run: run.positions.into_prompt is True),
