@@ -96,6 +96,7 @@ class ActivationDataModule(GridDataModule):
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
                 examples.spans,
+                [answer.thought_ids for answer in examples.answers],
             )
             if not valid.any():
                 raise ValueError(

@@ -13,18 +13,20 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.answered import Answered
 from datamodules.exact_check import count_found, is_part
-from datamodules.spans import token_ranges
+from datamodules.spans import decode, token_ranges
 
 SHOWN = 60  # examples of each of: right, wrong, without an exact answer
 QUESTION = 240  # characters of a question, its last ones: what is asked stands behind the context
+THOUGHT = 40  # tokens of what a model thinks before its answer, the last ones
 ROWS = 1024  # of the table in one piece: sets can have many
 _IDS = pa.list_(pa.int32())
 INDEX = pa.schema(
     {
         "id": pa.string(), "group": pa.string(), "split": pa.string(), "question": pa.string(),
         "gold": pa.list_(pa.string()), "answer": pa.string(), "finish": pa.string(), "prompt_ids": _IDS,
-        "answer_ids": _IDS, "exact_answer": pa.string(), "exact_answer_by": pa.string(), "first_token": _IDS,
-        "last_token": _IDS, "valid": pa.list_(pa.bool_()), "label": pa.int8(), "label_by": pa.string(),
+        "thought_ids": _IDS, "answer_ids": _IDS, "exact_answer": pa.string(), "exact_answer_by": pa.string(),
+        "first_token": _IDS, "last_token": _IDS, "valid": pa.list_(pa.bool_()), "label": pa.int8(),
+        "label_by": pa.string(),
     }
 )  # fmt: skip
 
@@ -95,7 +97,8 @@ def audit_page(tokenizer: PreTrainedTokenizerBase, examples: Answered) -> str:
 def index_of(examples: Answered, tokens: Tensor, valid: Tensor) -> bytes:
     """Say which example each row of the shards is, as Parquet, for people and other programs.
 
-    Labels and exact answers follow the present rules. tokens [N, T, 2] are counted in prompt plus answer.
+    Labels and exact answers follow the present rules. tokens [N, T, 2] are counted in prompt, thought and
+    answer.
     """
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, INDEX) as writer:
@@ -112,6 +115,7 @@ def index_of(examples: Answered, tokens: Tensor, valid: Tensor) -> bytes:
                 "answer": [answer.text for answer in answers],
                 "finish": [answer.finish for answer in answers],
                 "prompt_ids": [answer.prompt_ids for answer in answers],
+                "thought_ids": [answer.thought_ids for answer in answers],
                 "answer_ids": [answer.answer_ids for answer in answers],
                 "exact_answer": [
                     a.text[slice(*e.span)] if e.span else None for a, e in zip(answers, exact, strict=True)
@@ -139,8 +143,12 @@ def _example(tokenizer: PreTrainedTokenizerBase, examples: Answered, i: int) -> 
     replies = f"; replies: {escape(' | '.join(exact.replies))}" if exact.replies else ""
     cut = ", cut off" if answer.finish == "length" else ""
     verdict = "right" if examples.verdicts[i].right else "wrong"
+    thought = ""
+    if answer.thought_ids:
+        end = decode(tokenizer, answer.thought_ids[-THOUGHT:], special=True)
+        thought = f"<p><small>after {len(answer.thought_ids)} tokens of thinking: … {escape(end)}</small></p>"
     return (
         f"<article class='{verdict}'><p><small>{escape(question.id)}, {verdict}{cut}, {exact.how}{replies}</small></p>"
-        f"<p>{escape(asked)}</p><p>{''.join(tokens)}</p>"
+        f"<p>{escape(asked)}</p>{thought}<p>{''.join(tokens)}</p>"
         f"<p><small>gold: {escape(' | '.join(question.answers[:5]))}</small></p></article>"
     )

@@ -14,6 +14,7 @@ from datamodules.language_model import LanguageModel
 from datamodules.numbers import answer_number
 from datamodules.questions import Question
 from datamodules.spans import find, find_first
+from datamodules.thinking import OFF
 from datamodules.words import fold
 
 RULES = ("auto", "pattern", "options", "number")
@@ -189,9 +190,11 @@ def check_asked(key: str, model: object) -> None:
 
 
 def asking(model: LanguageModel) -> LanguageModel:
-    """The same model with what suits a short reply: the text as it is, one line, and a turn of its own for a chat."""
-    template = {**(model.template or {}), "add_generation_prompt": True}
-    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS, template=template)
+    """The same model with what suits a short reply: the text as it is, in a turn of its own, one line, no thinking."""
+    # A template takes no notice of arguments that it does not know.
+    template = {**(model.template or {}), "add_generation_prompt": True, **OFF}
+    short = {"stop": "\n", "max_new_tokens": REPLY_TOKENS, "thinking_tokens": 0}
+    return replace(model, prompt="{question}", template=template, **short)
 
 
 def gold_in(question: Question, answer: str) -> tuple[int, int] | None:

@@ -50,6 +50,7 @@ class LanguageModel:
         stop: text that ends an answer beside the stop tokens of the model; `auto` is the end of the line for a base
             model, nothing for a chat.
         max_new_tokens: longest answer, in tokens.
+        thinking_tokens: longest thought before the answer, in tokens; comes on top of `max_new_tokens`.
         batch_size: examples in one forward, halved where memory runs out.
         device_map: spreads the weights over devices, as in transformers: `auto`, or module to device.
         tp_plan: splits them over processes, as in transformers: `auto`, under torchrun.
@@ -75,6 +76,7 @@ class LanguageModel:
     date: str = "2024-07-26"
     stop: str | None = None
     max_new_tokens: int = 100
+    thinking_tokens: int = 0
     batch_size: int = 32
     device_map: str | dict[str, Any] | None = None
     tp_plan: str | None = None
@@ -109,12 +111,21 @@ class LanguageModel:
         for key in ("max_new_tokens", "batch_size"):
             if type(getattr(self, key)) is not int or getattr(self, key) < 1:
                 raise ValueError(f"model.{key}: expected a whole number above 0, got {getattr(self, key)!r}")
+        if type(self.thinking_tokens) is not int or self.thinking_tokens < 0:
+            raise ValueError(
+                f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"
+            )
         dtype = getattr(torch, str(self.dtype), None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         _day(self.date)
         self.name = self.name or (Path(self.gguf).stem if self.gguf else given)
         self._require_files()
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens that it writes, thought and answer together."""
+        return self.max_new_tokens + self.thinking_tokens
 
     def fetch(self) -> None:
         """Download a hub model, or an adapter, that is not on this machine yet; a folder or a file needs nothing."""

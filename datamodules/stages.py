@@ -108,7 +108,7 @@ class LanguageModelStages:
     def answers(
         self, ids: Sequence[str], prompts: Sequence[Sequence[int]], asked: LanguageModel | None = None
     ) -> list[Answer]:
-        """Greedy answers to N prompts, in order, from the cache where it has them.
+        """Greedy answers to N prompts, in order, from the cache where it has them; thinking is not yet cut off.
 
         Args:
             ids: [N] names of the examples, for messages.
@@ -125,7 +125,7 @@ class LanguageModelStages:
             "version": answers_stage.VERSION,
             "model": self.identity,
             "prompts": _digest(prompts),
-            "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop, "stop_ids": stop_ids},
+            "decoding": {"greedy": True, "max_new_tokens": asked.token_limit, "stop": stop, "stop_ids": stop_ids},
         }
         entry = self._entry("answers", content, len(prompts))
 
@@ -139,7 +139,7 @@ class LanguageModelStages:
                     self.network,
                     self.tokenizer,
                     [list(prompts[i]) for i in batch],
-                    asked.max_new_tokens,
+                    asked.token_limit,
                     stop,
                     stop_ids,
                 ),
@@ -153,10 +153,10 @@ class LanguageModelStages:
 
         def expect(todo: int) -> float:
             mean = sum(map(len, prompts)) // len(prompts)
-            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.max_new_tokens)
+            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.token_limit)
 
-        longest = max(map(len, prompts)) + asked.max_new_tokens
-        costs = [len(prompt) + asked.max_new_tokens for prompt in prompts]
+        longest = max(map(len, prompts)) + asked.token_limit
+        costs = [len(prompt) + asked.token_limit for prompt in prompts]
         self._run(entry, "answers", costs, BYTES_PER_TOKEN * longest, expect, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
         return [answer for path in found for answer in answers_stage.read(path)]
@@ -185,7 +185,7 @@ class LanguageModelStages:
                 f"site.name: expected a site of the width of the stream, which model.tp_plan leaves whole, got "
                 f"{', '.join(parted)}; choose another, or model.device_map=auto"
             )
-        sequences = [array("i", [*answer.prompt_ids, *answer.answer_ids]) for answer in answers]
+        sequences = [array("i", [*one.prompt_ids, *one.thought_ids, *one.answer_ids]) for one in answers]
         content = {
             "stage": "activations",
             "version": capture_stage.VERSION,

@@ -119,6 +119,7 @@ def test_the_index_says_what_each_row_is(language_model):
     assert row == {
         "id": "q", "group": "g", "split": "test", "question": "which?", "gold": ["red"],
         "answer": "the red stone", "finish": "stop",
-        "prompt_ids": [1, 2], "answer_ids": answer.answer_ids, "exact_answer": "red", "exact_answer_by": "asked",
+        "prompt_ids": [1, 2], "thought_ids": [], "answer_ids": answer.answer_ids,
+        "exact_answer": "red", "exact_answer_by": "asked",
         "first_token": [3, 4], "last_token": [3, 6], "valid": [True, False], "label": 1, "label_by": "so",
     }  # fmt: skip
