@@ -76,6 +76,8 @@ class ActivationDataModule(GridDataModule):
 
     def prepare_data(self) -> None:
         """Fetch weights and questions that are not on this machine."""
+        if self.card:  # of a fit, before the test
+            return
         self.model.fetch()
         self.dataset.fetch()
 

@@ -32,6 +32,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 # there is little reason to wait.
 PATIENCE, PATIENCE_WITH_FILES = 12.0, 3.0
 _unreachable: list[Exception] = []  # why, once it is known: a run then asks no more
+_told: set[str] = set()  # lines that were logged: a run fetches the same repository more than once
 
 
 def fetch_snapshot(
@@ -90,7 +91,10 @@ def fetch_snapshot(
             raise problem
         if not isinstance(problem, OfflineModeIsEnabled):  # which people set themselves
             what = "refuses" if answered else "does not answer"
-            log.warning(f"{key}={id_}: the hub {what}; going on with what was fetched before, commit {here.name}")
+            line = f"{key}={id_}: the hub {what}; going on with what was fetched before, commit {here.name}"
+            if line not in _told:
+                _told.add(line)
+                log.warning(line)
         return here
 
 
