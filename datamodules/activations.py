@@ -10,9 +10,10 @@ from datamodules.answered import Answered, LabelRule, answered
 from datamodules.audit import audit_page, index_of
 from datamodules.cache import CacheEntry
 from datamodules.exact_answers import ExactAnswers
-from datamodules.label_report import label_report
+from datamodules.label_report import label_report, label_summary
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import GridDataModule
+from datamodules.near_duplicates import tell_near_duplicates
 from datamodules.positions import Positions, coincidence
 from datamodules.questions import QuestionSet
 from datamodules.sites import check_site, choose_layers
@@ -89,12 +90,15 @@ class ActivationDataModule(GridDataModule):
         with LanguageModelStages(self.model, self.dataset, self.cache_root, device, self.quiet) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)
             questions = self.dataset.load(log.info if not self.quiet else lambda line: None)
+            if not self.split.own_test:
+                questions = [question for question in questions if question.split != "test"]
             examples = answered(stages, questions, self.rule, self.spans if self.positions.need_exact_answers else None)
             tokens, valid = self.positions.tokens(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
                 examples.spans,
+                [answer.thought_ids for answer in examples.answers],
             )
             if not valid.any():
                 raise ValueError(
@@ -126,6 +130,8 @@ class ActivationDataModule(GridDataModule):
         }
         groups, given = [q.group for q in examples.questions], [q.split for q in examples.questions]
         self.serve(Shards(self._shards), examples.labels, valid, groups, card, given)
+        if not self.quiet:
+            tell_near_duplicates([q.text for q in examples.questions], self._rows["test"], log.info)
 
     def _write_for_people(
         self, entry: CacheEntry, stages: LanguageModelStages, examples: Answered, tokens: Tensor, valid: Tensor
@@ -133,8 +139,9 @@ class ActivationDataModule(GridDataModule):
         """Put the table of examples, the report on labels and the page of exact answers beside the activations."""
         entry.write_once("index.parquet", index_of(examples, tokens, valid))
         if not self.dataset.stated:
-            report = label_report(examples.questions, [answer.text for answer in examples.answers], examples.verdicts)
-            log.info(f"labels: see {entry.write_once('labels.md', report.encode())}")
+            judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
+            path = entry.write_once("labels.md", label_report(*judged).encode())
+            log.info(f"labels: {label_summary(*judged)}; see {path}")
         if self.positions.need_exact_answers:
             page = audit_page(stages.tokenizer, examples)
             log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")

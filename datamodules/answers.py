@@ -3,7 +3,7 @@
 import io
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+
+from datamodules.thinking import count_thought, find_answer, opens_block
 
 VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
 
@@ -40,10 +42,13 @@ class Answer:
 
     Attributes:
         prompt_ids: token ids that the model read.
-        answer_ids: token ids that it wrote, the stop token included.
-        logprobs: natural log-probability of each written token.
+        answer_ids: token ids that it wrote, the stop token included; without `thought_ids`.
+        logprobs: natural log-probability of each of `answer_ids`.
         finish: `stop` when it ended its answer, `length` when it was cut off, `given` when it is a given text.
         text: `answer_ids` decoded without special tokens.
+        thought_ids: token ids that it wrote before the answer, where `cut_thinking` set them apart: its thinking, the
+            marks around it and the blanks behind it. They are read with the prompt and the answer, and are part of
+            neither.
     """
 
     prompt_ids: Sequence[int]
@@ -51,6 +56,7 @@ class Answer:
     logprobs: Sequence[float]
     finish: Literal["stop", "length", "given"]
     text: str
+    thought_ids: Sequence[int] = ()
 
 
 class _ChosenLogprobs(LogitsProcessor):
@@ -65,15 +71,22 @@ class _ChosenLogprobs(LogitsProcessor):
 
 
 class _Stops(StoppingCriteria):
-    """Ends a row where the text of its new tokens holds `stop`, whatever the prompt ends in; keeps how long it was."""
+    """Ends a row where the text of its new tokens holds `stop` outside its thinking; keeps how long it was."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int, prompts: Sequence[Sequence[int]]
+    ) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width
+        self.opened = [opens_block(tokenizer, prompt) for prompt in prompts]
         self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         for row, ids in enumerate(input_ids[:, self.width :].tolist()):
-            if row not in self.lengths and self.stop in self.tokenizer.decode(ids):
+            if row in self.lengths:
+                continue
+            text = str(self.tokenizer.decode(ids))
+            start = find_answer(text, self.opened[row])
+            if start is not None and self.stop in text[start:]:
                 self.lengths[row] = len(ids)
         return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
 
@@ -111,7 +124,7 @@ def generate_answers(
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     chosen = _ChosenLogprobs()
-    stops = [_Stops(tokenizer, stop, width)] if stop else []
+    stops = [_Stops(tokenizer, stop, width, prompts)] if stop else []
     written = model.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
@@ -159,6 +172,21 @@ def require_embeddings(
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def cut_thinking(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Answer:
+    """An answer, as it is stored, with the tokens of its thinking set apart; none are left where that never ends."""
+    n = count_thought(tokenizer, answer.prompt_ids, answer.answer_ids)
+    if not n:
+        return answer
+    rest = answer.answer_ids[n:]
+    return replace(
+        answer,
+        thought_ids=answer.answer_ids[:n],
+        answer_ids=rest,
+        logprobs=answer.logprobs[n:],
+        text=_text(tokenizer, rest),
+    )
 
 
 def as_if_said(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:

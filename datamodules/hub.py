@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
 from datasets.data_files import sanitize_patterns
 from huggingface_hub import DatasetCard
 
+from datamodules.columns import ArrowRows
 from datamodules.snapshot import COMMIT, fetch_snapshot, find_snapshot
 from datamodules.table import Row
 from datamodules.tabular import RowQuestions
@@ -106,7 +107,8 @@ class HubQuestions(RowQuestions):
     def _rows(self, split: str) -> Sequence[Row]:
         table = self._load(split)  # stays on disk; rows are read as they are asked for
         used = [name for name in table.column_names if name in {column.split(".")[0] for column in self.columns}]
-        return cast(Sequence[Row], table.select_columns(used or table.column_names))
+        table = table.select_columns(used or table.column_names)
+        return ArrowRows(cast(Sequence[Row], table), table.features.arrow_schema)
 
     def _load(self, split: str) -> Dataset:
         disable_progress_bars()

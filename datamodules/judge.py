@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.correctness import Verdict, gold
+from datamodules.correctness import Rule, TextRule, Verdict, gold, substring
 from datamodules.exact_answers import Ask, check_asked
 from datamodules.language_model import LanguageModel
 from datamodules.questions import Question
@@ -22,10 +22,12 @@ class Judge:
     Attributes:
         tries: most times that one answer is asked about.
         model: who judges; the model of the answers where None.
+        rule: the function of `correctness` whose right answers need no judge.
     """
 
     tries: int = 3
     model: LanguageModel | None = None
+    rule: Rule = gold
 
     def __post_init__(self) -> None:
         check_asked("rule.model", self.model)
@@ -35,7 +37,7 @@ class Judge:
 
     def __call__(self, questions: Sequence[Question], answers: Sequence[str], ask: Ask) -> list[Verdict]:
         """Return one verdict for each."""
-        verdicts = [gold(answer, question) for question, answer in zip(questions, answers, strict=True)]
+        verdicts = [self.rule(answer, question) for question, answer in zip(questions, answers, strict=True)]
         open_ = [i for i, verdict in enumerate(verdicts) if not verdict.right]
         for i in open_:
             verdicts[i] = Verdict(None, "the judge does not say")
@@ -49,6 +51,20 @@ class Judge:
                     verdicts[i] = Verdict(right, f"the judge says {'yes' if right else 'no'}")
             open_ = [i for i in open_ if verdicts[i].right is None]
         return verdicts
+
+
+def study_rule(
+    dataset: str, judged: Sequence[str], tries: int = 3, model: LanguageModel | None = None
+) -> Judge | TextRule:
+    """The study's own rule for a set: `substring`; in the sets of `judged`, a judge says of the other answers.
+
+    Args:
+        dataset: name of the set.
+        judged: names of sets.
+        tries, model: see `Judge`; used in the sets of `judged` alone.
+    """
+    judge = Judge(tries, model, substring)
+    return judge if dataset in judged else TextRule(substring)
 
 
 def judged(reply: str) -> bool | None:

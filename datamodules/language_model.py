@@ -37,8 +37,10 @@ class LanguageModel:
         adapter: folder or hub id of an adapter that is merged into the weights; `auto` takes the one that lies in the
             model's folder, null none. Needs the extra of this name.
         prompt: what the model reads, whether it chats or not; `{question}` is replaced.
-        chat_prompt: the same for models that chat, where `prompt` is null; by default the question alone.
+        chat_prompt: the same for models that chat, where `prompt` is null; by default the question alone. Data sets
+            set it: a request that belongs to their questions, such as one to answer shortly.
         base_prompt: the same for base models, where `prompt` is null; by default `Q: {question}`, `A:`.
+            Data sets set it likewise.
         name: shown to people; the id, or the name of the GGUF file, by default.
         revision: branch, tag or commit on the hub.
         dtype: torch dtype of weights and computation, such as `bfloat16`.
@@ -48,6 +50,7 @@ class LanguageModel:
         stop: text that ends an answer beside the stop tokens of the model; `auto` is the end of the line for a base
             model, nothing for a chat.
         max_new_tokens: longest answer, in tokens.
+        thinking_tokens: longest thought before the answer, in tokens; comes on top of `max_new_tokens`.
         batch_size: examples in one forward, halved where memory runs out.
         device_map: spreads the weights over devices, as in transformers: `auto`, or module to device.
         tp_plan: splits them over processes, as in transformers: `auto`, under torchrun.
@@ -73,6 +76,7 @@ class LanguageModel:
     date: str = "2024-07-26"
     stop: str | None = None
     max_new_tokens: int = 100
+    thinking_tokens: int = 0
     batch_size: int = 32
     device_map: str | dict[str, Any] | None = None
     tp_plan: str | None = None
@@ -94,8 +98,6 @@ class LanguageModel:
                 raise ValueError(f"model.{key}: expected arguments such as {{{example}}}, got {value!r}")
         for key in TEXTS:
             text = getattr(self, key)
-            if text is not None:
-                setattr(self, key, re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text))
             if text is not None and key != "stop" and "{question}" not in text:
                 raise ValueError(f"model.{key}: expected a text with {{question}} in it, got {text!r}; add it")
         if type(self.trust_remote_code) is not bool:
@@ -109,12 +111,21 @@ class LanguageModel:
         for key in ("max_new_tokens", "batch_size"):
             if type(getattr(self, key)) is not int or getattr(self, key) < 1:
                 raise ValueError(f"model.{key}: expected a whole number above 0, got {getattr(self, key)!r}")
+        if type(self.thinking_tokens) is not int or self.thinking_tokens < 0:
+            raise ValueError(
+                f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"
+            )
         dtype = getattr(torch, str(self.dtype), None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         _day(self.date)
         self.name = self.name or (Path(self.gguf).stem if self.gguf else given)
         self._require_files()
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens that it writes, thought and answer together."""
+        return self.max_new_tokens + self.thinking_tokens
 
     def fetch(self) -> None:
         """Download a hub model, or an adapter, that is not on this machine yet; a folder or a file needs nothing."""
@@ -219,7 +230,7 @@ class LanguageModel:
     def stop_text(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
         """The text that ends an answer, if any."""
         if self.stop != "auto":
-            return self.stop
+            return self.stop and _unescape(self.stop)
         return None if self.chats(tokenizer) else "\n"
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -238,6 +249,7 @@ class LanguageModel:
         """
         chats = self.chats(tokenizer)
         prompt = self.prompt or (self.chat_prompt or "{question}" if chats else self.base_prompt or "Q: {question}\nA:")
+        prompt = _unescape(prompt)
         texts = [prompt.replace("{question}", question) for question in questions]
         if chats:
             every = encode_turns(tokenizer, texts, self.template or {}, _day(self.date))
@@ -269,6 +281,10 @@ class LanguageModel:
         require_full_model(path)
         if path.is_dir() and not (path / "config.json").is_file():
             raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {self.id!r}")
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text)
 
 
 def _day(text: object) -> date:

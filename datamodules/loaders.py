@@ -72,6 +72,10 @@ class GridDataModule(pl.LightningDataModule):
         self._labels, self._valid = labels, valid
         self._rows = self.split(groups, labels.tolist(), given)
         for name, rows in self._rows.items():
+            if not len(rows):
+                if not self.quiet:
+                    log.info(f"split: no {name} rows, as split.{name} is 0")
+                continue
             zeros, ones = labels[rows].bincount(minlength=2).tolist()
             if min(zeros, ones) < MIN_PER_CLASS and not self.quiet:
                 what = f"{ones} {self.classes[1]} and {zeros} {self.classes[0]}"
@@ -98,9 +102,9 @@ class GridDataModule(pl.LightningDataModule):
             return self._cells("train")
         return ExampleBlocks(self._examples["train"], self.batch_size, self.seed, self._budget, *self._rank())
 
-    def val_dataloader(self) -> CellBlocks:
-        """Cell blocks of the validation rows."""
-        return self._cells("val")
+    def val_dataloader(self) -> CellBlocks | list[Any]:
+        """Cell blocks of the validation rows; no loader where there are none, and Lightning then validates nothing."""
+        return self._cells("val") if len(self._rows["val"]) else []
 
     def test_dataloader(self) -> CellBlocks:
         """Cell blocks of the test rows."""

@@ -13,22 +13,28 @@ class GroupSplit:
     """Deals groups to the three splits so that each gets its share of both classes.
 
     Attributes:
-        val: share of examples for validation.
+        val: share of examples for validation; 0: there is no validation split.
         test: share of examples for test; the rest trains. Where the questions come with a test part of their own, that
             is the test split, and the others keep their proportion.
         seed: of the order in which groups are dealt.
+        own_test: use the test part that questions come with. Where false, its questions are left out, and all three
+            splits are dealt from the others.
     """
 
     val: float = 0.15
     test: float = 0.25
     seed: int = 0
+    own_test: bool = True
 
     def __post_init__(self) -> None:
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"split.seed: expected a whole number of at least 0, got {self.seed!r}")
-        if not (self.val > 0 and self.test > 0 and self.val + self.test < 1):
+        if type(self.own_test) is not bool:
+            raise ValueError(f"split.own_test: expected true or false, got {self.own_test!r}")
+        if not (self.val >= 0 and self.test > 0 and self.val + self.test < 1):
             raise ValueError(
-                f"split: expected val and test above 0 and together below 1, got val={self.val}, test={self.test}"
+                f"split: expected val of at least 0, test above 0, and both together below 1, got val={self.val}, "
+                f"test={self.test}"
             )
 
     def __call__(
@@ -42,30 +48,33 @@ class GroupSplit:
             given: [N], `test` for examples of the test split if any are; groups must not cross it.
 
         Returns:
-            ascending int64 row numbers of each of `SPLITS`.
+            ascending int64 row numbers of each of `SPLITS`; none of `val` where its share is 0.
 
         Raises:
-            ValueError: a split stays empty.
+            ValueError: a split whose share is above 0 stays empty.
         """
-        if given is not None and "train" in given and "test" not in given:
+        if self.own_test and given is not None and "train" in given and "test" not in given:
             raise ValueError(
                 "split: expected questions of the set's own test part, got none that could be asked and judged; take "
                 "another test part, or leave it away"
             )
-        is_test = np.array([split == "test" for split in given or ()], dtype=bool)
-        if is_test.any():
-            rest = [i for i, test in enumerate(is_test) if not test]
-            train, val = 1 - self.val - self.test, self.val
+        in_test = np.array([split == "test" for split in given or [""] * len(groups)], dtype=bool)
+        has_test = self.own_test and bool(in_test.any())
+        train, val = 1 - self.val - self.test, self.val
+        shares = {"train": train, "val": val, "test": self.test}
+        if has_test:
             shares = {"train": train / (train + val), "val": val / (train + val)}
-            dealt = self._deal([groups[i] for i in rest], [labels[i] for i in rest], shares)
-            return {name: np.asarray(rest)[rows] for name, rows in dealt.items()} | {"test": np.flatnonzero(is_test)}
-        return self._deal(groups, labels, {"train": 1 - self.val - self.test, "val": self.val, "test": self.test})
+        rest = np.flatnonzero(~in_test)
+        dealt = self._deal([groups[i] for i in rest], [labels[i] for i in rest], shares)
+        rows = {name: rest[part] for name, part in dealt.items()}
+        return rows | {"test": np.flatnonzero(in_test)} if has_test else rows
 
     def _deal(self, groups: Sequence[str], labels: Sequence[int], share_of: dict[str, float]) -> dict[str, np.ndarray]:
+        above_0 = {name: share for name, share in share_of.items() if share > 0}
         names, member = np.unique(np.asarray(groups), return_inverse=True)
         counts = np.zeros((len(names), 2))  # examples of each class in each group
         np.add.at(counts, (member, np.asarray(labels)), 1)
-        shares = np.array(list(share_of.values()))
+        shares = np.array(list(above_0.values()))
         wanted = shares[:, None] * counts.sum(0)  # [split, class]
         order = np.random.default_rng(self.seed).permutation(len(names))
         order = order[np.argsort(-counts[order].sum(1), kind="stable")]  # large groups while there is room to balance
@@ -75,11 +84,11 @@ class GroupSplit:
             # The split left furthest below its share of what this group holds, each class relative to its size.
             home[group] = np.argmax(((wanted - dealt) / scale) @ counts[group])
             dealt[home[group]] += counts[group]
-        rows = {name: np.flatnonzero(home[member] == k) for k, name in enumerate(share_of)}
-        empty = [name for name in share_of if not len(rows[name])]
+        rows = {name: np.flatnonzero(home[member] == k) for k, name in enumerate(above_0)}
+        empty = [name for name in above_0 if not len(rows[name])]
         if empty:
             raise ValueError(
                 f"split: expected groups enough for every split, got {len(names)}, which leave none for "
                 f"{', '.join(empty)}; take more questions, or smaller groups"
             )
-        return rows
+        return {name: rows.get(name, np.empty(0, dtype=np.int64)) for name in share_of}

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 THREADED_WIDTH = 512  # narrower models run on one CPU thread: more of them mostly wait for each other
 BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
 
+Advance = Callable[[Sequence[int]], None]  # told the rows of each batch that is done
+
 
 class LanguageModelStages:
     """Answers and activations of one language model; use in a `with` block, which frees the model.
@@ -106,7 +108,7 @@ class LanguageModelStages:
     def answers(
         self, ids: Sequence[str], prompts: Sequence[Sequence[int]], asked: LanguageModel | None = None
     ) -> list[Answer]:
-        """Greedy answers to N prompts, in order, from the cache where it has them.
+        """Greedy answers to N prompts, in order, from the cache where it has them; thinking is not yet cut off.
 
         Args:
             ids: [N] names of the examples, for messages.
@@ -123,11 +125,11 @@ class LanguageModelStages:
             "version": answers_stage.VERSION,
             "model": self.identity,
             "prompts": _digest(prompts),
-            "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop, "stop_ids": stop_ids},
+            "decoding": {"greedy": True, "max_new_tokens": asked.token_limit, "stop": stop, "stop_ids": stop_ids},
         }
         entry = self._entry("answers", content, len(prompts))
 
-        def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
+        def make(rows: range, advance: Advance) -> dict[str, bytes]:
             made: dict[int, Answer] = {}
             require_embeddings(self.network, self.tokenizer, prompts)
             for batch, answered in self.batches.run(
@@ -137,7 +139,7 @@ class LanguageModelStages:
                     self.network,
                     self.tokenizer,
                     [list(prompts[i]) for i in batch],
-                    asked.max_new_tokens,
+                    asked.token_limit,
                     stop,
                     stop_ids,
                 ),
@@ -146,15 +148,16 @@ class LanguageModelStages:
                     if not all(map(math.isfinite, answer.logprobs)):
                         self._refuse(prompts[i], ids[i])
                     made[i] = answer
-                advance(len(batch))
+                advance(batch)
             return {shard_name(rows, "parquet"): answers_stage.stored([made[i] for i in rows])}
 
         def expect(todo: int) -> float:
             mean = sum(map(len, prompts)) // len(prompts)
-            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.max_new_tokens)
+            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.token_limit)
 
-        longest = max(map(len, prompts)) + asked.max_new_tokens
-        self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, expect, make)
+        longest = max(map(len, prompts)) + asked.token_limit
+        costs = [len(prompt) + asked.token_limit for prompt in prompts]
+        self._run(entry, "answers", costs, BYTES_PER_TOKEN * longest, expect, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
         return [answer for path in found for answer in answers_stage.read(path)]
 
@@ -182,7 +185,7 @@ class LanguageModelStages:
                 f"site.name: expected a site of the width of the stream, which model.tp_plan leaves whole, got "
                 f"{', '.join(parted)}; choose another, or model.device_map=auto"
             )
-        sequences = [array("i", [*answer.prompt_ids, *answer.answer_ids]) for answer in answers]
+        sequences = [array("i", [*one.prompt_ids, *one.thought_ids, *one.answer_ids]) for one in answers]
         content = {
             "stage": "activations",
             "version": capture_stage.VERSION,
@@ -196,7 +199,7 @@ class LanguageModelStages:
         }
         entries = {site: self._entry("activations", content | {"site": site}, len(sequences)) for site in sites}
 
-        def read(rows: range, wanted: Sequence[str], advance: Callable[[int], None]) -> dict[str, dict[str, bytes]]:
+        def read(rows: range, wanted: Sequence[str], advance: Advance) -> dict[str, dict[str, bytes]]:
             acts: dict[str, Tensor] = {}
             require_embeddings(self.network, self.tokenizer, sequences)
             for batch, captured in self.batches.run(
@@ -210,7 +213,7 @@ class LanguageModelStages:
                     if site not in acts:
                         acts[site] = torch.empty(len(layers), len(names), len(rows), h.shape[-1], dtype=torch.bfloat16)
                     acts[site][:, :, [i - rows.start for i in batch]] = h.permute(1, 2, 0, 3).to("cpu", torch.bfloat16)
-                advance(len(batch))
+                advance(batch)
             return {
                 site: {
                     f"layer={layer:02d}/{shard_name(rows, 'safetensors')}": save({"h": h[i]})
@@ -219,7 +222,7 @@ class LanguageModelStages:
                 for site, h in acts.items()
             }
 
-        def make(site: str, rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
+        def make(site: str, rows: range, advance: Advance) -> dict[str, bytes]:
             shard = rows.start // SHARD
             also = [other for other, entry in entries.items() if other != site and shard in entry.missing()]
             files = read(rows, [site, *also], advance)
@@ -234,7 +237,7 @@ class LanguageModelStages:
         for site in sorted(entries):  # the same order for all who build them, whichever they want first
             lacking = {site} | {other for other, entry in entries.items() if entry.missing()}
             bytes_each = 2 * len(layers) * len(names) * sum(width_of(self.config, one) for one in lacking)
-            self._run(entries[site], site, len(sequences), bytes_each, expect, partial(make, site))
+            self._run(entries[site], site, list(map(len, sequences)), bytes_each, expect, partial(make, site))
         return entries[sites[0]]
 
     def _entry(self, kind: str, content: dict[str, Any], n: int) -> CacheEntry:
@@ -257,25 +260,32 @@ class LanguageModelStages:
         self,
         entry: CacheEntry,
         stage: str,
-        n: int,
+        costs: Sequence[int],
         bytes_each: int,
         expect: Callable[[int], float],
-        make: Callable[[range, Callable[[int], None]], dict[str, bytes]],
+        make: Callable[[range, Advance], dict[str, bytes]],
     ) -> None:
-        """Build what an entry lacks, with a bar, or say that nothing is lacking."""
+        """Build what an entry lacks, with a bar, or say that nothing is lacking; `costs` [N] are tokens."""
+        n = len(costs)
         missing = [rows_of(shard, n) for shard in entry.missing()]
         if not missing:
             return self._say(f"{stage}: {n} reused from {entry.folder}")
         todo = sum(map(len, missing))
         entry.require_room(todo * bytes_each)
+        expected = 0.0
         if not self.quiet:
             ranks = dist.get_world_size() if dist.is_initialized() and not self.split else 1
-            cost = f"about {size(todo * bytes_each)} and {duration(expect(math.ceil(todo / ranks)))}"
+            expected = expect(math.ceil(todo / ranks))
+            cost = f"about {size(todo * bytes_each)} and {duration(expected)}"
             log.info(f"{stage}: {todo} of {n} to make, {cost}, into {entry.folder}")
-        with bar(stage, todo, self.quiet) as advance:
+        with bar(stage, todo, self.quiet, expected, sum(costs[i] for rows in missing for i in rows)) as done:
+
+            def advance(rows: Sequence[int]) -> None:
+                done(len(rows), sum(costs[i] for i in rows))
+
             entry.build(
                 make=lambda shard: make(rows_of(shard, n), advance),
-                made_elsewhere=lambda shard: advance(len(rows_of(shard, n))),
+                made_elsewhere=lambda shard: advance(rows_of(shard, n)),
                 together=self.split,
             )
 

@@ -193,6 +193,8 @@ class MinibatchGrid(ProbeGrid):
             self.maps["val"] = self._best.val
             self.fitted["best_epoch"] = self._best.epoch
             self._best = None
+        else:
+            self.print(f"nothing was validated: all {self.current_epoch} epochs are run, and the last one is kept")
 
 
 class LinearGrid(MinibatchGrid):

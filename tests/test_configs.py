@@ -9,11 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from datamodules.correctness import given, gold, number, options, pattern, substring
+from datamodules.correctness import TextRule, given, gold, number, options, pattern, substring
 from datamodules.exact_answers import AskedExact, RuleExact
+from datamodules.judge import Judge
 from datamodules.loaders import GridDataModule
 from datamodules.sites import SITES
 from probes.grid import ProbeGrid
+from probes.mass_mean import MassMeanGrid
 from train import build
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -84,9 +86,21 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
     for path in (CONF / "model").glob("*.yaml"):
         if path.stem not in ("hf", "demo"):
             model = OmegaConf.load(path)
-            assert model.defaults == ["hf"]
-            assert model.chat is ("instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4", "smollm2"))
-            assert model.id.count("/") == 1
+            thinking = path.stem.endswith("_thinking")  # builds on the preset that does not think
+            assert model.defaults == [path.stem.removesuffix("_thinking") if thinking else "hf"]
+            if not thinking:
+                assert model.chat is (
+                    "instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4", "smollm2")
+                )
+                assert model.id.count("/") == 1
+
+
+@pytest.mark.parametrize("name", ["qwen3_8b", "qwen3_32b"])
+def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(name, tmp_path):
+    quick, thinking = (build(composed(tmp_path, f"model={name}{end}").datamodule).model for end in ("", "_thinking"))
+    assert (quick.id, quick.chat) == (thinking.id, thinking.chat)
+    assert (quick.template, quick.token_limit) == ({"enable_thinking": False}, 100)
+    assert (thinking.template, thinking.token_limit) == ({"enable_thinking": True}, 4196)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +129,61 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
             lambda run: (run.dataset.group, run.rule.rule.func, run.spans.rule) == ("country", pattern, "auto"),
         ),
         ("dataset=imdb positions=exact", lambda run: len(run.positions.names) == 4),
+        # the length that a set asks for leaves the thought its own
+        ("model=qwen3_8b_thinking dataset=math dataset.path=x", lambda run: run.model.token_limit == 4296),
         ("dataset=math dataset.path=x", lambda run: (run.model.max_new_tokens, run.spans.rule) == (200, "number")),
         ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is given),
+        ("dataset=math dataset.path=x", lambda run: run.model.chat_prompt.startswith("{question} ")),
+        ("dataset=math dataset.path=x model.chat_prompt=null", lambda run: run.model.chat_prompt is None),
+        ("dataset=triviaqa", lambda run: (run.model.chat_prompt, run.model.base_prompt) == (None, None)),
+        ("split.val=0", lambda run: run.split.val == 0),
+        ("split.own_test=false", lambda run: run.split.own_test is False),
         ("positions.into_prompt=true", lambda run: run.positions.into_prompt is True),
+        ("positions.require_exact_answer=true", lambda run: run.positions.require_exact_answer is True),
     ],
 )
 def test_the_keys_that_people_set_reach_their_object(override, read, tmp_path):
     assert read(build(composed(tmp_path, *override.split()).datamodule))
+
+
+STUDIED = [
+    "triviaqa", "hotpotqa", "hotpotqa_context", "natural_questions", "natural_questions_context", "movies", "math",
+    "winogrande", "winogrande_hub", "winobias", "mnli", "mnli_hub", "imdb",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_the_study_s_settings_fit_each_of_its_sets(name, tmp_path):
+    given = ["experiment=paper", "model=mistral_7b_instruct", f"dataset={name}", *NEEDED.get(f"dataset={name}", [])]
+    cfg = composed(tmp_path, *given)
+    run, probe = build(cfg.datamodule), build(cfg.probe)
+    judged = name in ("natural_questions", "natural_questions_context")
+    assert isinstance(run.rule, Judge if judged else TextRule)
+    assert run.rule.rule is substring
+    assert (type(run.spans), run.spans.only_wrong) == (AskedExact, True)
+    assert run.sites == ["mlp_out"]
+    assert run.dataset.limit == 1000
+    assert (run.split.val, run.split.test, run.split.own_test) == (0, 0.2, False)
+    assert run.positions.into_prompt is run.positions.require_exact_answer is True
+    assert len(run.positions.names) == (12 if name == "imdb" else 15)
+    assert run.model.template == {"add_generation_prompt": False}
+    assert run.model.max_new_tokens == (200 if name == "math" else 100)
+    assert (probe.path, probe.standardize) == ([1.0], False)
+    again = composed(tmp_path, *reversed(given))
+    assert {**again, "hydra": None} == {**cfg, "hydra": None}  # in whatever order they are given
+
+
+def test_the_command_line_wins_over_the_study_s_settings(tmp_path):
+    given = (
+        "experiment=paper dataset=triviaqa rule=gold spans=rule positions=exact site=z probe=mass_mean dataset.limit=7 "
+        "split.val=0.1 positions.into_prompt=false model=qwen3_8b model.template.add_generation_prompt=true"
+    )
+    cfg = composed(tmp_path, *given.split())
+    run = build(cfg.datamodule)
+    assert (run.rule.rule.func, type(run.spans), len(run.positions.names)) == (gold, RuleExact, 4)
+    assert (run.sites, run.dataset.limit, run.split.val, run.positions.into_prompt) == (["z"], 7, 0.1, False)
+    assert run.model.template == {"enable_thinking": False, "add_generation_prompt": True}
+    assert isinstance(build(cfg.probe), MassMeanGrid)
 
 
 def test_a_constructor_speaks_for_itself(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
-from datamodules.judge import Judge, judge_prompt, judged
+from datamodules.correctness import TextRule
+from datamodules.judge import Judge, judge_prompt, judged, study_rule
 from datamodules.questions import Question
 
 QUESTIONS = [Question(f"q{i}", "g", f"Who is {i}?", ("Ann", "Anna")) for i in range(4)]
@@ -42,3 +43,19 @@ def test_each_try_shows_other_examples_and_one_of_each_verdict():
 def test_tries_are_checked(tries):
     with pytest.raises(ValueError, match=rf"rule.tries: expected 1 to 8, got {tries}"):
         Judge(tries=tries)
+
+
+def test_the_study_takes_substrings_and_asks_a_judge_in_some_sets_only():
+    answers = ["Annabel", "her", "him", "it"]  # Ann as written, inside a word
+    plain = study_rule("movies", ["nq"])
+    assert isinstance(plain, TextRule)
+    assert [one.right for one in plain(QUESTIONS, answers, None)] == [True, False, False, False]
+    asked = []
+
+    def ask(ids, texts, model):
+        asked.extend(ids)
+        return ["yes"] * len(ids)
+
+    judge = study_rule("nq", ["nq"], tries=2)
+    assert [one.right for one in judge(QUESTIONS, answers, ask)] == [True] * 4
+    assert asked == ["q1", "q2", "q3"]

@@ -63,6 +63,17 @@ TEMPLATE = (
         (True, TEMPLATE, {"prompt": "Say: {question}", "stop": "."}, "<s>[user] Say: red? [bot]", "."),
         (True, TEMPLATE, {"template": {"enable_thinking": False}}, "<s>[user] red? [bot] at once", None),
         ("auto", None, {"prompt": "{question}", "stop": None}, "red?", None),
+        (
+            True,
+            TEMPLATE,
+            {"chat_prompt": "{question} Now.", "base_prompt": "{question} is"},
+            "<s>[user] red? Now. [bot]",
+            None,
+        ),
+        (False, TEMPLATE, {"chat_prompt": "{question} Now.", "base_prompt": "{question} is"}, "red? is", "\n"),
+        (True, TEMPLATE, {"prompt": "{question}", "chat_prompt": "{question} Now."}, "<s>[user] red? [bot]", None),
+        (False, None, {"prompt": "{question}", "base_prompt": "{question} is"}, "red?", "\n"),
+        (True, TEMPLATE, {"template": {"add_generation_prompt": False}}, "<s>[user] red?", None),
         (False, None, {"prompt": "<s><s>{question}"}, "<s>red?", "\n"),
     ],
 )
@@ -151,6 +162,9 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
     ("settings", "text"),
     [
         ({"prompt": "Q: A:"}, r"model.prompt: expected a text with \{question\}"),
+        ({"chat_prompt": "Now."}, r"model.chat_prompt: expected a text with \{question\} in it, got 'Now.'; add it"),
+        ({"base_prompt": "A:"}, r"model.base_prompt: expected a text with \{question\} in it, got 'A:'; add it"),
+        ({"base_prompt": 5}, "model.base_prompt: expected a text or null, got 5"),
         ({"dtype": "float12"}, "model.dtype: expected float32, bfloat16 or float16, got 'float12'"),
         ({"dtype": "nn"}, "model.dtype"),
         ({"dtype": "int8"}, "model.dtype: expected float32, bfloat16 or float16, got 'int8'"),
@@ -231,11 +245,16 @@ def test_a_folder_without_a_model_is_told(tmp_path):
         LanguageModel("")
 
 
-@pytest.mark.parametrize("key", ["prompt", "chat_prompt", "base_prompt", "stop"])
-def test_a_command_line_can_give_line_breaks_tabs_and_backslashes(key):
+@pytest.mark.parametrize("key", ["prompt", "chat_prompt", "base_prompt"])
+def test_a_command_line_can_give_line_breaks_tabs_and_backslashes(language_model, key):
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     given: dict[str, Any] = {key: r"{question}\n\tA: \\nu \d"}
-    model = LanguageModel("org/name", **given)
-    assert getattr(model, key) == "{question}\n\tA: \\nu \\d"
+    model = LanguageModel(language_model.id, chat=key == "chat_prompt", stop=r"\n\t", **given)
+    for one in (model, replace(model, batch_size=1)):
+        ids = one.encode(tokenizer, [r"\n?"])[0]
+        assert tokenizer.decode(ids) == "\\n?\n\tA: \\nu \\d"
+        assert one.stop_text(tokenizer) == "\n\t"
 
 
 def test_a_prompt_for_all_wins_over_those_for_chats_and_base_models(language_model):

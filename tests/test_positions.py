@@ -18,10 +18,10 @@ def shipped(name) -> list[Any]:
     return loaded["rules"]
 
 
-def found(rules, prompt, answer, span, tokenizer: Any = None, into_prompt=False) -> dict[str, Any]:
+def found(rules, prompt, answer, span, tokenizer: Any = None, into_prompt=False, **more) -> dict[str, Any]:
     """Tokens of one example with so many prompt and answer tokens, or with these ids; None where invalid."""
     ids = [part if isinstance(part, list) else [7] * part for part in (prompt, answer)]
-    positions = Positions(rules, into_prompt)
+    positions = Positions(rules, into_prompt, **more)
     tokens, valid = positions.tokens(tokenizer, [ids[0]], [ids[1]], [span])
     at = [
         (first if first == last else (first, last)) if v else None
@@ -79,6 +79,34 @@ def test_into_prompt_lets_the_last_tokens_reach_back():
     assert reaching["-8"] == 5
     assert reaching["exact_answer_before_first"] == reaching["last_q"] == 9
     assert found(shipped("paper"), 2, 3, None, into_prompt=True)["-8"] is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "span", "token"),
+    [
+        ({"at": "after"}, (0, 2), 12),  # the exact answer ends the answer
+        ({"at": "after"}, (0, 1), 12),
+        ({"at": "after"}, (0, 0), 11),
+        ({"at": "after"}, None, None),
+        ({"at": "last", "offset": 1}, (0, 2), None),  # the study has no such column
+        ({"at": "after", "offset": 1}, (0, 2), None),
+    ],
+)
+def test_into_prompt_keeps_the_one_after_the_exact_answer_on_the_last_token(rule, span, token):
+    rules = [{"name": "x", "of": "exact_answer", **rule}]
+    assert found(rules, 10, 3, span, into_prompt=True) == {"x": token}
+    assert found(rules, 10, 3, (0, 2)) == {"x": None}
+
+
+def test_examples_without_an_exact_answer_can_be_left_out_of_every_column():
+    rules = [{"name": "end", "of": "answer", "at": -1}, {"name": "exact", "of": "exact_answer", "at": "first"}]
+    assert found(rules, 10, 3, None, require_exact_answer=True) == {"end": None, "exact": None}
+    assert found(rules, 10, 3, (1, 1), require_exact_answer=True) == {"end": 12, "exact": 11}
+    assert found(rules, 10, 3, None) == {"end": 12, "exact": None}
+    strict = Positions(rules[:1], require_exact_answer=True)
+    assert strict.need_exact_answers  # though no column counts from it
+    tokens, valid = strict.tokens(None, [[7] * 10] * 2, [[7] * 3] * 2, [None, (0, 0)])  # type: ignore[arg-type]
+    assert (tokens.tolist(), valid.tolist()) == ([[[0, 0]], [[12, 12]]], [[False], [True]])
 
 
 @pytest.mark.parametrize(
@@ -214,6 +242,7 @@ def test_a_run_has_no_more_tokens_than_it_is_long(rule, into_prompt, token):
     assert found([{"name": "x", **rule}], 10, 12, (5, 6), into_prompt=into_prompt)["x"] == token
 
 
-def test_into_prompt_is_true_or_false():
-    with pytest.raises(ValueError, match=r"positions.into_prompt: expected true or false, got 5"):
-        Positions([{"name": "x", "of": "answer"}], 5)  # type: ignore[arg-type]
+@pytest.mark.parametrize("key", ["into_prompt", "require_exact_answer"])
+def test_switches_are_true_or_false(key):
+    with pytest.raises(ValueError, match=rf"positions.{key}: expected true or false, got 5"):
+        Positions([{"name": "x", "of": "answer"}], **{key: 5})  # type: ignore[arg-type]

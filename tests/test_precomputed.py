@@ -244,3 +244,39 @@ def test_a_run_from_file_to_heatmap(path, tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["model"] == "some/model"
     assert summary["reading"]["best_cells"][0]["position"] == "end"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["probe.l2=auto"], ""),
+        (["probe=minibatch", "trainer.max_epochs=12"], "nothing was validated: all 12 epochs are run"),
+        (["trainer=ddp_cpu"], ""),
+    ],
+)
+def test_a_run_without_validation_rows(overrides, said, path, tmp_path):
+    """From start to heatmap, with no validation map and no word too many; early stopping finds nothing to stop by."""
+    write(path, metadata=NAMES)
+    train = Path(__file__).resolve().parents[1] / "train.py"
+    command = [sys.executable, str(train), "datamodule=precomputed", f"datamodule.path={path}", "hydra.run.dir=run"]
+    done = subprocess.run(
+        [*command, "split.val=0", *overrides],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("split: no val rows, as split.val is 0") == 1
+    assert said in done.stdout
+    assert "Warning" not in done.stderr
+    assert "across ranks is zero" not in done.stderr
+    rows = list(csv.DictReader((tmp_path / "run/heatmap.csv").read_text().splitlines()))
+    assert {row["split"] for row in rows} == {"test"}
+    auc = {(row["layer"], row["position"]): float(row["auc"]) for row in rows}
+    assert max(auc, key=lambda cell: auc[cell]) == ("8", "end")
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["val"] is None
+    assert summary["split"]["val"] == {"n": 0, "n_positive": 0}
+    assert summary["split"]["train"]["n"] + summary["split"]["test"]["n"] == N
+    assert (tmp_path / "run/heatmap.png").exists()

@@ -29,7 +29,7 @@ def test_one_seed_one_split():
     assert first != other
 
 
-@pytest.mark.parametrize(("val", "test"), [(0.0, 0.2), (0.2, 0.0), (0.6, 0.4)])
+@pytest.mark.parametrize(("val", "test"), [(-0.1, 0.2), (0.2, 0.0), (0.0, 0.0), (0.6, 0.4)])
 def test_impossible_shares_are_refused(val, test):
     with pytest.raises(ValueError, match=f"got val={val}, test={test}"):
         GroupSplit(val=val, test=test)
@@ -54,3 +54,29 @@ def test_a_test_part_of_its_own_stays_and_the_others_keep_their_proportion():
 def test_a_test_part_of_which_nothing_is_left_is_not_replaced():
     with pytest.raises(ValueError, match="expected questions of the set's own test part, got none that could be asked"):
         GroupSplit()([str(i) for i in range(40)], [0, 1] * 20, ["train"] * 40)
+
+
+def test_without_validation_the_others_share_everything():
+    groups, labels = example_set()
+    rows = GroupSplit(val=0, test=0.2)(groups, labels.tolist())
+    assert list(rows) == ["train", "val", "test"]
+    assert rows["val"].tolist() == []
+    assert rows["val"].dtype == np.int64
+    assert sorted([*rows["train"], *rows["test"]]) == list(range(len(labels)))
+    assert len(rows["test"]) == pytest.approx(0.2 * len(labels), abs=3)
+    assert not {groups[i] for i in rows["train"]} & {groups[i] for i in rows["test"]}
+    given = ["test" if i % 4 == 0 else "train" for i in range(400)]
+    own = GroupSplit(val=0, test=0.2)([f"g{i}" for i in range(400)], [i % 2 for i in range(400)], given)
+    assert (len(own["train"]), len(own["val"]), own["test"].tolist()) == (300, 0, list(range(0, 400, 4)))
+
+
+def test_a_test_part_of_its_own_can_be_left_out():
+    groups, labels = [f"g{i}" for i in range(400)], [i // 2 % 2 for i in range(400)]
+    given = ["test" if i % 4 == 0 else "train" for i in range(400)]
+    rows = GroupSplit(val=0.1, test=0.2, own_test=False)(groups, labels, given)
+    assert sorted([*rows["train"], *rows["val"], *rows["test"]]) == [i for i in range(400) if i % 4]
+    assert [len(rows[name]) for name in ("train", "val", "test")] == [210, 30, 60]
+    only_train = GroupSplit(own_test=False)(groups, labels, ["train"] * 400)
+    assert sum(map(len, only_train.values())) == 400
+    with pytest.raises(ValueError, match=r"split.own_test: expected true or false, got 'no'"):
+        GroupSplit(own_test="no")  # type: ignore[arg-type]

