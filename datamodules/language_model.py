@@ -134,6 +134,11 @@ class LanguageModel:
             found = fetch_snapshot("model", str(self.id), self.revision, patterns, "consolidated*")
             if not any(found.rglob("*.safetensors")):  # an older repository
                 fetch_snapshot("model", str(self.id), self.revision, ["*.bin"])
+                if not any(found.rglob("*.bin")):
+                    raise ValueError(
+                        f"model.id={self.id}: expected weights (*.safetensors or *.bin), got none in {found}; connect "
+                        "and run again, or choose another repository"
+                    )
         if self.adapter not in (None, "auto") and not Path(str(self.adapter)).is_dir():
             fetch_snapshot("model", str(self.adapter), None, key="model.adapter")
 
