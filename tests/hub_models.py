@@ -203,7 +203,9 @@ def _write(folder: Path, published: Published, texts: Sequence[str]) -> None:
 
 def _network(published: Published, tokenizer: PreTrainedTokenizerFast) -> Any:
     special = {
-        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos") if name in published.special
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
+        for name in ("bos", "eos")
+        if name in published.special
     }
     own = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **special, **published.settings}
     if published.family == "gemma3":  # with eyes, of which nothing is used
@@ -258,4 +260,3 @@ def _train_pieces(texts: Sequence[str], special: list[str]) -> Tokenizer:
     settings = json.loads(tokenizer.to_str())  # in which all that the trainer was given count as special tokens
     settings["added_tokens"] = [token for token in settings["added_tokens"] if not token["content"].startswith("<0x")]
     return Tokenizer.from_str(json.dumps(settings))
-

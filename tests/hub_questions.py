@@ -173,7 +173,9 @@ def script(monkeypatch: Any, one: Script) -> list[int]:
     """
     own, batches = stages.generate_answers, list[int]()
 
-    def scripted(network: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, *how: Any) -> list[Answer]:
+    def scripted(
+        network: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, *how: Any
+    ) -> list[Answer]:
         batches.append(len(prompts))
         written = own(network, tokenizer, prompts, min(max_new_tokens, STEPS), *how)
         assert all(1 <= len(answer.answer_ids) <= STEPS for answer in written)
@@ -190,9 +192,7 @@ def script(monkeypatch: Any, one: Script) -> list[int]:
                 said = THOUGHT + said
             ids = tokenizer(said, add_special_tokens=False).input_ids
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            answers.append(
-                replace(answer, answer_ids=ids, logprobs=[-1.0] * len(ids), finish="stop", text=text)
-            )
+            answers.append(replace(answer, answer_ids=ids, logprobs=[-1.0] * len(ids), finish="stop", text=text))
         return answers
 
     monkeypatch.setattr(stages, "generate_answers", scripted)

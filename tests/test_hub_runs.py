@@ -26,7 +26,11 @@ def hub_id(group: str, name: str) -> str | None:
     """Hub id that a configuration names, itself or by those that it is made from."""
     node = OmegaConf.load(CONF / group / f"{name}.yaml")
     own = None if OmegaConf.is_missing(node, "id") else node.get("id")
-    bases = [base for base in node.get("defaults") or [] if isinstance(base, str) and (CONF / group / f"{base}.yaml").is_file()]
+    bases = [
+        base
+        for base in node.get("defaults") or []
+        if isinstance(base, str) and (CONF / group / f"{base}.yaml").is_file()
+    ]
     return own or next((id_ for base in reversed(bases) if (id_ := hub_id(group, base))), None)
 
 
@@ -101,7 +105,9 @@ def manifests(root: Path, kind: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in root.glob(f"{kind}/*/manifest.json")]
 
 
-def start_to_heatmap(tmp_path: Path, caplog: Any, monkeypatch: Any, no_network: SimpleNamespace, asked: Script, *overrides: str):
+def start_to_heatmap(
+    tmp_path: Path, caplog: Any, monkeypatch: Any, no_network: SimpleNamespace, asked: Script, *overrides: str
+):
     """Run without a network, then again with HF_HUB_OFFLINE=1; returns what was logged."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     caplog.set_level(logging.INFO)
@@ -130,9 +136,7 @@ def start_to_heatmap(tmp_path: Path, caplog: Any, monkeypatch: Any, no_network: 
 def test_a_model_of_the_hub_from_start_to_heatmap(name, hub_cache, no_network, tmp_path, monkeypatch, caplog):
     commit = publish_model(hub_cache, MODELS[name], small_model(MODELS[name], training_texts()))
     of_set, asked = publish_script(hub_cache, "triviaqa")
-    log = start_to_heatmap(
-        tmp_path, caplog, monkeypatch, no_network, asked, f"model={name}", "dataset=triviaqa"
-    )
+    log = start_to_heatmap(tmp_path, caplog, monkeypatch, no_network, asked, f"model={name}", "dataset=triviaqa")
     assert f"model.id={MODELS[name]}: the hub does not answer" in log
     assert commit in log
     for manifest in (*manifests(tmp_path / "cache", "answers"), *manifests(tmp_path / "cache", "activations")):
@@ -145,8 +149,6 @@ def test_a_data_set_of_the_hub_from_start_to_heatmap(name, hub_cache, no_network
     id_ = "mistralai/Mistral-7B-Instruct-v0.2"
     publish_model(hub_cache, id_, small_model(id_, training_texts()))
     commit, asked = publish_script(hub_cache, name)
-    start_to_heatmap(
-        tmp_path, caplog, monkeypatch, no_network, asked, "model=mistral_7b_instruct", f"dataset={name}"
-    )
+    start_to_heatmap(tmp_path, caplog, monkeypatch, no_network, asked, "model=mistral_7b_instruct", f"dataset={name}")
     for manifest in (*manifests(tmp_path / "cache", "answers"), *manifests(tmp_path / "cache", "activations")):
         assert manifest["dataset"]["commit"] == commit
