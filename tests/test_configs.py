@@ -114,6 +114,14 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
             "dataset=cities dataset.group=country",
             lambda run: (run.dataset.group, run.rule.rule.func, run.spans.rule) == ("country", pattern, "auto"),
         ),
+        (
+            "dataset=sums model=smollm2 dataset.largest=999",
+            lambda run: (
+                (run.dataset.largest, run.rule.rule.func, run.spans.rule) == (999, number, "number")
+                and run.model.prompt.splitlines()[-2:] == ["Q: {question}", "A:"]
+                and run.model.stop == "\n"
+            ),
+        ),
         ("dataset=imdb positions=exact", lambda run: len(run.positions.names) == 4),
         ("dataset=math dataset.path=x", lambda run: (run.model.max_new_tokens, run.spans.rule) == (200, "number")),
         ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is given),

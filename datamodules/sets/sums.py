@@ -9,12 +9,13 @@ from datamodules.questions import Question, QuestionSet, Tell
 
 log = logging.getLogger(__name__)
 
+# All write the sum with its sign: asked for "the sum of 17 and 25", a small model is nearly always wrong.
 WORDINGS = (
     "What is {a} + {b}?",
-    "What is the sum of {a} and {b}?",
-    "How much is {a} plus {b}?",
-    "Add {a} and {b}.",
-    "Calculate {a} + {b}.",
+    "What's {a} + {b}?",
+    "What does {a} + {b} equal?",
+    "How much is {a} + {b}?",
+    "{a} + {b}?",
 )
 
 
