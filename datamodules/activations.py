@@ -10,9 +10,10 @@ from datamodules.answered import Answered, LabelRule, answered
 from datamodules.audit import audit_page, index_of
 from datamodules.cache import CacheEntry
 from datamodules.exact_answers import ExactAnswers
-from datamodules.label_report import label_report
+from datamodules.label_report import label_report, label_summary
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import GridDataModule
+from datamodules.near_duplicates import tell_near_duplicates
 from datamodules.positions import Positions, coincidence
 from datamodules.questions import QuestionSet
 from datamodules.sites import check_site, choose_layers
@@ -75,6 +76,8 @@ class ActivationDataModule(GridDataModule):
 
     def prepare_data(self) -> None:
         """Fetch weights and questions that are not on this machine."""
+        if self.card:  # of a fit, before the test
+            return
         self.model.fetch()
         self.dataset.fetch()
 
@@ -95,6 +98,7 @@ class ActivationDataModule(GridDataModule):
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
                 examples.spans,
+                [answer.thought_ids for answer in examples.answers],
             )
             if not valid.any():
                 raise ValueError(
@@ -126,6 +130,8 @@ class ActivationDataModule(GridDataModule):
         }
         groups, given = [q.group for q in examples.questions], [q.split for q in examples.questions]
         self.serve(Shards(self._shards), examples.labels, valid, groups, card, given)
+        if not self.quiet:
+            tell_near_duplicates([q.text for q in examples.questions], self._rows["test"], log.info)
 
     def _write_for_people(
         self, entry: CacheEntry, stages: LanguageModelStages, examples: Answered, tokens: Tensor, valid: Tensor
@@ -133,8 +139,9 @@ class ActivationDataModule(GridDataModule):
         """Put the table of examples, the report on labels and the page of exact answers beside the activations."""
         entry.write_once("index.parquet", index_of(examples, tokens, valid))
         if not self.dataset.stated:
-            report = label_report(examples.questions, [answer.text for answer in examples.answers], examples.verdicts)
-            log.info(f"labels: see {entry.write_once('labels.md', report.encode())}")
+            judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
+            path = entry.write_once("labels.md", label_report(*judged).encode())
+            log.info(f"labels: {label_summary(*judged)}; see {path}")
         if self.positions.need_exact_answers:
             page = audit_page(stages.tokenizer, examples)
             log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")

@@ -2,20 +2,23 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from datamodules.answers import Answer, as_if_said
+from datamodules.answers import Answer, as_if_said, cut_thinking
 from datamodules.correctness import Verdict
-from datamodules.exact_answers import Ask, ExactAnswer, ExactAnswers, asking, success
+from datamodules.exact_answers import Ask, ExactAnswer, ExactAnswers, asking
+from datamodules.exact_check import check_exact
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import MIN_PER_CLASS
 from datamodules.questions import LISTED, Question
 from datamodules.spans import covering
 from datamodules.stages import LanguageModelStages
+from datamodules.thinking import CURE
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ def answered(
         find_exact: which words of an answer are its exact answer; None: no position asks.
 
     Raises:
-        ValueError: nothing fits, one class is nearly empty, or over half have no exact answer.
+        ValueError: nothing fits, one class is nearly empty, or too few have an exact answer (see `check_exact`).
     """
     told: set[str] = set()
 
@@ -72,6 +75,10 @@ def answered(
         if not stages.quiet and line not in told:  # once, however often a model is asked
             log.info(line)
             told.add(line)
+
+    def warn(line: str) -> None:
+        if not stages.quiet:
+            log.warning(line)
 
     def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
         if model is None:
@@ -82,6 +89,9 @@ def answered(
             return replies(others, asking(model), ids, texts, tell)
 
     questions, answers = _answers(stages, questions, tell)
+    n_asked = len(questions)
+    questions, answers = _drop_unfinished(stages.model, questions, answers, tell)
+    unfinished = n_asked - len(questions)
     verdicts = rule(questions, [answer.text for answer in answers], ask)
     judged = [i for i, verdict in enumerate(verdicts) if verdict.right is not None]
     if len(judged) < len(verdicts):
@@ -89,7 +99,7 @@ def answered(
         tell(f"labels: {len(names)} of {len(verdicts)} answers could not be judged and are left out: {_listed(names)}")
     questions, answers = [questions[i] for i in judged], [answers[i] for i in judged]
     verdicts = [verdicts[i] for i in judged]
-    _check_classes(questions, answers, verdicts)
+    _check_classes(questions, answers, verdicts, unfinished)
     n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
     if stages.dataset.stated:
         tell(f"labels: {right / n:.1%} of {n} statements are labelled 1")
@@ -98,8 +108,12 @@ def answered(
         tell(f"labels: {right / n:.1%} of {n} answers are right; {cut} cut off at the longest length")
     exact = [ExactAnswer(None, "not looked for")] * len(questions)
     if find_exact is not None:
-        exact = find_exact(questions, [a.text for a in answers], [bool(v.right) for v in verdicts], ask)
-        _check_exact(questions, answers, verdicts, exact, tell)
+        labels = [bool(verdict.right) for verdict in verdicts]
+        exact = find_exact(questions, [answer.text for answer in answers], labels, ask)
+        check_exact(questions, answers, labels, exact, stages.model.max_new_tokens, tell, warn)
+        if names := [question.id for question, one in zip(questions, exact, strict=True) if one.span is None]:
+            listed = _listed(names, ", see index.parquet")
+            tell(f"exact answers: none in {listed}; their exact-answer positions are invalid")
     spans = [
         covering(stages.tokenizer, answer.answer_ids, one.span) if one.span else None
         for answer, one in zip(answers, exact, strict=True)
@@ -114,17 +128,31 @@ def replies(
     texts: Sequence[str],
     tell: Callable[[str], None],
 ) -> list[str]:
-    """What a model replies to N texts; nothing where the text is longer than it can hold."""
-    prompts = stages.prompts(texts, asked)
-    fit = [i for i, prompt in enumerate(prompts) if len(prompt) + asked.max_new_tokens <= stages.context]
-    if len(fit) < len(texts):
-        tell(
-            f"{len(texts) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with {asked.max_new_tokens} "
-            f"tokens of reply they are longer than its context of {stages.context} tokens"
-        )
-    given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], asked) if fit else []
-    said = {i: reply.text for i, reply in zip(fit, given, strict=True)}
-    return [said.get(i, "") for i in range(len(texts))]
+    """What a model replies to N texts, without its thinking; nothing where the text is longer than it can hold.
+
+    A model that thinks first, whatever the template says, is asked again with the length of its answers added.
+    """
+    prompts, said, todo = stages.prompts(texts, asked), [""] * len(texts), list(range(len(texts)))
+    for limited in (asked, replace(asked, thinking_tokens=stages.model.token_limit)):
+        fit = [i for i in todo if len(prompts[i]) + limited.token_limit <= stages.context]
+        if len(fit) < len(todo):
+            tell(
+                f"{len(todo) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with "
+                f"{limited.token_limit} tokens of reply they are longer than its context of {stages.context} tokens"
+            )
+        given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], limited) if fit else []
+        todo = []
+        for i, reply in zip(fit, given, strict=True):
+            reply = cut_thinking(stages.tokenizer, reply)
+            said[i] = reply.text
+            todo += [] if reply.answer_ids else [i]
+        if not todo:
+            return said
+    tell(
+        f"{len(todo)} of {len(texts)} replies of {asked.name} are empty, because the thinking before them does not end "
+        f"within {stages.model.token_limit} tokens; {CURE}"
+    )
+    return said
 
 
 def _answers(
@@ -134,7 +162,7 @@ def _answers(
     texts = [question.text for question in questions]
     statements = as_if_said(stages.tokenizer, texts) if stages.dataset.stated else []
     prompts = [] if stages.dataset.stated else stages.prompts(texts)
-    room = 0 if stages.dataset.stated else stages.model.max_new_tokens
+    room = 0 if stages.dataset.stated else stages.model.token_limit
     lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]
     fits = [i for i, length in enumerate(lengths) if length + room <= stages.context]
     context = f"{stages.context} tokens of context"
@@ -151,14 +179,44 @@ def _answers(
     kept = [questions[i] for i in fits]
     if stages.dataset.stated:
         return kept, [statements[i] for i in fits]
-    return kept, stages.answers([question.id for question in kept], [prompts[i] for i in fits])
+    given = stages.answers([question.id for question in kept], [prompts[i] for i in fits])
+    return kept, [cut_thinking(stages.tokenizer, answer) for answer in given]
 
 
-def _check_classes(questions: Sequence[Question], answers: Sequence[Answer], verdicts: Sequence[Verdict]) -> None:
+def _drop_unfinished(
+    model: LanguageModel, questions: list[Question], answers: list[Answer], tell: Callable[[str], None]
+) -> tuple[list[Question], list[Answer]]:
+    """Those with an answer; others are still thinking at their last token, and are named."""
+    thoughts = [len(answer.thought_ids) for answer in answers if answer.thought_ids and answer.answer_ids]
+    if thoughts:
+        tell(
+            f"thinking: {len(thoughts)} of {len(answers)} answers follow a thought, in the median of "
+            f"{median(thoughts):.0f} tokens; labels and positions refer to what follows it"
+        )
+    without = [i for i, answer in enumerate(answers) if answer.thought_ids and not answer.answer_ids]
+    if not without:
+        return questions, answers
+    left = len(answers) - len(without)
+    never = f"{len(without)} of {len(answers)} end inside their thinking, which does not close within "
+    never += f"{model.token_limit} tokens"
+    if left < 2 * MIN_PER_CLASS:
+        raise ValueError(
+            f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {CURE}"
+        )
+    names = [questions[i].id for i in without]
+    tell(f"answers: {never}, and are left out ({_listed(names)}); {CURE}")
+    kept = sorted(set(range(len(answers))) - set(without))
+    return [questions[i] for i in kept], [answers[i] for i in kept]
+
+
+def _check_classes(
+    questions: Sequence[Question], answers: Sequence[Answer], verdicts: Sequence[Verdict], unfinished: int
+) -> None:
     n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
     if min(right, n - right) >= MIN_PER_CLASS:
         return
     most = 2 * right > n
+    more = f", beside {unfinished} whose thinking never ends" if unfinished else ""
     told = [
         f"{question.id} {answer.text.strip()[:60]!r}" + (f" (gold {question.answers[0]!r})" if question.answers else "")
         for question, answer, verdict in zip(questions, answers, verdicts, strict=True)
@@ -166,38 +224,9 @@ def _check_classes(questions: Sequence[Question], answers: Sequence[Answer], ver
     ]
     raise ValueError(
         f"labels: expected at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {right} right and "
-        f"{n - right} wrong of {n}; take more questions, another model, or check the gold answers and the rule; "
+        f"{n - right} wrong of {n}{more}; take more questions, another model, or check the gold answers and the rule; "
         f"{'right' if most else 'wrong'} are {'; '.join(told[:3])}"
     )
-
-
-def _check_exact(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    verdicts: Sequence[Verdict],
-    exact: Sequence[ExactAnswer],
-    tell: Callable[[str], None],
-) -> None:
-    for how, label, n, found in success([bool(verdict.right) for verdict in verdicts], exact):
-        tell(f"exact answers: {how}, {label} answers: found in {found} of {n}, {found / n:.1%}")
-    without = [i for i, one in enumerate(exact) if one.span is None]
-    if 2 * len(without) > len(exact):
-        five = "; ".join(_without_exact_answer(questions[i], answers[i], exact[i]) for i in without[:5])
-        raise ValueError(
-            f"spans: expected exact answers in over half of {len(exact)} answers, got {len(exact) - len(without)}; "
-            "set dataset.pattern, spans.rule=options or number, spans=model or paper, or choose positions without "
-            f"them; none in: {five}"
-        )
-    if without:
-        names = [questions[i].id for i in without]
-        tell(
-            f"exact answers: none in {_listed(names, ', see index.parquet')}; their exact-answer positions are invalid"
-        )
-
-
-def _without_exact_answer(question: Question, answer: Answer, exact: ExactAnswer) -> str:
-    replied = f" (replied {exact.replies[0][:40]!r})" if exact.replies else ""
-    return f"{question.id} {answer.text.strip()[:80]!r}{replied}"
 
 
 def _listed(names: Sequence[str], rest: str = "") -> str:

@@ -3,10 +3,10 @@
 import io
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-VERSION = 3  # part of the cache key: raise it when the same inputs would give other answers
+from datamodules.thinking import count_thought, find_answer, opens_block
+
+VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
 
 STORED = pa.schema(
     {
@@ -40,10 +42,13 @@ class Answer:
 
     Attributes:
         prompt_ids: token ids that the model read.
-        answer_ids: token ids that it wrote, the stop token included.
-        logprobs: natural log-probability of each written token.
+        answer_ids: token ids that it wrote, the stop token included; without `thought_ids`.
+        logprobs: natural log-probability of each of `answer_ids`.
         finish: `stop` when it ended its answer, `length` when it was cut off, `given` when it is a given text.
         text: `answer_ids` decoded without special tokens.
+        thought_ids: token ids that it wrote before the answer, where `cut_thinking` set them apart: its thinking, the
+            marks around it and the blanks behind it. They are read with the prompt and the answer, and are part of
+            neither.
     """
 
     prompt_ids: Sequence[int]
@@ -51,6 +56,7 @@ class Answer:
     logprobs: Sequence[float]
     finish: Literal["stop", "length", "given"]
     text: str
+    thought_ids: Sequence[int] = ()
 
 
 class _ChosenLogprobs(LogitsProcessor):
@@ -65,15 +71,22 @@ class _ChosenLogprobs(LogitsProcessor):
 
 
 class _Stops(StoppingCriteria):
-    """Ends a row where the text of its new tokens holds `stop`, whatever the prompt ends in; keeps how long it was."""
+    """Ends a row where the text of its new tokens holds `stop` outside its thinking; keeps how long it was."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int, prompts: Sequence[Sequence[int]]
+    ) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width
+        self.opened = [opens_block(tokenizer, prompt) for prompt in prompts]
         self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         for row, ids in enumerate(input_ids[:, self.width :].tolist()):
-            if row not in self.lengths and self.stop in self.tokenizer.decode(ids):
+            if row in self.lengths:
+                continue
+            text = str(self.tokenizer.decode(ids))
+            start = find_answer(text, self.opened[row])
+            if start is not None and self.stop in text[start:]:
                 self.lengths[row] = len(ids)
         return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
 
@@ -85,6 +98,7 @@ def generate_answers(
     prompts: list[list[int]],
     max_new_tokens: int,
     stop: str | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> list[Answer]:
     """Answer a batch of prompts greedily.
 
@@ -93,20 +107,24 @@ def generate_answers(
         tokenizer: its tokenizer.
         prompts: token ids of each prompt; padded on the left with a mask, so lengths may differ.
         max_new_tokens: longest answer, in tokens.
-        stop: text that ends an answer, beside the model's stop tokens.
+        stop: text that ends an answer, beside stop tokens.
+        stop_ids: tokens that end an answer, beside those in the model's settings.
 
     Returns:
         one `Answer` a prompt, in order.
     """
-    stop_ids = model.generation_config.eos_token_id  # type: ignore[union-attr]
-    stop_ids = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
-    # Padding is masked; which token it is matters only to the code that shows it.
-    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    own: int | list[int] | None = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends_answer = {*stop_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
+    # Padding is masked; which token it is matters only to the code that shows it. Tokenizers can have tokens that the
+    # model has no embedding for.
+    rows = embeddings_of(model)
+    candidates: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
+    pad = next(i for i in candidates if i is not None and i < rows)
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     chosen = _ChosenLogprobs()
-    stops = [_Stops(tokenizer, stop, width)] if stop else []
+    stops = [_Stops(tokenizer, stop, width, prompts)] if stop else []
     written = model.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
@@ -116,6 +134,7 @@ def generate_answers(
         top_k=None,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
+        eos_token_id=sorted(ends_answer) or None,
         stopping_criteria=StoppingCriteriaList(stops),
         logits_processor=LogitsProcessorList([chosen]),
     )[:, width:].tolist()
@@ -123,15 +142,51 @@ def generate_answers(
     answers = []
     for i, (prompt, row, row_logprobs) in enumerate(zip(prompts, written, logprobs, strict=True)):
         ends = [one.lengths[i] for one in stops if i in one.lengths]
-        ends += [n for n, token in enumerate(row, 1) if token in stop_ids][:1]
+        ends += [n for n, token in enumerate(row, 1) if token in ends_answer][:1]
         kept = row[: min(ends, default=None)]  # behind the end is padding
         finish = "stop" if ends else "length"
         answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], finish, _text(tokenizer, kept)))
     return answers
 
 
+def embeddings_of(model: PreTrainedModel) -> int:
+    """For how many tokens a model has an embedding."""
+    return len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+
+
+def require_embeddings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]
+) -> None:
+    """Refuse tokens that a model has no embedding for; a tokenizer may know such tokens as long as none is used.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    highest, rows = max(map(max, filter(None, sequences)), default=-1), embeddings_of(model)
+    if highest >= rows:
+        raise ValueError(
+            f"model: expected tokens below {rows}, for which there are embeddings, got {highest} "
+            f"({tokenizer.convert_ids_to_tokens(highest)!r}); the tokenizer belongs to another model"
+        )
+
+
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def cut_thinking(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Answer:
+    """An answer, as it is stored, with the tokens of its thinking set apart; none are left where that never ends."""
+    n = count_thought(tokenizer, answer.prompt_ids, answer.answer_ids)
+    if not n:
+        return answer
+    rest = answer.answer_ids[n:]
+    return replace(
+        answer,
+        thought_ids=answer.answer_ids[:n],
+        answer_ids=rest,
+        logprobs=answer.logprobs[n:],
+        text=_text(tokenizer, rest),
+    )
 
 
 def as_if_said(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:

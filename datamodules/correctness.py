@@ -1,13 +1,16 @@
 """Right or wrong: the label of an answer, from its text and its question alone.
 
-Rules compare whole words as `fold` gives them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9.
+Rules compare whole words as `fold` gives them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9. Case
+counts only where it tells a name from an ordinary word (`letter_case`): `us` is not US, but `copper` is Copper.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from datamodules.numbers import answer_number, find_numbers, same_number
 from datamodules.questions import Question
-from datamodules.words import first, fold, numbers, without_article
+from datamodules.words import first, fold, without_article
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,44 @@ def gold(answer: str, question: Question) -> Verdict:
     return Verdict(False, "none occurs")
 
 
+def pattern(answer: str, question: Question) -> Verdict:
+    """Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
+
+    So Guinea is not right where Equatorial Guinea is said, nor is what an answer names later on.
+    """
+    if not question.pattern:
+        raise ValueError(
+            f"rule=pattern: expected a regular expression for {question.id}, got none; set dataset.pattern, or choose "
+            "rule=gold"
+        )
+    match = re.search(question.pattern, answer)
+    said = match and match["exact" if "exact" in match.groupdict() else 0]
+    if not said:
+        return Verdict(False, "no match")
+    right = any(fold(said).counted == fold(accepted).counted for accepted in question.answers)
+    return Verdict(right, "a gold answer first" if right else "another match first")
+
+
 def number(answer: str, question: Question) -> Verdict:
-    """Right where the gold number occurs: 9 is `9.0`, `$9` and `nine`, but not in `19` or `9.5`."""
-    wanted = [value for accepted in question.answers for value in numbers(accepted)]
+    """Right where the number that the answer gives is the gold one: 9 is `9.0`, `$9`, `nine` and `18/2`.
+
+    `numbers.answer_number` says which number that is, the one that `spans=number` marks: the one after `answer is`, or
+    after a final `=`, else the last. So `3 * 6 = 18` is no right answer where the gold number is 3.
+
+    Raises:
+        ValueError: the gold answer has no number.
+    """
+    wanted = [one.value for accepted in question.answers for one in find_numbers(accepted)]
     if not wanted:
         raise ValueError(
             f"rule=number: expected a number as the gold answer of {question.id}, got {question.answers[0]!r}; "
             "choose rule=gold"
         )
-    said = numbers(answer)
-    if any(abs(value - other) <= 1e-9 * abs(other) for value in said for other in wanted):
-        return Verdict(True, "the number occurs")
-    return Verdict(False, "other numbers" if said else "no number")
+    said = answer_number(answer)
+    if said is None:
+        return Verdict(False, "no number")
+    right = any(same_number(said.value, other) for other in wanted)
+    return Verdict(right, "the gold number" if right else "another number")
 
 
 def options(answer: str, question: Question) -> Verdict:

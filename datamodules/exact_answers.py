@@ -5,21 +5,25 @@ ones only; `RuleExact` with a pattern, options or numbers, and `AskedExact` by d
 """
 
 import itertools
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from datamodules.language_model import LanguageModel
+from datamodules.numbers import answer_number
 from datamodules.questions import Question
-from datamodules.spans import find
-
-log = logging.getLogger(__name__)
+from datamodules.spans import find, find_first
+from datamodules.thinking import OFF
+from datamodules.words import fold
 
 RULES = ("auto", "pattern", "options", "number")
 REPLY_TOKENS = 48  # longest reply
 NONE = "no answer"  # what a model is asked to reply where there is none
+MAX_WORDS = (
+    6  # of a reply: 99.99% of the gold answers of the study's CSV files, and all but one of 252 countries' names
+)
+SHORT = 3  # words that may be a whole answer and its exact answer at once, as in `Herman Melville.`
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,16 @@ class RuleExact:
 
     Attributes:
         rule: `pattern`: the first match of the question's regular expression, or of its group `exact`. `options`: the
-            option of the question that is named first, in any spelling. `number`: a number. `auto`: pattern or options
-            where the question has them, else the gold answer where it occurs, which leaves wrong answers without.
-        nth: which number, from 0, or from the end.
+            option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
+            see `numbers.answer_number`. `auto`: pattern or options where the question has them, else the gold answer
+            where it occurs, which leaves wrong answers without.
     """
 
     rule: str = "auto"
-    nth: int = -1
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"spans.rule: expected one of {', '.join(RULES)}; got {self.rule!r}")
-        if type(self.nth) is not int:
-            raise ValueError(f"spans.nth: expected a whole number, from 0 or from the end, got {self.nth!r}")
 
     def __call__(
         self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
@@ -80,8 +81,8 @@ class RuleExact:
     def one(self, question: Question, answer: str) -> ExactAnswer:
         """Return the exact answer of one answer."""
         if self.rule == "number":
-            numbers = [match.span() for match in re.finditer(r"(?<!\w)-?\d+(?:[.,]\d+)*", answer)]
-            return ExactAnswer(numbers[self.nth] if -len(numbers) <= self.nth < len(numbers) else None, "number")
+            said = answer_number(answer)
+            return ExactAnswer(said.span if said else None, "number")
         if self.rule == "options" and len(question.options) < 2:
             raise ValueError(
                 f"spans.rule=options: expected options of every question, got {list(question.options)} for "
@@ -97,7 +98,7 @@ class RuleExact:
             part = "exact" if match and "exact" in match.groupdict() else 0
             return ExactAnswer(match.span(part) if match and match[part] else None, "pattern")
         if question.options:
-            return ExactAnswer(first_named(answer, [word for option in question.options for word in option]), "options")
+            return ExactAnswer(find_first(answer, [word for option in question.options for word in option]), "options")
         return ExactAnswer(gold_in(question, answer), "gold")
 
 
@@ -105,18 +106,21 @@ class RuleExact:
 class AskedExact:
     """What a model says: asked in the same way about every answer, or as the study does only about wrong ones.
 
-    A reply that does not stand in the answer is not taken, and the model is asked again with other examples.
+    A reply that does not stand in the answer, or that copies too much of it (see `copies_too_much`), is not taken, and
+    the model is asked again with other examples.
 
     Attributes:
         only_wrong: take the gold answer from right answers, and ask about the wrong ones. The rule then depends on the
             label, as the study's own does. Where a question has options or a pattern, these tell, right or wrong, and
             nothing is asked.
         tries: most times that one answer is asked about.
+        max_words: longest reply that is taken, in words.
         model: who is asked; the model of the answers where None.
     """
 
     only_wrong: bool = False
     tries: int = 5
+    max_words: int = MAX_WORDS
     model: LanguageModel | None = None
 
     def __post_init__(self) -> None:
@@ -126,6 +130,8 @@ class AskedExact:
         check_asked("spans.model", self.model)
         if type(self.tries) is not int or not 1 <= self.tries <= most:
             raise ValueError(f"spans.tries: expected 1 to {most}, got {self.tries}")
+        if type(self.max_words) is not int or self.max_words < 1:
+            raise ValueError(f"spans.max_words: expected a whole number above 0, got {self.max_words!r}")
 
     def __call__(
         self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
@@ -145,7 +151,7 @@ class AskedExact:
                 words = cleaned(reply)
                 replies[i].append(words)
                 span = find(answers[i], words)
-                if span or words.casefold() == NONE:
+                if words.casefold() == NONE or (span and not copies_too_much(words, answers[i], self.max_words)):
                     found[i] = ExactAnswer(span, "asked", tuple(replies[i]))
         return [exact or ExactAnswer(None, "asked", tuple(replies[i])) for i, exact in enumerate(found)]
 
@@ -157,17 +163,24 @@ class AskedExact:
         return ExactAnswer(span, "gold") if span else None
 
 
-def success(labels: Sequence[bool], exact: Sequence[ExactAnswer]) -> list[tuple[str, str, int, int]]:
-    """How often an exact answer was found: (method, `right` or `wrong`, examples, found) for each that occurs."""
-    keys = sorted(
-        {(one.how, bool(label)) for one, label in zip(exact, labels, strict=True)}, key=lambda k: (k[0], -k[1])
-    )
-    counted = []
-    for how, right in keys:
-        those = [one for one, label in zip(exact, labels, strict=True) if one.how == how and bool(label) == right]
-        found = sum(one.span is not None for one in those)
-        counted.append((how, "right" if right else "wrong", len(those), found))
-    return counted
+def copies_too_much(reply: str, answer: str, max_words: int = MAX_WORDS) -> bool:
+    """Whether a reply copies the answer instead of naming its exact answer.
+
+    It does with over `max_words` words, or with over half of the answer's words; but up to `SHORT` words may be a whole
+    answer.
+
+    >>> copies_too_much("Herman Melville", "Herman Melville.")
+    False
+    >>> copies_too_much("It was Herman Melville", "It was Herman Melville.")
+    True
+    """
+    n = count_words(reply)
+    return n > max_words or (n > SHORT and 2 * n > count_words(answer))
+
+
+def count_words(text: str) -> int:
+    """Words of a text; each character of a script without blanks is one."""
+    return len(fold(text).words)
 
 
 def check_asked(key: str, model: object) -> None:
@@ -177,20 +190,16 @@ def check_asked(key: str, model: object) -> None:
 
 
 def asking(model: LanguageModel) -> LanguageModel:
-    """The same model with what suits a short reply: the text as it is, one line, and a turn of its own for a chat."""
-    template = {**(model.template or {}), "add_generation_prompt": True}
-    return replace(model, prompt="{question}", stop="\n", max_new_tokens=REPLY_TOKENS, template=template)
+    """The same model with what suits a short reply: the text as it is, in a turn of its own, one line, no thinking."""
+    # A template takes no notice of arguments that it does not know.
+    template = {**(model.template or {}), "add_generation_prompt": True, **OFF}
+    short = {"stop": "\n", "max_new_tokens": REPLY_TOKENS, "thinking_tokens": 0}
+    return replace(model, prompt="{question}", template=template, **short)
 
 
 def gold_in(question: Question, answer: str) -> tuple[int, int] | None:
-    """Characters of the first gold answer that occurs in an answer."""
-    return next((span for words in question.answers if (span := find(answer, words))), None)
-
-
-def first_named(answer: str, words: Sequence[str]) -> tuple[int, int] | None:
-    """Characters of whichever words stand first in an answer; of two at one place the longer."""
-    spans = [span for option in words if (span := find(answer, option))]
-    return min(spans, key=lambda span: (span[0], -span[1]), default=None)
+    """Characters of the gold answer or alias that stands first in an answer; whole words before parts of words."""
+    return find_first(answer, question.answers)
 
 
 def cleaned(reply: str) -> str:

@@ -1,12 +1,11 @@
 """Questions from a file: CSV, JSON lines or Parquet."""
 
-import ast
 import codecs
 import csv
 import io
 import json
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.columns import ArrowRows
+from datamodules.lists import exact_number, parsed_list
+from datamodules.questions import Question, Tell
 from datamodules.table import Row
 from datamodules.tabular import RowQuestions
+
+log = logging.getLogger(__name__)
 
 KINDS = ("csv", "jsonl", "parquet")
 
@@ -23,6 +27,9 @@ KINDS = ("csv", "jsonl", "parquet")
 @dataclass(kw_only=True)
 class FileQuestions(RowQuestions):
     """Questions from one file, or from a train and a test file; see `RowQuestions` for the columns.
+
+    In a CSV file an answer or a context may be a list as JSON, Python or numpy write it: `['Paris' 'City of Light']`.
+    Everywhere else such a text stays as it is. Blank lines, and columns and fields without a name, are dropped.
 
     Attributes:
         path: the file, or the train file.
@@ -47,21 +54,43 @@ class FileQuestions(RowQuestions):
         if self.test_path is not None and Path(self.test_path).resolve() == Path(self.path).resolve():
             raise ValueError(f"dataset.test_path: expected another file than dataset.path, got {self.path} twice")
 
-    def rows(self) -> dict[str, Sequence[Row]]:
+    def load(self, tell: Tell = log.info) -> list[Question]:
+        """Read the questions; tells what was dropped from the file and what was left out.
+
+        Raises:
+            ValueError: a file or its rows cannot be read, or no question is left.
+        """
+        return self._questions(self.rows(tell), tell)
+
+    def rows(self, tell: Tell = log.info) -> dict[str, Sequence[Row]]:
         """Read the file or the two files.
 
         Raises:
             ValueError: no such file, another encoding, or a broken row, which is named.
         """
         if self.test_path is None:
-            return {"": self._read("path", self.path)}
-        return {"train": self._read("path", self.path), "test": self._read("test_path", self.test_path)}
+            return {"": self._read("path", self.path, tell)}
+        return {"train": self._read("path", self.path, tell), "test": self._read("test_path", self.test_path, tell)}
 
-    def _read(self, key: str, path: str) -> list[dict[str, Any]]:
+    def listed(self, cell: Any, column: str) -> Any:
+        """The values of a cell of a CSV file that is a list.
+
+        Raises:
+            ValueError: an array that numpy has abbreviated.
+        """
+        if self.kind != "csv" or not isinstance(cell, str):
+            return cell
+        try:
+            return parsed_list(cell)
+        except ValueError as error:
+            raise ValueError(f"dataset: column {column} of {self.name}: {error}") from None
+
+    def _read(self, key: str, path: str, tell: Tell) -> Sequence[Row]:
         expected = f"dataset.{key}: expected a {'CSV' if self.kind == 'csv' else self.kind} file, got {path}"
         try:
             if self.kind == "parquet":
-                return pq.read_table(Path(path).expanduser()).to_pylist()
+                table = pq.read_table(Path(path).expanduser())
+                return ArrowRows(table.to_pylist(), table.schema)
             content = Path(path).expanduser().read_bytes()
         except FileNotFoundError:
             raise ValueError(f"{expected}: no such file") from None
@@ -81,61 +110,71 @@ class FileQuestions(RowQuestions):
             ) from None
         if not text.strip():
             raise ValueError(f"dataset.{key}: expected questions, got {path}: an empty file")
-        return _csv_rows(key, path, text) if self.kind == "csv" else _json_rows(key, path, text)
+        read = _csv_rows if self.kind == "csv" else _json_rows
+        return read(key, path, text, tell)
 
 
-def _csv_rows(key: str, path: str, text: str) -> list[dict[str, Any]]:
+def _csv_rows(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]]:
     csv.field_size_limit(2**31 - 1)  # a context can be long
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[dict[str, Any]] = []
     header: list[str] = []
-    begins = 1  # line of the row being read
+    unnamed: set[int] = set()  # columns without a name that hold something
+    begins, blank, wide = 1, 0, 0  # line of the row being read; lines without text; rows with empty fields too many
     try:
         for fields in reader:
-            if not header:
+            if not any(map(str.strip, fields)):
+                blank += 1
+            elif not header:
                 header = [name.strip() for name in fields]
-                if len(set(header)) < len(header):
+                named = [name for name in header if name]
+                if len(set(named)) < len(named):
                     raise ValueError(
-                        f"dataset.{key}: expected different column names in {path}, got {', '.join(header)}"
+                        f"dataset.{key}: expected different column names in {path}, got {', '.join(named)}"
                     )
-            elif fields and len(fields) != len(header):
+            elif len(fields) < len(header) or any(map(str.strip, fields[len(header) :])):
                 raise ValueError(
                     f"dataset.{key}: expected {len(header)} fields a row in {path}, got {len(fields)} in line {begins};"
                     " quote texts that hold commas"
                 )
-            elif fields:
-                rows.append({name: _cell(field) for name, field in zip(header, fields, strict=True)})
+            else:
+                wide += len(fields) > len(header)
+                unnamed.update(i for i, name in enumerate(header) if not name and fields[i].strip())
+                rows.append({name: field for name, field in zip(header, fields, strict=False) if name})
             begins = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
             f"dataset.{key}: expected a CSV file, got {path} with a broken row from line {begins} on ({error}); "
             "close its quotation marks, and double those within a text"
         ) from None
+    empty = header.count("") - len(unnamed)
+    _tell_dropped(tell, path, blank, "blank lines")
+    _tell_dropped(tell, path, wide, "rows' empty fields beyond the header")
+    _tell_dropped(tell, path, empty, "empty columns without a name")
+    _tell_dropped(tell, path, len(unnamed), "columns that hold text but have no name")
     return rows
 
 
-def _cell(field: str) -> Any:
-    """A field of a CSV file; one that is a list, as JSON or as Python writes it, gives its values."""
-    if field.startswith("[") and field.endswith("]"):
-        for read in (json.loads, ast.literal_eval):
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                return read(field)
-    return field
-
-
-def _json_rows(key: str, path: str, text: str) -> list[dict[str, Any]]:
-    rows = []
-    for i, line in enumerate(text.split("\n"), 1):
+def _json_rows(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]]:
+    rows, blank = [], 0
+    for i, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         if not line.strip():
+            blank += 1
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_float=exact_number)
             if not isinstance(row, dict):
                 raise ValueError(f"{type(row).__name__} instead of an object")
-            json.dumps(row, ensure_ascii=False).encode()  # halves of characters cannot be asked
+            json.dumps(row, ensure_ascii=False, default=str).encode()  # halves of characters cannot be asked
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"dataset.{key}: expected a JSON object a line in {path}, got line {i}: {error}; mend or remove it"
             ) from None
         rows.append(row)
+    _tell_dropped(tell, path, blank, "blank lines")
     return rows
+
+
+def _tell_dropped(tell: Tell, path: str, count: int, what: str) -> None:
+    if count:
+        tell(f"{path}: dropped {count} {what}")

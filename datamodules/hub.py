@@ -1,7 +1,6 @@
 """Questions from a data set of the Hugging Face hub, or from a folder in its layout."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
-from huggingface_hub import snapshot_download
+from datasets.data_files import sanitize_patterns
+from huggingface_hub import DatasetCard
 
-from datamodules.hub_errors import one_line
+from datamodules.columns import ArrowRows
+from datamodules.snapshot import COMMIT, fetch_snapshot, find_snapshot
 from datamodules.table import Row
 from datamodules.tabular import RowQuestions
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
+CARD = "README.md"
+NOT_FOR_READERS = {"config_name", "data_files", "data_dir", "default", "description", "version"}
 
 
 @dataclass(kw_only=True)
@@ -44,21 +46,28 @@ class HubQuestions(RowQuestions):
         self.name = self.name or Path(self.id).name
 
     @cached_property
-    def commit(self) -> str | None:
-        """What `revision` resolves to now, or without a network at the last download; None for a folder.
+    def folder(self) -> Path:
+        """The folder with the files: `id` itself, or the snapshot that `fetch` left on this machine.
 
         Raises:
-            ValueError: no such data set or revision, or neither network nor download.
+            ValueError: neither is there.
         """
-        if Path(self.id).is_dir():
-            return None
-        with one_line("dataset", self.id, self.revision):
-            readme = snapshot_download(self.id, repo_type="dataset", revision=self.revision, allow_patterns="README.md")
-        return Path(readme).name  # snapshots lie in folders named by their commit
+        return Path(self.id) if Path(self.id).is_dir() else find_snapshot("dataset", self.id, self.revision)
+
+    @property
+    def commit(self) -> str | None:
+        """What `revision` resolved to; None for a folder."""
+        return None if Path(self.id).is_dir() else self.folder.name
 
     def fetch(self) -> None:
-        """Download the data set, as far as it is not here."""
-        self._load(self.train_split)
+        """Download the parts that are used, as far as they are not here; a folder needs nothing."""
+        if Path(self.id).is_dir():
+            return
+        snapshot = fetch_snapshot("dataset", self.id, self.revision, allow=[CARD])
+        parts, files = self._parts(snapshot), None
+        if parts is not None:
+            files = [CARD, *parts.get(self.train_split, ()), *parts.get(self.test_split or "", ())]
+        fetch_snapshot("dataset", self.id, snapshot.name, allow=files)
 
     def identity(self) -> dict[str, Any]:
         """The data set and its commit."""
@@ -98,19 +107,55 @@ class HubQuestions(RowQuestions):
     def _rows(self, split: str) -> Sequence[Row]:
         table = self._load(split)  # stays on disk; rows are read as they are asked for
         used = [name for name in table.column_names if name in {column.split(".")[0] for column in self.columns}]
-        return cast(Sequence[Row], table.select_columns(used or table.column_names))
+        table = table.select_columns(used or table.column_names)
+        return ArrowRows(cast(Sequence[Row], table), table.features.arrow_schema)
 
     def _load(self, split: str) -> Dataset:
         disable_progress_bars()
-        commit = self.commit
+        parts = self._parts(self.folder)
+        if parts is not None and split not in parts:
+            raise ValueError(f"dataset: expected a part {split!r} of {self.id}, got {', '.join(parts)}")
         try:
-            parts = load_dataset(self.id, self.config, revision=commit)
-        except Exception as error:  # of many kinds, all about what was asked for or the network
+            if parts is None:
+                loaded = load_dataset(str(self.folder), self.config)
+            else:  # by their files: those of other parts and configurations need not be here
+                files = {split: parts[split]}
+                loaded = load_dataset(str(self.folder), data_files=files, **self._reading(self.folder))
+        except Exception as error:  # of many kinds, all about what was asked for
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"dataset.id={self.id}: expected a data set that loads, got {reason[:300]}; check dataset.config"
             ) from error
-        assert isinstance(parts, DatasetDict)
-        if split not in parts:
-            raise ValueError(f"dataset: expected a part {split!r} of {self.id}, got {', '.join(map(str, parts))}")
-        return parts[split]
+        assert isinstance(loaded, DatasetDict)
+        if split not in loaded:
+            raise ValueError(f"dataset: expected a part {split!r} of {self.id}, got {', '.join(map(str, loaded))}")
+        return loaded[split]
+
+    def _parts(self, folder: Path) -> dict[str, list[str]] | None:
+        """Patterns of the files of each part, as the data set's card gives them; None where it gives none."""
+        files = (self._described(folder) or {}).get("data_files")
+        return None if files is None else {str(part): paths for part, paths in sanitize_patterns(files).items()}
+
+    def _reading(self, folder: Path) -> dict[str, Any]:
+        """Settings of the card for whatever reads the files, such as `sep`."""
+        settings = self._described(folder) or {}
+        return {key: value for key, value in settings.items() if key not in NOT_FOR_READERS}
+
+    def _described(self, folder: Path) -> dict[str, Any] | None:
+        """The configuration in the data set's card; None where the card describes none.
+
+        Raises:
+            ValueError: it describes others, or several and `config` names none.
+        """
+        card = folder / CARD
+        described: list[dict[str, Any]] = DatasetCard.load(card).data.get("configs") if card.is_file() else []
+        if not described:
+            return None
+        by_name = {str(one.get("config_name")): one for one in described}
+        standard = [name for name, one in by_name.items() if one.get("default") or name == "default"]
+        wanted = self.config or next(iter(standard or by_name))
+        if wanted not in by_name or (self.config is None and not standard and len(by_name) > 1):
+            raise ValueError(
+                f"dataset.config: expected one of {', '.join(by_name)} for {self.id}, got {self.config}; name one"
+            )
+        return by_name[wanted]

@@ -22,7 +22,8 @@ class Rule:
     Attributes:
         name: of the column.
         of: the run of tokens that it counts in: `prompt`, `answer` (the stop token included), `text` (the answer
-            without special tokens behind it), `whole` (prompt plus answer), or `exact_answer`.
+            without special tokens behind it), `whole` (prompt, thought and answer), or `exact_answer`. The thought is
+            what a model writes before its answer; only `whole` counts it.
         at: which of them: a number from 0, or from the end as -1, -2, .., within the run; `first`, `last`; `before` or
             `after` the run; or `mean` of all of it.
         offset: tokens further on, or back where below 0; it may lead out of the run.
@@ -70,9 +71,9 @@ class Positions:
 
     Args:
         rules: a `Rule` each, or its attributes by name.
-        into_prompt: as the study's own code does, let positions of the answer or the exact answer fall on prompt
-            tokens, and `after` an exact answer that ends the answer stay on its last token. Otherwise they are invalid
-            there.
+        into_prompt: as the study's own code does, let positions of the answer or the exact answer fall on tokens before
+            the answer (on those of a thought where there is one, then on the prompt's), and `after` an exact answer
+            that ends the answer stay on its last token. Otherwise they are invalid there.
         require_exact_answer: as the study's own code does, leave examples without an exact answer out of every column,
             so that all columns are of the same examples. Otherwise only the columns of the exact answer lack them.
     """
@@ -115,6 +116,7 @@ class Positions:
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
         spans: Sequence[tuple[int, int] | None],
+        thoughts: Sequence[Sequence[int]] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Resolve every rule for N examples.
 
@@ -123,32 +125,35 @@ class Positions:
             prompts: [N] token ids of each prompt.
             answers: [N] token ids of each answer, the stop token included.
             spans: [N] first and last token of the exact answer, counted within the answer; None where there is none.
+            thoughts: [N] token ids between prompt and answer, part of neither; none by default.
 
         Returns:
-            tokens [N, T, 2] int64, first and last token in prompt plus answer, 0 where invalid; they differ where a
-            rule takes a mean. valid [N, T] bool. A position that an example does not have is invalid there, never
-            another token.
+            tokens [N, T, 2] int64, first and last token in prompt, thought and answer, 0 where invalid; they differ
+            where a rule takes a mean. valid [N, T] bool. A position that an example does not have is invalid there,
+            never another token.
         """
         prompt, answer = torch.tensor([len(ids) for ids in prompts]), torch.tensor([len(ids) for ids in answers])
-        whole, zero = prompt + answer, torch.zeros_like(prompt)
-        exact = torch.tensor([span or (1, 0) for span in spans]) + prompt[:, None]  # nothing: ends before it begins
+        thoughts = thoughts or [()] * len(prompts)
+        before = prompt + torch.tensor([len(ids) for ids in thoughts])
+        whole, zero = before + answer, torch.zeros_like(prompt)
+        exact = torch.tensor([span or (1, 0) for span in spans]) + before[:, None]  # nothing: ends before it begins
         runs = {
             "prompt": (zero, prompt - 1),
-            "answer": (prompt, whole - 1),
+            "answer": (before, whole - 1),
             "whole": (zero, whole - 1),
             "exact_answer": (exact[:, 0], exact[:, 1]),
         }
         if any(rule.of == "text" for rule in self.rules):
-            runs["text"] = (prompt, whole - 1 - _special_at_end(tokenizer, answers))
+            runs["text"] = (before, whole - 1 - _special_at_end(tokenizer, answers))
         tokens, valid = [], []
         for rule in self.rules:
             first, last = runs[rule.of]
             if rule.find is not None:
                 texts = {"prompt": prompts, "answer": answers, "text": answers}.get(rule.of)
-                texts = texts or [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
+                texts = texts or [[*p, *t, *a] for p, t, a in zip(prompts, thoughts, answers, strict=True)]
                 found = torch.tensor([_found(tokenizer, ids, rule) or (1, 0) for ids in texts])
                 first, last = first + found[:, 0], first + found[:, 1]
-            lower = zero if self.into_prompt or rule.of in ("prompt", "whole") else prompt
+            lower = zero if self.into_prompt or rule.of in ("prompt", "whole") else before
             upper = prompt if rule.of == "prompt" else whole
             start, stop = rule.pick(first, last)
             if self.into_prompt and rule.of == "exact_answer" and (rule.at, rule.offset) == ("after", 0):

@@ -1,35 +1,150 @@
-"""What a person sees of a long stage: a bar, and beforehand how long it will take."""
+"""What a person sees of a long stage: beforehand how long it will take, then a bar with the time left."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+)
+from rich.text import Text
 from transformers import PreTrainedModel
 
+log = logging.getLogger(__name__)
+
+TRUST_SECONDS = 1.0  # in which the estimate given beforehand fades
+RECENT_SECONDS, RECENT_BATCHES = 15.0, 8  # work this long ago counts half; the longer of the two. A shard has 8 batches
 OPERATIONS = 60  # small operations in one block of a transformer: norms, rotations, masks, and Python between them
 
 
+class TimeLeft:
+    """Seconds that a stage still takes: first as estimated beforehand, soon as measured, recent speed before older.
+
+    Args:
+        total: work of the stage, in any unit, such as tokens.
+        expected: seconds that it was estimated to take.
+        clock: gives the time in seconds.
+
+    Example:
+        >>> left = TimeLeft(total=100, expected=60)
+        >>> left.advance(10)  # after 20 s
+        >>> round(left.seconds())
+        180
+    """
+
+    def __init__(self, total: float, expected: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.done, self.batches = total, 0.0, 0
+        self._announced = max(expected, 1.0) / max(total, 1e-9)  # seconds a unit of work, as last said
+        self._guess, self._clock = self._announced, clock
+        self._start = self._last = clock()
+        self._work = self._time = 0.0  # done lately, and how long it took
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    @property
+    def pace(self) -> float:
+        """Seconds a unit of work takes now."""
+        if not self._work:
+            return self._guess
+        trust = 1 - math.exp((self._start - self._last) / TRUST_SECONDS)
+        return (1 - trust) * self._guess + trust * self._time / self._work
+
+    def advance(self, work: float) -> None:
+        """Count work that has just been done."""
+        now = self._clock()
+        took, self._last = now - self._last, now
+        if self.batches == 1:  # the first batch also loads kernels and fills caches: it counts until there is a second
+            self._work = self._time = 0.0
+        kept = 0.5 ** min(took / RECENT_SECONDS, 1 / RECENT_BATCHES)
+        self._work, self._time = kept * self._work + work, kept * self._time + took
+        self.done, self.batches = self.done + work, self.batches + 1
+
+    def seconds(self) -> float:
+        """Seconds left; between batches they count down, and up again in a batch that takes far longer than thought."""
+        rest = max(0.0, self.total - self.done) * self.pace
+        waited = self._clock() - self._last
+        return max(rest - waited, waited / 4) if rest else 0.0
+
+    def changed(self) -> tuple[float, float] | None:
+        """Seconds left now and as last said, where these are so far apart that people should know.
+
+        They are where the stage takes more than twice or less than half as long, by half a minute or more, and enough
+        has been done to know: two batches and 5 s, or one of 30 s. What is given counts as said from then on.
+        """
+        if self.elapsed < 5 or not self.batches or (self.batches < 2 and self.elapsed < 30):
+            return None
+        rest = max(0.0, self.total - self.done)
+        left, said = self.seconds(), rest * self._announced
+        whole, whole_said = self.elapsed + left, self.total * self._announced
+        if abs(left - said) < 30 or 1 / 2 <= whole / whole_said <= 2:
+            return None
+        self._announced = whole / self.total
+        return left, said
+
+
+class TimeLeftColumn(ProgressColumn):
+    """The time left of a task whose field `left` is a `TimeLeft`, or the time that it took."""
+
+    def render(self, task: Task) -> Text:
+        """Words such as `12 min left`."""
+        left: TimeLeft = task.fields["left"]
+        words = f"in {duration(task.elapsed or 0)}" if task.finished else f"{duration(left.seconds())} left"
+        return Text(words, style="progress.remaining")
+
+
 @contextmanager
-def bar(stage: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar of `total` examples; yields what to call with the number of those done."""
+def bar(
+    stage: str, total: int, quiet: bool, expected: float, work: float | None = None
+) -> Iterator[Callable[[int, float], None]]:
+    """Show a bar of a stage, and log where it takes far longer or shorter than was said.
+
+    Args:
+        stage: its name.
+        total: number of examples.
+        quiet: show and log nothing.
+        expected: seconds that the stage was estimated to take.
+        work: what all examples together cost, in any unit such as tokens.
+
+    Yields:
+        what to call with the number of examples just done and what they cost.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True, text_format="{task.percentage:>3.0f}%"),
+        TaskProgressColumn(text_format="{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TimeLeftColumn(),
     )
+    left = TimeLeft(total if work is None else work, expected)
     with Progress(*columns, disable=quiet) as progress:
-        task = progress.add_task(stage, total=total, rate="")
+        task = progress.add_task(stage, total=total, rate="", left=left)
+        done = 0
 
-        def advance(n: int) -> None:
-            progress.advance(task, n)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.0f}/s" if speed else "")
+        def advance(n: int, cost: float) -> None:
+            nonlocal done
+            done += n
+            left.advance(cost)
+            progress.update(task, advance=n, rate=rate(done / max(left.elapsed, 1e-3)))
+            changed = None if quiet else left.changed()
+            if changed:
+                way = "slower" if changed[0] > changed[1] else "faster"
+                log.info(
+                    f"{stage}: going {way} than estimated: {done:,} of {total:,} done, about {duration(changed[0])} "
+                    f"left instead of {duration(changed[1])}"
+                )
 
         yield advance
 
@@ -84,6 +199,11 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
     return f"{max(1, seconds):.0f} s"
+
+
+def rate(each_second: float) -> str:
+    """Examples a second in words, or a minute where these are few."""
+    return f"{each_second:.0f}/s" if each_second >= 1 else f"{60 * each_second:.0f}/min"
 
 
 def size(n: float) -> str:

@@ -13,18 +13,52 @@ from transformers import PreTrainedTokenizerBase
 MOST_BYTES = 4  # of a character in UTF-8
 
 
+# Scripts without blanks between words: each character of theirs may begin or end a word.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
+_STARTS = regex.compile(rf"(?V1)(?<![[\w\p{{M}}]--[_{_UNSPACED}]])")
+_ENDS = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
+
+
 def find(text: str, words: str) -> tuple[int, int] | None:
     """Character range of `words` in `text`, case-folded: the first whole-word occurrence, else the first at all.
 
     Blanks and line breaks between the words are alike. A letter with an accent is another than the letter without.
+    Words in capitals alone, such as US, are sought in capitals first, so that they are not taken for `us`.
+
+    >>> find("Japanese trains of Japan", "Japan")
+    (19, 24)
     """
-    needle = [_folded(word)[0] for word in words.split()]
-    if not needle:
-        return None
+    return find_first(text, [words])
+
+
+def find_first(text: str, sought: Sequence[str]) -> tuple[int, int] | None:
+    """Character range of whichever of several words, or runs of words, stands first in a text, each as `find` has it.
+
+    A whole-word occurrence of any goes before parts of words, wherever these stand; of two at one place the longer.
+    """
     folded, origin = _folded(text)
-    sought = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
-    match = regex.search(rf"(?<![\w\p{{M}}]){sought}(?!\w)", folded) or regex.search(sought, folded)
-    return (origin[match.start()], origin[match.end() - 1] + 1) if match else None
+    found = []
+    for words in sought:
+        needle = [_folded(word)[0] for word in words.split()]
+        if not needle or any(word not in folded for word in needle):  # most of a long list of aliases
+            continue
+        pattern = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
+        for match in regex.finditer(pattern, folded, overlapped=True):
+            start, end = origin[match.start()], origin[match.end() - 1] + 1
+            part = not _is_whole(folded, match.start(), match.end())
+            other_case = words.isupper() and text[start:end].split() != words.split()
+            found.append((part, other_case, start, -end))
+    _, _, start, end = min(found, default=(False, False, 0, 0))
+    return (start, -end) if end else None
+
+
+def cuts_word(text: str, span: tuple[int, int]) -> bool:
+    """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`."""
+    return not _is_whole(text, *span)
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    return bool(_STARTS.match(text, start) and _ENDS.match(text, end))
 
 
 def _folded(text: str) -> tuple[str, Sequence[int]]:

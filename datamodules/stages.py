@@ -11,30 +11,33 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules import answers as answers_stage
 from datamodules import capture as capture_stage
-from datamodules.answers import Answer, generate_answers
+from datamodules.answers import Answer, generate_answers, require_embeddings
 from datamodules.batches import Batches
 from datamodules.cache import CacheEntry
 from datamodules.capture import capture, check_finite
 from datamodules.language_model import LanguageModel
 from datamodules.progress import Speed, bar, duration, size
 from datamodules.questions import QuestionSet
+from datamodules.shards import SHARD, count_shards, rows_of, shard_name
 from datamodules.sites import width_of
 
 log = logging.getLogger(__name__)
 
-SHARD = 256  # examples in a shard: what a kill can cost, and the unit that processes share
 THREADED_WIDTH = 512  # narrower models run on one CPU thread: more of them mostly wait for each other
 BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
+
+Advance = Callable[[Sequence[int]], None]  # told the rows of each batch that is done
 
 
 class LanguageModelStages:
@@ -54,7 +57,7 @@ class LanguageModelStages:
         self.model, self.dataset, self.cache_root = model, dataset, cache_root
         self.device, self.quiet = device, quiet
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
-        self.identity = model.identity()
+        self.identity = model.identity(memory=Path(cache_root).expanduser() / "digests")
         self.batches = Batches(model.batch_size, quiet)
 
     def __enter__(self) -> "LanguageModelStages":
@@ -75,20 +78,13 @@ class LanguageModelStages:
 
     @cached_property
     def network(self) -> PreTrainedModel:
-        """The loaded model; a ValueError where it has fewer embeddings than its tokenizer has tokens."""
-        model = self.model.load(self.device, head=not self.dataset.stated)
-        rows, needed = len(model.get_input_embeddings().weight), len(self.tokenizer)  # type: ignore[arg-type]
-        if rows < needed and max(self.tokenizer.get_vocab().values()) >= rows:
-            raise ValueError(
-                f"model.id={self.model.id}: expected an embedding for each of {needed} tokens, got {rows}; its "
-                "tokenizer belongs to another model"
-            )
-        return model
+        """The loaded model."""
+        return self.model.load(self.device, head=not self.dataset.stated)
 
     @cached_property
     def config(self) -> PretrainedConfig:
         """Configuration of the language part."""
-        return AutoConfig.from_pretrained(self.model.id, **self.model.source()).get_text_config(decoder=True)
+        return self.model.load_config()
 
     @property
     def split(self) -> bool:
@@ -105,12 +101,14 @@ class LanguageModelStages:
         """Token ids, int32, of the prompts for N question texts; `asked` is the model asked in another way."""
         parts = (questions[start : start + SHARD] for start in range(0, len(questions), SHARD))
         asked = asked or self.model
+        if asked.writes_date(self.tokenizer):
+            self._say(f"model.date: the chat template writes the date into prompts; they all say {asked.date}")
         return [array("i", ids) for part in parts for ids in asked.encode(self.tokenizer, part)]
 
     def answers(
         self, ids: Sequence[str], prompts: Sequence[Sequence[int]], asked: LanguageModel | None = None
     ) -> list[Answer]:
-        """Greedy answers to N prompts, in order, from the cache where it has them.
+        """Greedy answers to N prompts, in order, from the cache where it has them; thinking is not yet cut off.
 
         Args:
             ids: [N] names of the examples, for messages.
@@ -121,38 +119,45 @@ class LanguageModelStages:
             ValueError: the model computed something that is not finite; names layer, position and example by its id.
         """
         asked = asked or self.model
-        stop = asked.stop_text(self.tokenizer)
+        stop, stop_ids = asked.stop_text(self.tokenizer), asked.stop_ids(self.tokenizer)
         content = {
             "stage": "answers",
             "version": answers_stage.VERSION,
             "model": self.identity,
             "prompts": _digest(prompts),
-            "decoding": {"greedy": True, "max_new_tokens": asked.max_new_tokens, "stop": stop},
+            "decoding": {"greedy": True, "max_new_tokens": asked.token_limit, "stop": stop, "stop_ids": stop_ids},
         }
         entry = self._entry("answers", content, len(prompts))
 
-        def make(rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
+        def make(rows: range, advance: Advance) -> dict[str, bytes]:
             made: dict[int, Answer] = {}
+            require_embeddings(self.network, self.tokenizer, prompts)
             for batch, answered in self.batches.run(
                 rows,
                 [len(prompts[i]) for i in rows],
                 lambda batch: generate_answers(
-                    self.network, self.tokenizer, [list(prompts[i]) for i in batch], asked.max_new_tokens, stop
+                    self.network,
+                    self.tokenizer,
+                    [list(prompts[i]) for i in batch],
+                    asked.token_limit,
+                    stop,
+                    stop_ids,
                 ),
             ):
                 for i, answer in zip(batch, answered, strict=True):
                     if not all(map(math.isfinite, answer.logprobs)):
                         self._refuse(prompts[i], ids[i])
                     made[i] = answer
-                advance(len(batch))
-            return {_shard_name(rows, "parquet"): answers_stage.stored([made[i] for i in rows])}
+                advance(batch)
+            return {shard_name(rows, "parquet"): answers_stage.stored([made[i] for i in rows])}
 
         def expect(todo: int) -> float:
             mean = sum(map(len, prompts)) // len(prompts)
-            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.max_new_tokens)
+            return Speed(self.network).of_batches(todo, asked.batch_size, mean, asked.token_limit)
 
-        longest = max(map(len, prompts)) + asked.max_new_tokens
-        self._run(entry, "answers", len(prompts), BYTES_PER_TOKEN * longest, expect, make)
+        longest = max(map(len, prompts)) + asked.token_limit
+        costs = [len(prompt) + asked.token_limit for prompt in prompts]
+        self._run(entry, "answers", costs, BYTES_PER_TOKEN * longest, expect, make)
         found = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
         return [answer for path in found for answer in answers_stage.read(path)]
 
@@ -180,7 +185,7 @@ class LanguageModelStages:
                 f"site.name: expected a site of the width of the stream, which model.tp_plan leaves whole, got "
                 f"{', '.join(parted)}; choose another, or model.device_map=auto"
             )
-        sequences = [array("i", [*answer.prompt_ids, *answer.answer_ids]) for answer in answers]
+        sequences = [array("i", [*one.prompt_ids, *one.thought_ids, *one.answer_ids]) for one in answers]
         content = {
             "stage": "activations",
             "version": capture_stage.VERSION,
@@ -194,8 +199,9 @@ class LanguageModelStages:
         }
         entries = {site: self._entry("activations", content | {"site": site}, len(sequences)) for site in sites}
 
-        def read(rows: range, wanted: Sequence[str], advance: Callable[[int], None]) -> dict[str, dict[str, bytes]]:
+        def read(rows: range, wanted: Sequence[str], advance: Advance) -> dict[str, dict[str, bytes]]:
             acts: dict[str, Tensor] = {}
+            require_embeddings(self.network, self.tokenizer, sequences)
             for batch, captured in self.batches.run(
                 rows,
                 [len(sequences[i]) for i in rows],
@@ -207,16 +213,16 @@ class LanguageModelStages:
                     if site not in acts:
                         acts[site] = torch.empty(len(layers), len(names), len(rows), h.shape[-1], dtype=torch.bfloat16)
                     acts[site][:, :, [i - rows.start for i in batch]] = h.permute(1, 2, 0, 3).to("cpu", torch.bfloat16)
-                advance(len(batch))
+                advance(batch)
             return {
                 site: {
-                    f"layer={layer:02d}/{_shard_name(rows, 'safetensors')}": save({"h": h[i]})
+                    f"layer={layer:02d}/{shard_name(rows, 'safetensors')}": save({"h": h[i]})
                     for i, layer in enumerate(layers)
                 }
                 for site, h in acts.items()
             }
 
-        def make(site: str, rows: range, advance: Callable[[int], None]) -> dict[str, bytes]:
+        def make(site: str, rows: range, advance: Advance) -> dict[str, bytes]:
             shard = rows.start // SHARD
             also = [other for other, entry in entries.items() if other != site and shard in entry.missing()]
             files = read(rows, [site, *also], advance)
@@ -231,13 +237,15 @@ class LanguageModelStages:
         for site in sorted(entries):  # the same order for all who build them, whichever they want first
             lacking = {site} | {other for other, entry in entries.items() if entry.missing()}
             bytes_each = 2 * len(layers) * len(names) * sum(width_of(self.config, one) for one in lacking)
-            self._run(entries[site], site, len(sequences), bytes_each, expect, partial(make, site))
+            self._run(entries[site], site, list(map(len, sequences)), bytes_each, expect, partial(make, site))
         return entries[sites[0]]
 
     def _entry(self, kind: str, content: dict[str, Any], n: int) -> CacheEntry:
         source = self.dataset.identity()
         about = {"model": self.model.name, "examples": n, **self.dataset.about()}
-        return CacheEntry(self.cache_root, kind, content | ({"dataset": source} if source else {}), _shards(n), about)
+        return CacheEntry(
+            self.cache_root, kind, content | ({"dataset": source} if source else {}), count_shards(n), about
+        )
 
     def _refuse(self, prompt: Sequence[int], example: str) -> NoReturn:
         """Say where the numbers of a prompt stop being finite."""
@@ -252,25 +260,32 @@ class LanguageModelStages:
         self,
         entry: CacheEntry,
         stage: str,
-        n: int,
+        costs: Sequence[int],
         bytes_each: int,
         expect: Callable[[int], float],
-        make: Callable[[range, Callable[[int], None]], dict[str, bytes]],
+        make: Callable[[range, Advance], dict[str, bytes]],
     ) -> None:
-        """Build what an entry lacks, with a bar, or say that nothing is lacking."""
-        missing = [_rows(shard, n) for shard in entry.missing()]
+        """Build what an entry lacks, with a bar, or say that nothing is lacking; `costs` [N] are tokens."""
+        n = len(costs)
+        missing = [rows_of(shard, n) for shard in entry.missing()]
         if not missing:
             return self._say(f"{stage}: {n} reused from {entry.folder}")
         todo = sum(map(len, missing))
         entry.require_room(todo * bytes_each)
+        expected = 0.0
         if not self.quiet:
             ranks = dist.get_world_size() if dist.is_initialized() and not self.split else 1
-            cost = f"about {size(todo * bytes_each)} and {duration(expect(math.ceil(todo / ranks)))}"
+            expected = expect(math.ceil(todo / ranks))
+            cost = f"about {size(todo * bytes_each)} and {duration(expected)}"
             log.info(f"{stage}: {todo} of {n} to make, {cost}, into {entry.folder}")
-        with bar(stage, todo, self.quiet) as advance:
+        with bar(stage, todo, self.quiet, expected, sum(costs[i] for rows in missing for i in rows)) as done:
+
+            def advance(rows: Sequence[int]) -> None:
+                done(len(rows), sum(costs[i] for i in rows))
+
             entry.build(
-                make=lambda shard: make(_rows(shard, n), advance),
-                made_elsewhere=lambda shard: advance(len(_rows(shard, n))),
+                make=lambda shard: make(rows_of(shard, n), advance),
+                made_elsewhere=lambda shard: advance(rows_of(shard, n)),
                 together=self.split,
             )
 
@@ -285,15 +300,3 @@ def _digest(sequences: Sequence[Sequence[int]]) -> str:
     for ids in sequences:
         digest.update(array("i", [len(ids), *ids]).tobytes())
     return digest.hexdigest()
-
-
-def _shards(n: int) -> int:
-    return -(-n // SHARD)
-
-
-def _rows(shard: int, n: int) -> range:
-    return range(shard * SHARD, min(n, (shard + 1) * SHARD))
-
-
-def _shard_name(rows: range, suffix: str) -> str:
-    return f"shard-{rows.start // SHARD:05d}.{suffix}"

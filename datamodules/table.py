@@ -1,12 +1,18 @@
 """What the cells of a row say: nested columns, texts with columns in braces, and cells as text."""
 
+import datetime
+import json
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 Row = Mapping[str, Any]
+
+MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[ T]00:00:00(?:\.0+)?(?:Z|[+-]\d\d:?\d\d)?")  # of a date written as a time
+PLAIN = (-10, 21)  # powers of ten between which a number is written without an exponent
 
 
 def fields(template: str) -> list[str]:
@@ -15,8 +21,8 @@ def fields(template: str) -> list[str]:
 
 
 def filled(template: str, row: Row) -> str:
-    """A text with its columns filled in; empty where all of them are."""
-    cells = {column: as_text(value(row, column)) for column in fields(template)}
+    """A text with its columns filled in; empty where all of them are. A list stays on one line, as JSON writes it."""
+    cells = {column: _on_one_line(value(row, column)) for column in fields(template)}
     if "{" not in template or not any(map(str.strip, cells.values())):
         return cells[fields(template)[0]].strip()
     return re.sub(r"\{([^{}]+)\}", lambda match: cells[match[1]], template).strip()
@@ -44,28 +50,52 @@ def names(row: Row, before: str = "") -> Iterator[str]:
 
 def texts(cell: Any) -> list[str]:
     """The texts of a cell that holds one or a list of them, without empty ones and repetitions."""
-    several = cell if isinstance(cell, list | tuple) else [cell]
+    several = cell if _is_list(cell) else [cell]
     return list(dict.fromkeys(text for one in several if (text := as_text(one).strip())))
 
 
 def as_text(cell: Any) -> str:
     """A cell as text; a list becomes lines, a list within it one of them.
 
+    Numbers keep all their digits, and whole ones have no point. A time at midnight is a date.
+
+        >>> [as_text(cell) for cell in (3.14159265, 9.0, datetime.datetime(2020, 1, 2), ["a", "b"])]
+        ['3.14159265', '9', '2020-01-02', 'a\\nb']
+
     Raises:
         ValueError: it has columns of its own.
     """
     if isinstance(cell, str):
-        return cell
-    if cell is None or cell != cell:  # NaN
-        return ""
+        date = MIDNIGHT.fullmatch(cell.strip())
+        return date[1] if date else cell
+    if _is_list(cell):
+        return "\n".join(
+            " ".join(as_text(part).strip() for part in one) if _is_list(one) else as_text(one) for one in cell
+        )
     if isinstance(cell, Mapping):
         raise ValueError(f"dataset: expected a column with text, got one with {', '.join(cell)}; name one after a dot")
-    if isinstance(cell, list | tuple):
-        return "\n".join(
-            " ".join(as_text(part).strip() for part in one) if isinstance(one, list | tuple) else as_text(one)
-            for one in cell
-        )
-    if isinstance(cell, float):
-        single = np.float32(cell)  # 0.1 of four bytes is 0.10000000149 in eight
-        return str(int(cell)) if cell.is_integer() else str(single if single == cell else cell)
+    if cell is None or cell != cell:  # NaN
+        return ""
+    if isinstance(cell, float | np.floating):
+        if not np.isfinite(cell):
+            return str(cell)
+        cell = Decimal(str(cell))  # the fewest digits that tell it from others of its precision
+        if cell == cell.to_integral_value():
+            cell = cell.to_integral_value() or Decimal(0)  # no -0
+    if isinstance(cell, Decimal):
+        return f"{cell:f}" if PLAIN[0] <= cell.adjusted() < PLAIN[1] else str(cell).lower()
+    if isinstance(cell, datetime.datetime | np.datetime64):
+        return as_text(str(cell))
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
+
+
+def _is_list(cell: object) -> bool:
+    return isinstance(cell, list | tuple | np.ndarray)
+
+
+def _on_one_line(cell: Any) -> str:
+    """A cell as it stands in a running text."""
+    if not _is_list(cell):
+        return as_text(cell)
+    parts = (json.dumps(part, ensure_ascii=False) if isinstance(part, str) else _on_one_line(part) for part in cell)
+    return f"[{', '.join(part or 'null' for part in parts)}]" if len(cell) else ""

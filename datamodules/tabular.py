@@ -7,25 +7,26 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
-from datamodules.groups import Asked, Groups
+from datamodules.groups import Asked, Groups, shared_by
 from datamodules.questions import LISTED, Question, QuestionSet, Tell
 from datamodules.table import Row, as_text, fields, filled, names, texts, value
-from datamodules.words import fold, group_key
+from datamodules.words import group_key, spelling
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class RowQuestions(QuestionSet):
-    """Questions from rows of a table, one a row; children give the rows.
+    r"""Questions from rows of a table, one a row; children give the rows.
 
     Where `rows` has a test part, its questions are the test split, and train questions that also stand there, case and
     punctuation folded, are left out.
 
     Attributes:
         question: column with the question, or a text with columns in braces: `{sentence} Who is "{pronoun}"?`. Dots
-            lead into nested columns: `answer.aliases`.
+            lead into nested columns: `answer.aliases`. A list in it is part of the text: `[3, 1, 2]`.
         answer: column with the gold answer, or with a list of it and its aliases; or a list of such columns. With
             `first_option`, the number of an option.
         context: column whose text stands before the question; lists become lines.
@@ -34,7 +35,10 @@ class RowQuestions(QuestionSet):
             `{positive: [positive], negative: [negative]}`.
         first_option: number that `answer` gives to the first of `options` or `labels`; null where it gives words.
         group: column whose equal values stay on one side of a split, as questions that differ in case, punctuation
-            and blanks only always do.
+            and blanks only always do; or a text with columns in braces, `{answer}|{incorrect_answer}`, whose values
+            must all be equal; or a list of such, any of which joins rows. With a regular expression, as in
+            `{question: '^(?:\W*\w+){6}'}`, only what it matches must be equal, or what its brackets match: here the
+            first six words. Rows without a value or a match are joined to none.
         pattern: regular expression whose first match in an answer is its exact answer, for `spans=rule`.
         limit: keep this many questions, of train and of test each, drawn at random; all by default.
         seed: of the draw.
@@ -47,7 +51,7 @@ class RowQuestions(QuestionSet):
     options: Sequence[str] | None = None
     labels: Mapping[str, Sequence[str]] | None = None
     first_option: int | None = None
-    group: str | None = None
+    group: str | Mapping[str, str] | Sequence[str | Mapping[str, str]] | None = None
     pattern: str = ""
     limit: int | None = None
     seed: int = 0
@@ -55,7 +59,8 @@ class RowQuestions(QuestionSet):
 
     def __post_init__(self) -> None:
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
-        self.options, self.labels, self.pattern = self.options or [], self.labels or {}, str(self.pattern)
+        self.options, self.labels = self.options or [], self.labels or {}
+        self.pattern, self._group = str(self.pattern), _patterns(self.group)
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", _are_texts(self.answer)),
@@ -63,7 +68,7 @@ class RowQuestions(QuestionSet):
             ("options", "a list of columns, such as [a,b]", _are_texts(self.options)),
             ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", _are_labels(self.labels)),
             ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
-            ("group", "a column, or null", isinstance(self.group, str | None)),
+            ("group", "a column, a text with columns in braces, or a list of such", self._group is not None),
             ("name", "a text", isinstance(self.name, str)),
             ("limit", "a number of questions above 0", self.limit is None or _is_count(self.limit)),
             ("seed", "a whole number", type(self.seed) is int),
@@ -72,10 +77,11 @@ class RowQuestions(QuestionSet):
                 raise ValueError(f"dataset.{key}: expected {expected}, got {getattr(self, key)!r}")
         if self.options and self.labels:
             raise ValueError("dataset: expected options or labels, got both; leave one empty")
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise ValueError(f"dataset.pattern: expected a regular expression, got {self.pattern!r}: {error}") from None
+        for key, pattern in (("pattern", self.pattern), *(("group", one) for one in (self._group or {}).values())):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"dataset.{key}: expected a regular expression, got {pattern!r}: {error}") from None
 
     def rows(self) -> dict[str, Sequence[Row]]:
         """Return the rows, as `train` and `test`, or all of them under the empty name."""
@@ -84,8 +90,17 @@ class RowQuestions(QuestionSet):
     @property
     def columns(self) -> list[str]:
         """Columns that are read."""
-        named = [*fields(self.question), *self.answer, self.context, *(self.options or ()), self.group]
-        return list(dict.fromkeys(column for column in named if column))
+        of_groups = [column for template in self._group or () for column in fields(template)]
+        return list(dict.fromkeys([*self._asked_columns, *of_groups]))
+
+    @property
+    def _asked_columns(self) -> list[str]:
+        named = [*fields(self.question), *self.answer, self.context, *(self.options or ())]
+        return [column for column in named if column]
+
+    def listed(self, cell: Any, column: str) -> Any:
+        """A cell of an answer or a context, where a list may be written as text; children read it."""
+        return cell
 
     def load(self, tell: Tell = log.info) -> list[Question]:
         """Read the questions; tells what was left out.
@@ -93,7 +108,10 @@ class RowQuestions(QuestionSet):
         Raises:
             ValueError: rows cannot be read, or none is left.
         """
-        tables, groups = self.rows(), Groups()
+        return self._questions(self.rows(), tell)
+
+    def _questions(self, tables: Mapping[str, Sequence[Row]], tell: Tell) -> list[Question]:
+        groups = Groups()
         parts = {split: self._asked(split, rows, groups, tell) for split, rows in tables.items()}
         if "test" in parts:
             parts["train"] = self._untested(parts["train"], parts["test"], groups, tell)
@@ -111,10 +129,10 @@ class RowQuestions(QuestionSet):
         text = filled(self.question, row)
         if not text:
             return "no question"
-        context = as_text(value(row, self.context)).strip() if self.context else ""
+        context = as_text(self.listed(value(row, self.context), self.context)).strip() if self.context else ""
         choice = tuple((word, *texts(list(more or ()))) for word, more in (self.labels or {}).items())
         choice = choice or tuple((as_text(value(row, column)).strip(),) for column in self.options or ())
-        golds = [gold for column in self.answer for gold in texts(value(row, column))]
+        golds = [gold for column in self.answer for gold in self._golds(value(row, column), column, choice)]
         if self.first_option is not None:
             golds = [choice[i][0] for gold in golds if 0 <= (i := _number(gold) - self.first_option) < len(choice)]
         if not golds:
@@ -122,7 +140,7 @@ class RowQuestions(QuestionSet):
         if choice:
             if not all(option[0] for option in choice):
                 return "an empty option"
-            spellings = [{" ".join(fold(word).counted) for word in option} for option in choice]
+            spellings = [set(map(spelling, option)) for option in choice]
             if len(set().union(*spellings)) < sum(map(len, spellings)):
                 return "options equal to each other"
             golds = [
@@ -139,15 +157,21 @@ class RowQuestions(QuestionSet):
             options=tuple(tuple(dict.fromkeys(option)) for option in choice),
         )
 
+    def _golds(self, cell: Any, column: str, choice: tuple[tuple[str, ...], ...]) -> list[str]:
+        if isinstance(cell, str) and (cell.strip(),) in choice:  # an option may look like a list
+            return [cell.strip()]
+        return texts(self.listed(cell, column))
+
     def _require_columns(self, rows: Sequence[Row]) -> None:
         for some in (range(min(100, len(rows))), range(len(rows))):  # a column may be missing in the first rows
             there = dict.fromkeys(name for i in some for name in names(rows[i]))
             absent = [column for column in self.columns if column not in there]
             if not absent or not rows:
                 return
+        of_group = not set(absent) & {*self._asked_columns}
         raise ValueError(
-            f"dataset: expected column {', '.join(absent)} in {self.name}, got {', '.join(there)}; set "
-            "the option of dataset that names it"
+            f"dataset{'.group' if of_group else ''}: expected column {', '.join(absent)} in {self.name}, got "
+            f"{', '.join(there)}; {'name one of these' if of_group else 'set the option of dataset that names it'}"
         )
 
     def _asked(self, split: str, rows: Sequence[Row], groups: Groups, tell: Tell) -> dict[bytes, Asked]:
@@ -159,14 +183,15 @@ class RowQuestions(QuestionSet):
         of = f"{self.name} {split}".strip()
         found: dict[bytes, Asked] = {}
         skipped: dict[str, list[str]] = defaultdict(list)
-        repeated, joined, contradicted = 0, 0, set()
+        repeated, joined, contradicted, grouped = 0, 0, set(), 0
         for i, row in enumerate(rows):
             record = self.record(row)
             if isinstance(record, str):
                 skipped[record].append(self._id(split, i))
                 continue
-            if self.group and (shared := as_text(value(row, self.group)).strip()):
-                groups.join(record.group, f"{self.group}={shared}")
+            for shared in shared_by(row, self._group or {}):
+                groups.join(record.group, shared)
+                grouped += 1
             key = blake2b(f"{record.text}\n{record.pattern}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
             gives = hash((record.answers, record.label))
             held = found.setdefault(key, Asked([], record.group, gives))
@@ -183,6 +208,8 @@ class RowQuestions(QuestionSet):
         for reason, ids in skipped.items():
             more = f" and {len(ids) - LISTED} more" if len(ids) > LISTED else ""
             tell(f"{of}: skipped {len(ids)} of {len(rows)} rows with {reason}: {', '.join(ids[:LISTED])}{more}")
+        if self._group and not grouped:
+            tell(f"{of}: dataset.group joins no rows: none has a value, or a match, of {', '.join(self._group)}")
         if repeated:
             tell(f"{of}: dropped {repeated} of {len(rows)} rows that repeat another")
         if contradicted:
@@ -200,7 +227,8 @@ class RowQuestions(QuestionSet):
         if len(kept) < len(train):
             again = sum(asked.times for key, asked in test.items() if key in train)
             rows = sum(asked.times for asked in test.values())
-            same = f"or of the same {self.group}, " if self.group else ""
+            shared = [f"match of {one!r} in {text}" if one else text for text, one in (self._group or {}).items()]
+            same = f"or of the same {' or '.join(shared)}, " if shared else ""
             tell(
                 f"{self.name}: {again} of {rows} test rows also stand in train letter by letter; "
                 f"{len(train) - len(kept)} train questions that test asks too, case and punctuation folded, {same}are "
@@ -226,6 +254,14 @@ class RowQuestions(QuestionSet):
 
     def _id(self, split: str, row: int) -> str:
         return "-".join(filter(None, (self.name, split, f"{row:05d}")))
+
+
+def _patterns(group: object) -> dict[str, str] | None:
+    """What must be equal for rows to be joined: texts with columns, each with a regular expression; None: no such."""
+    held: dict[Any, Any] = {}
+    for one in group if isinstance(group, list | tuple) else [group] if group else []:
+        held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}
+    return held if all(isinstance(text, str) and text for text in held) and _are_texts([*held.values()]) else None
 
 
 def _are_texts(value: object) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules import stages
+from datamodules import shards
 from datamodules.activations import ActivationDataModule
 from datamodules.correctness import TextRule, gold
 from datamodules.exact_answers import RuleExact
@@ -29,7 +29,7 @@ STEPS = ("open", "os.rename", "os.mkdir", "os.remove", "fcntl.flock")
 def build(model: str, questions: str, root: str) -> None:
     """Make the cache of 80 questions in five shards each of answers and activations."""
     torch.set_num_threads(1)
-    stages.SHARD = 16
+    shards.SHARD = 16
     ActivationDataModule(
         model=LanguageModel(model, prompt="Q: {question}\nA:", dtype="float32", max_new_tokens=6, batch_size=8),
         dataset=FileQuestions(path=questions, pattern=r"\w+", limit=80),

@@ -14,7 +14,7 @@ from datamodules.answered import answered, replies
 from datamodules.cache import CacheEntry
 from datamodules.capture import capture
 from datamodules.correctness import TextRule, gold, substring
-from datamodules.exact_answers import AskedExact, RuleExact
+from datamodules.exact_answers import AskedExact, ExactAnswer, RuleExact
 from datamodules.files import FileQuestions
 from datamodules.positions import Positions, Rule
 from datamodules.split import GroupSplit
@@ -258,7 +258,7 @@ def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model
 
 def test_no_exact_answer_in_over_half_of_the_rows_stops_and_shows_five(language_model, questions_csv, cache_root):
     data = FileQuestions(path=str(questions_csv), pattern="never said")
-    with pytest.raises(ValueError, match="expected exact answers in over half of 300 answers, got 0") as error:
+    with pytest.raises(ValueError, match="expected exact answers in over half of 300 answers, got 0 ") as error:
         make(language_model, questions_csv, cache_root, dataset=data).setup()
     assert str(error.value).count("colours-") == 5
     assert "\n" not in str(error.value)
@@ -269,7 +269,7 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
 ):
     asked = make(language_model, questions_csv, cache_root, spans=AskedExact(tries=2))
     for attempt in (1, 2):
-        with pytest.raises(ValueError, match=r"expected exact answers in over half of 300 answers, got \d+; set data"):
+        with pytest.raises(ValueError, match=r"do not stand in the answer: ask another model with \+model@"):
             asked.setup()
         if attempt == 1:
             monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
@@ -355,17 +355,29 @@ def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_p
         ]
 
 
-def test_answers_without_an_exact_answer_are_named(language_model, questions_csv, cache_root, caplog):
+def test_a_class_without_exact_answers_stops(language_model, questions_csv, cache_root):
     """Without a pattern only right answers have one; here they are made the most."""
     rows = [line for line in questions_csv.read_text().splitlines()[1:] if not line.endswith(",nothing")]
     path = cache_root / "right.csv"
     others = [line for line in questions_csv.read_text().splitlines()[1:] if line.endswith(",nothing")][:30]
     path.write_text("\n".join(["question,answer", *rows, *others]))
-    with caplog.at_level("INFO"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected exact answers in at least 10 right and 10 wrong answers, got \d+ of \d+ right and \d of "
+        r"\d+ wrong; \d+ of \d+ without one are cut off at model.max_new_tokens=14: raise it, or choose positions",
+    ):
         make(language_model, path, cache_root, dataset=FileQuestions(path=str(path))).setup()
+
+
+def test_answers_without_an_exact_answer_are_named(language_model, questions_csv, cache_root, caplog):
+    def find_in_two_of_three(questions, answers, labels, ask):
+        return [ExactAnswer((0, 1) if i % 3 else None, "mine") for i in range(len(questions))]
+
+    with caplog.at_level("INFO"):
+        make(language_model, questions_csv, cache_root, spans=find_in_two_of_three).setup()
     listed = next(r.message for r in caplog.records if r.message.startswith("exact answers: none in"))
-    assert listed.count("right-00") == 20
-    assert re.search(r" and \d+ more, see index.parquet; their exact-answer positions are invalid$", listed)
+    assert re.findall(r"colours-(\d+)", listed) == [f"{i:05}" for i in range(0, 60, 3)]
+    assert listed.endswith(" and 80 more, see index.parquet; their exact-answer positions are invalid")
 
 
 def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cache_root):
@@ -374,19 +386,21 @@ def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cach
         make(split, questions_csv, cache_root, also=["z"]).setup()
 
 
-def test_a_tokenizer_of_more_tokens_than_the_model_has_is_told(language_model, tiny_model, tmp_path):
+def test_tokens_without_an_embedding_are_refused_where_they_are_used(language_model, tiny_model, tmp_path):
+    """gemma-3-1b and CodeLlama-34b have such tokens in their tokenizers."""
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     tokenizer = language_model.load_tokenizer()
+    rows = len(tokenizer)
     tokenizer.add_tokens([f"<more-{i}>" for i in range(9)])
     tokenizer.save_pretrained(folder)
     model = replace(language_model, id=str(folder))
-    with (
-        LanguageModelStages(model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages,
-        pytest.raises(
-            ValueError, match=r"expected an embedding for each of 364 tokens, got 355; its tokenizer belongs"
-        ),
-    ):
-        stages.answers(["a"], stages.prompts(["red?"]))
+    with LanguageModelStages(model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+        (answer,) = stages.answers(["a"], stages.prompts(["red?"]))
+        assert answer.answer_ids
+        with pytest.raises(
+            ValueError, match=rf"expected tokens below {rows}, .* got {rows + 3} \('<more-3>'\); the tokenizer belongs"
+        ):
+            stages.answers(["a", "b"], stages.prompts(["red?", "<more-3> blue?"]))
 
 
 def test_a_whole_cache_that_cannot_be_written_serves_another_rule(

@@ -9,7 +9,7 @@ from datamodules.answered import Answered
 from datamodules.answers import Answer
 from datamodules.audit import SHOWN, audit_page, index_of
 from datamodules.correctness import Verdict
-from datamodules.exact_answers import ExactAnswer, success
+from datamodules.exact_answers import ExactAnswer
 from datamodules.questions import Question
 from datamodules.spans import covering, decode
 
@@ -63,14 +63,39 @@ def test_the_page_marks_the_exact_tokens_and_shows_every_answer_whole(language_m
     assert [text.strip() for text in marked.examples] == ["<b>stone</b>", "北京", ""]
     assert [text.replace("\u2009", "") for text in marked.tokens] == TEXTS
     assert re.findall(r"<h2>(.*?)</h2><p><small>(.*?)</small>", page) == [
-        ("Right answers", "1 of 1"),
-        ("Wrong answers", "1 of 1"),
-        ("No exact answer found", "1 of 1"),
+        ("Right answers", "1 of 1 shown"),
+        ("Wrong answers", "1 of 1 shown"),
+        ("Parts of a word", "0 of 0 shown"),
+        ("No exact answer found", "1 of 1 shown"),
     ]
-    assert "<tr><td>asked</td><td>wrong</td><td>2</td><td>1</td><td>50.0%</td></tr>" in page
+    assert cells(page) == [
+        ["asked", "right", "1", "1", "100.0%", "0", "80.0%"],  # < b > stone < / b > is 8 of 10 words
+        ["asked", "wrong", "2", "1", "50.0%", "0", "33.3%"],  # each character of 北京 is a word
+    ]
     assert "which 2?" in page
     assert "gold &amp; old" in page
     assert "replies: a | &lt;i&gt;" in page
+
+
+def test_exact_answers_that_are_parts_of_a_word_are_shown_by_themselves(language_model):
+    tokenizer = language_model.load_tokenizer()
+    answer, _, span = example(tokenizer, "the hundred stones", "red")
+    exact = [ExactAnswer((8, 11), "gold"), ExactAnswer((8, 11), "number"), ExactAnswer(None, "gold")]
+    assert answer.text[8:11] == "red"
+    questions = [Question(f"q{i}", "g", "which?", ("red",)) for i in range(3)]
+    page = audit_page(tokenizer, answered(questions, [answer] * 3, [True] * 3, exact, [span, span, None]))
+    assert cells(page) == [
+        ["gold", "right", "2", "1", "50.0%", "1", "33.3%"],
+        ["number", "right", "1", "1", "100.0%", "0", "33.3%"],
+    ]
+    shown = page.split("<h2>Parts of a word</h2>")[1].split("<h2>")[0]
+    assert re.findall(r"q\d", shown) == ["q0"]
+
+
+def cells(page):
+    """The table's rows as texts."""
+    body = page.split("<tbody>")[1].split("</tbody>")[0]
+    return [re.findall("<td>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
 
 
 def test_a_large_set_is_shown_in_part_evenly(language_model):
@@ -81,16 +106,7 @@ def test_a_large_set_is_shown_in_part_evenly(language_model):
     shown = [int(i) for i in re.findall(r"q(\d{4}), right", page)]
     assert shown == list(range(0, 1000, 17))
     assert len(shown) <= SHOWN
-    assert f"<small>{len(shown)} of 1000</small>" in page
-
-
-def test_success_counts_by_method_and_label():
-    found, absent = ExactAnswer((0, 1), "asked"), ExactAnswer(None, "asked")
-    gold = ExactAnswer((0, 1), "gold")
-    assert success([True, False, False, True], [gold, found, absent, gold]) == [
-        ("asked", "wrong", 2, 1),
-        ("gold", "right", 2, 2),
-    ]
+    assert f"<small>{len(shown)} of 1000 shown</small>" in page
 
 
 def test_the_index_says_what_each_row_is(language_model):
@@ -103,6 +119,7 @@ def test_the_index_says_what_each_row_is(language_model):
     assert row == {
         "id": "q", "group": "g", "split": "test", "question": "which?", "gold": ["red"],
         "answer": "the red stone", "finish": "stop",
-        "prompt_ids": [1, 2], "answer_ids": answer.answer_ids, "exact_answer": "red", "exact_answer_by": "asked",
+        "prompt_ids": [1, 2], "thought_ids": [], "answer_ids": answer.answer_ids,
+        "exact_answer": "red", "exact_answer_by": "asked",
         "first_token": [3, 4], "last_token": [3, 6], "valid": [True, False], "label": 1, "label_by": "so",
     }  # fmt: skip

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from datamodules.correctness import TextRule, given, gold, number, options, substring
+from datamodules.correctness import TextRule, given, gold, number, options, pattern, substring
 from datamodules.exact_answers import AskedExact, RuleExact
 from datamodules.judge import Judge
 from datamodules.loaders import GridDataModule
@@ -86,9 +86,21 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
     for path in (CONF / "model").glob("*.yaml"):
         if path.stem not in ("hf", "demo"):
             model = OmegaConf.load(path)
-            assert model.defaults == ["hf"]
-            assert model.chat is ("instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4"))
-            assert model.id.count("/") == 1
+            thinking = path.stem.endswith("_thinking")  # builds on the preset that does not think
+            assert model.defaults == [path.stem.removesuffix("_thinking") if thinking else "hf"]
+            if not thinking:
+                assert model.chat is (
+                    "instruct" in path.stem or path.stem in ("qwen3_8b", "qwen3_32b", "phi4", "smollm2")
+                )
+                assert model.id.count("/") == 1
+
+
+@pytest.mark.parametrize("name", ["qwen3_8b", "qwen3_32b"])
+def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(name, tmp_path):
+    quick, thinking = (build(composed(tmp_path, f"model={name}{end}").datamodule).model for end in ("", "_thinking"))
+    assert (quick.id, quick.chat) == (thinking.id, thinking.chat)
+    assert (quick.template, quick.token_limit) == ({"enable_thinking": False}, 100)
+    assert (thinking.template, thinking.token_limit) == ({"enable_thinking": True}, 4196)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +124,13 @@ def test_every_model_says_who_it_is_and_whether_it_chats():
             lambda run: (run.rule.rule.func, type(run.spans)) == (number, RuleExact),
         ),
         ("dataset=imdb", lambda run: (len(run.positions.names), run.rule.rule.func) == (12, options)),
+        (
+            "dataset=cities dataset.group=country",
+            lambda run: (run.dataset.group, run.rule.rule.func, run.spans.rule) == ("country", pattern, "auto"),
+        ),
         ("dataset=imdb positions=exact", lambda run: len(run.positions.names) == 4),
+        # the length that a set asks for leaves the thought its own
+        ("model=qwen3_8b_thinking dataset=math dataset.path=x", lambda run: run.model.token_limit == 4296),
         ("dataset=math dataset.path=x", lambda run: (run.model.max_new_tokens, run.spans.rule) == (200, "number")),
         ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is given),
         ("dataset=math dataset.path=x", lambda run: run.model.chat_prompt.startswith("{question} ")),

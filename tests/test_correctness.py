@@ -39,32 +39,36 @@ def test_gold(answer, accepted, branch):
 @pytest.mark.parametrize(
     ("answer", "wanted", "branch"),
     [
-        ("The result is 9.", "9", "the number occurs"),
-        ("9.0 apples", "9", "the number occurs"),
-        ("nine apples", "9", "the number occurs"),
-        ("$1,950 in all", "1950.0", "the number occurs"),
-        ("3 + 6 = 9, so nine", "9", "the number occurs"),
-        ("= 28.26 cm", "28.26", "the number occurs"),
-        ("It is 9kg.", "9", "the number occurs"),
-        ("1{,}950", "1950", "the number occurs"),
-        ("3/4", "0.75", "the number occurs"),
-        ("0.75", "3/4", "the number occurs"),
-        ("1.5 million", "1500000", "the number occurs"),
-        ("−9", "-9", "the number occurs"),
-        ("negative nine", "-9", "the number occurs"),
-        ("−9", "9", "other numbers"),
-        (".5", "5", "other numbers"),
-        ("9/2", "9", "other numbers"),
-        ("1 apple", "1/2", "other numbers"),
-        ("19 or 90 or 9.5", "9", "other numbers"),
-        ("-9", "9", "other numbers"),
+        ("The result is 9.", "9", "the gold number"),
+        ("9.0 apples", "9", "the gold number"),
+        ("nine apples", "9", "the gold number"),
+        ("$1,950 in all", "1950.0", "the gold number"),
+        ("3 + 6 = 9, so nine", "9", "the gold number"),
+        ("= 28.26 cm", "28.26", "the gold number"),
+        ("It is 9kg.", "9", "the gold number"),
+        ("1{,}950", "1950", "the gold number"),
+        ("3/4", "0.75", "the gold number"),
+        ("0.75", "3/4", "the gold number"),
+        ("1.5 million", "1500000", "the gold number"),
+        ("−9", "-9", "the gold number"),
+        ("negative nine", "-9", "the gold number"),
+        ("−9", "9", "another number"),
+        (".5", "5", "another number"),
+        ("9/2", "9", "another number"),
+        ("1 apple", "1/2", "another number"),
+        ("19 or 90 or 9.5", "9", "another number"),
+        ("-9", "9", "another number"),
+        ("3 * 6 = 18", "3", "another number"),
+        ("3 * 6 = 18", "18", "the gold number"),
+        ("The answer is 18. I checked it 2 times.", "18", "the gold number"),
+        ("The answer is 18. I checked it 2 times.", "2", "another number"),
         ("a dozen", "12", "no number"),
         ("", "12", "no number"),
     ],
 )
 def test_number(answer, wanted, branch):
     verdict = number(answer, ask([wanted]))
-    assert (verdict.right, verdict.branch) == (branch == "the number occurs", branch)
+    assert (verdict.right, verdict.branch) == (branch == "the gold number", branch)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from datamodules.exact_answers import (
     asking,
     cleaned,
     extraction_prompt,
-    first_named,
 )
 from datamodules.language_model import LanguageModel
 from datamodules.questions import Question
@@ -41,13 +40,22 @@ def words(answer, exact):
         ({"rule": "number"}, {}, "3 and 4 make 7.", "7", "number"),
         ({"rule": "number"}, {}, "it is -3.5, not x2", "-3.5", "number"),
         ({"rule": "number"}, {}, "10-5 is 1,000", "1,000", "number"),
-        ({"rule": "number", "nth": 0}, {}, "3 and 4 make 7.", "3", "number"),
-        ({"rule": "number", "nth": 3}, {}, "3 and 4 make 7.", None, "number"),
-        ({"rule": "number"}, {}, "seven", None, "number"),
+        ({"rule": "number"}, {}, "The answer is 7. 3 and 4 make it.", "7", "number"),
+        ({"rule": "number"}, {}, "it is seven", "seven", "number"),
+        ({"rule": "number"}, {}, "many", None, "number"),
         ({"rule": "options"}, {"options": (("Ann",), ("Bob",))}, "Bob, because Ann left", "Bob", "options"),
         ({"rule": "options"}, {"options": (("Ann",), ("Bob",))}, "Annie saw ann and Bob", "ann", "options"),
         ({"rule": "options"}, {"options": (("Ann",), ("Ann Lee",))}, "It is Ann Lee.", "Ann Lee", "options"),
         ({"rule": "options"}, {"options": (("Ann",), ("Bob",))}, "neither", None, "options"),
+        # The alias that stands first in the answer, not in the list; of two at one place the longer.
+        ({}, {"gold": ["England", "UK"]}, "Oxford is in the UK, in England.", "UK", "gold"),
+        ({}, {"gold": ["York", "New York"]}, "It is New York.", "New York", "gold"),
+        ({}, {"gold": ["New York", "New York City"]}, "It is New York City.", "New York City", "gold"),
+        # Whole words of any alias before parts of words, and these where nothing else is there.
+        ({}, {"gold": ["Japan", "Nippon"]}, "A Japanese word: Nippon.", "Nippon", "gold"),
+        ({}, {"gold": ["Japan", "Nippon"]}, "A Japanese word.", "Japan", "gold"),
+        ({"rule": "options"}, {"options": (("art",), ("music",))}, "A party with music.", "music", "options"),
+        ({"rule": "options"}, {"options": (("A",), ("B",))}, "It is a bird: B.", "B", "options"),
         (
             {"rule": "options"},
             {"options": (("positive",), ("negative", "bad"))},
@@ -64,11 +72,6 @@ def test_rules(settings, asked, answer, found, how):
     assert words(answer, exact) == found
     assert exact.how == how
     assert rule([question(**asked)], [answer], [False], nobody) == [exact]  # whatever the label
-
-
-def test_the_first_named_is_first_in_the_answer_not_in_the_list():
-    assert first_named("b then a", ["a", "b"]) == (0, 1)
-    assert first_named("neither", []) is None
 
 
 class Scripted:
@@ -118,6 +121,40 @@ def test_labels_do_not_decide_who_is_asked_but_where_the_paper_is_followed():
     assert words(ANSWERS[0], exact[0]) == "grey heron"
 
 
+SENTENCE = "The capital of Australia is Sydney, as everybody knows."
+
+
+@pytest.mark.parametrize(
+    ("answer", "replies", "settings", "found"),
+    [
+        # A copied sentence is not taken, nor most of one.
+        (SENTENCE, [SENTENCE, "The capital of Australia is Sydney", "Sydney"], {}, "Sydney"),
+        (SENTENCE, [SENTENCE] * 3, {}, None),
+        ("It was Herman Melville.", ["It was Herman Melville.", "Herman Melville", ""], {}, "Herman Melville"),
+        # Half of the words may be.
+        (
+            "I say it was John Ronald Reuel Tolkien",
+            ["John Ronald Reuel Tolkien", "", ""],
+            {},
+            "John Ronald Reuel Tolkien",
+        ),
+        # A short answer is its own exact answer.
+        ("Paris.", ["Paris."], {}, "Paris"),
+        ("Barack Obama", ["Barack Obama"], {}, "Barack Obama"),
+        ("New York City", ["New York City"], {}, "New York City"),
+        ("我住在北京的东边", ["我住在北京的东边", "北京", ""], {}, "北京"),  # each character is a word
+        # The longest reply is an option.
+        (SENTENCE * 3, [SENTENCE, "Sydney", ""], {}, "Sydney"),
+        (SENTENCE * 3, ["capital of Australia is Sydney, as", "", ""], {}, "capital of Australia is Sydney, as"),
+        (SENTENCE * 3, ["The capital of Australia is Sydney, as", "Sydney", ""], {}, "Sydney"),
+        (SENTENCE * 3, ["is Sydney, as", "Sydney", ""], {"max_words": 2}, "Sydney"),
+    ],
+)
+def test_a_reply_that_copies_the_answer_is_asked_for_again(answer, replies, settings, found):
+    exact = AskedExact(tries=3, **settings)([question()], [answer], [False], Scripted({answer: replies}))
+    assert words(answer, exact[0]) == found
+
+
 def test_another_model_may_be_asked(language_model):
     ask = Scripted(REPLIES)
     AskedExact(tries=1, model=language_model)(QUESTIONS, ANSWERS, LABELS, ask)
@@ -161,13 +198,13 @@ GPT2: Any = {"model": "gpt2"}
             lambda: RuleExact("pattern")([question()], ["a"], [True], nobody),
             "spans.rule=pattern: expected a regular expression for every question, got none for q0; set",
         ),
-        (lambda: RuleExact(nth="abc"), "spans.nth: expected a whole number, from 0 or from the end, got 'abc'"),  # type: ignore[arg-type]
         (lambda: AskedExact(only_wrong="maybe"), "spans.only_wrong: expected true or false, got 'maybe'"),  # type: ignore[arg-type]
         (
             lambda: AskedExact(**GPT2),
             r"spans.model: expected null or a model, got 'gpt2'; give it with \+model@spans",
         ),  # type: ignore[arg-type]
         (lambda: AskedExact(tries=0), "spans.tries: expected 1 to 30, got 0"),
+        (lambda: AskedExact(max_words=0), "spans.max_words: expected a whole number above 0, got 0"),
         (lambda: AskedExact(tries=31), "spans.tries: expected 1 to 30, got 31"),
         (
             lambda: RuleExact("options")([question(options=(("a",),))], ["a"], [True], nobody),

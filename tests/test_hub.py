@@ -1,6 +1,7 @@
 """The sets of the hub on small folders in the hub's own layout: columns as published, Parquet, a card with configs."""
 
 import json
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +117,40 @@ def test_the_sets_of_the_hub_as_published(name, tmp_path):
     dataset.fetch()
     assert [(q.text, q.answers, q.split) for q in dataset.load(lambda line: None)] == expected
     assert dataset.identity() == {"hub": folder, "config": config, "commit": None}
+
+
+def test_the_type_of_a_column_says_which_numbers_are_short(tmp_path):
+    rows = {
+        "question": ["a"], "double": [3.14159265], "single": pa.array([0.1], pa.float32()),
+        "nested": pa.array([{"x": [0.2]}], pa.struct({"x": pa.list_(pa.float32())})),
+        "day": pa.array([datetime(2020, 1, 2)], pa.timestamp("us")),
+    }  # fmt: skip
+    folder = publish(tmp_path / "set", "default", {"train": [{"question": "a", "answer": "b"}]})
+    pq.write_table(pa.table(rows), tmp_path / "set" / "default" / "train-00000-of-00001.parquet")
+    (asked,) = HubQuestions(id=folder, answer=["double", "single", "nested.x", "day"]).load()
+    assert asked.answers == ("3.14159265", "0.1", "0.2", "2020-01-02")
+
+
+def test_twins_of_the_sets_of_the_hub_are_held_together(tmp_path):
+    """A premise of MNLI with its hypotheses; the two sentences of Winogrande that differ in one word."""
+    said = "The trophy does not fit into the suitcase because the _ is too {}."
+    for name, rows in (
+        ("mnli_hub", [{"premise": "p", "hypothesis": f"h{i}", "label": i, "idx": i} for i in range(3)]),
+        (
+            "winogrande_hub",
+            [
+                {"sentence": said.format(word), "option1": "trophy", "option2": "suitcase", "answer": answer}
+                for word, answer in (("big", "1"), ("small", "2"))
+            ],
+        ),
+    ):
+        config, parts, _ = SETS[name]
+        parts = {**parts, "train": parts["train"] + rows}
+        folder = publish(tmp_path / name, config, parts)
+        dataset = build(composed(tmp_path, f"dataset={name}", f"dataset.id={folder}").dataset)
+        groups = [q.group for q in dataset.load(lambda line: None) if q.split == "train"]
+        assert len(groups) == 1 + len(rows)
+        assert len(set(groups)) == 2
 
 
 def test_without_a_test_part_the_split_is_dealt(tmp_path):

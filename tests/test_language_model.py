@@ -180,8 +180,8 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"stop": 5}, "model.stop: expected a text or null, got 5; quote it"),
         ({"prompt": 5}, "model.prompt: expected a text or null, got 5"),
         ({"revision": 5}, "model.revision: expected a text or null, got 5"),
-        ({"template": "foo"}, "model.template: expected arguments of the template such as .*, got 'foo'"),
-        ({"template": {"tokenize": False}}, "model.template: expected arguments of the template"),
+        ({"template": "foo"}, "model.template: expected arguments such as .*, got 'foo'"),
+        ({"template": {"tokenize": False}}, "model.template: expected arguments such as"),
         ({"trust_remote_code": "maybe"}, "model.trust_remote_code: expected true or false, got 'maybe'"),
     ],
 )
@@ -236,19 +236,71 @@ def test_greedy_answers_are_greedy_whatever_the_model_comes_with(altered, langua
     assert generate_answers(network, tokenizer, prompts, 8) == expected
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('roles') }}", "{% for m in messages %}{{ m.content"])
-def test_a_chat_template_that_fails_is_one_line(language_model, template):
-    tokenizer = language_model.load_tokenizer()
-    tokenizer.chat_template = template
-    with pytest.raises(ValueError, match=r"model.template: expected a chat template that takes one question, got"):
-        LanguageModel(language_model.id, chat=True).encode(tokenizer, ["red?"])
-
-
 def test_a_folder_without_a_model_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"model.id: expected a folder with config.json, weights and tokenizer, got"):
         LanguageModel(str(tmp_path))
-    with pytest.raises(ValueError, match=r"model.id: expected a folder or a hub id such as org/name, got ''"):
+    with pytest.raises(
+        ValueError, match=r"model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got ''"
+    ):
         LanguageModel("")
+
+
+@pytest.mark.parametrize("key", ["prompt", "chat_prompt", "base_prompt"])
+def test_a_command_line_can_give_line_breaks_tabs_and_backslashes(language_model, key):
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    given: dict[str, Any] = {key: r"{question}\n\tA: \\nu \d"}
+    model = LanguageModel(language_model.id, chat=key == "chat_prompt", stop=r"\n\t", **given)
+    for one in (model, replace(model, batch_size=1)):
+        ids = one.encode(tokenizer, [r"\n?"])[0]
+        assert tokenizer.decode(ids) == "\\n?\n\tA: \\nu \\d"
+        assert one.stop_text(tokenizer) == "\n\t"
+
+
+def test_a_prompt_for_all_wins_over_those_for_chats_and_base_models(language_model):
+    tokenizer = language_model.load_tokenizer()
+    kinds: dict[str, Any] = {"chat_prompt": "chat {question}", "base_prompt": "base {question}"}
+    cases: list[tuple[dict[str, Any], str]] = [
+        (kinds, "base red?"),
+        (kinds | {"prompt": "all {question}"}, "all red?"),
+        (kinds | {"chat": True}, "<user>chat red?"),
+        (kinds | {"chat": True, "prompt": "all {question}"}, "<user>all red?"),
+        ({"chat": True}, "<user>red?"),
+        ({}, "Q: red?\nA:"),
+    ]
+    tokenizer.chat_template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}"
+    for settings, expected in cases:
+        model = LanguageModel(language_model.id, **settings)
+        assert tokenizer.decode(model.encode(tokenizer, ["red?"])[0]) == expected
+
+
+def test_answers_end_at_the_tokenizers_end_and_at_the_end_of_a_turn(language_model):
+    """Whichever of them the model's own settings leave out."""
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.add_tokens(["<turn>"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<turn>\n{% endfor %}"
+    end, turn = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<turn>")
+    assert LanguageModel(language_model.id, chat=True).stop_ids(tokenizer) == sorted([end, turn])
+    assert LanguageModel(language_model.id, chat=False).stop_ids(tokenizer) == [end]
+    network, (prompt,) = language_model.load("cpu"), language_model.encode(tokenizer, ["red?"])
+    network.generation_config.eos_token_id = None
+    whole = generate_answers(network, tokenizer, [prompt], 8)[0]
+    third = whole.answer_ids[2]
+    cut = generate_answers(network, tokenizer, [prompt], 8, stop_ids=[third])[0]
+    n = list(whole.answer_ids).index(third) + 1
+    assert (list(cut.answer_ids), cut.finish) == (list(whole.answer_ids[:n]), "stop")
+    network.generation_config.eos_token_id = [third]
+    assert generate_answers(network, tokenizer, [prompt], 8, stop_ids=[end])[0] == cut
+
+
+def test_padding_has_an_embedding(language_model):
+    """A padding token behind the embeddings is never looked up."""
+    tokenizer, network = language_model.load_tokenizer(), language_model.load("cpu")
+    prompts = language_model.encode(tokenizer, ("red?", "blue stone river key?"))
+    expected = generate_answers(network, tokenizer, prompts, 8)
+    tokenizer.add_special_tokens({"pad_token": "<late>"})
+    assert tokenizer.pad_token_id >= network.get_input_embeddings().weight.shape[0]
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
 
 
 def test_a_model_in_parts_needs_torchrun(tiny_model, monkeypatch):

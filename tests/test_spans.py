@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from datamodules.spans import covering, decode, find, locate, token_ranges
+from datamodules.spans import covering, cuts_word, decode, find, find_first, locate, token_ranges
 
 MISTRAL = Path(__file__).resolve().parents[2] / "shared" / "tokenizers" / "mistral-7b-v1"
 
@@ -42,6 +42,9 @@ def tokenizer(request, tiny_model):
         ("cafe\u0301 bar", "caf\u00e9", "cafe\u0301"),
         ("caf\u00e9 bar", "cafe\u0301", "caf\u00e9"),
         ("한국", "하", None),  # a part of a syllable
+        ("Parisians of _Paris_", "Paris", "Paris"),
+        ("they told us of the US", "US", "US"),  # capitals in capitals, where they are
+        ("he told us", "US", "us"),
     ],
 )
 def test_find(text, words, found):
@@ -52,6 +55,60 @@ def test_find(text, words, found):
 def test_the_whole_word_stands_behind_its_copy_within_a_longer_one():
     assert find("रामायण में राम", "राम") == (11, 14)
     assert find("cafe\u0301 cafe", "cafe") == (6, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "sought", "found"),
+    [
+        ("b then a", ["a", "b"], (0, 1)),
+        ("neither", [], None),
+        ("neither", ["", " "], None),
+        ("Oxford, UK, England", ["England", "UK"], (8, 10)),
+        ("New York City", ["York", "New York", "New York City"], (0, 13)),
+        ("New York City", ["New York City", "New York", "York"], (0, 13)),
+        ("Japanese for Nippon", ["Japan", "Nippon"], (13, 19)),
+        ("Japanese, Nipponese", ["Nippon", "Japan"], (0, 5)),
+        ("_Parisian_ and _Paris_", ["Paris"], (16, 21)),
+        ("he told us of the US", ["US", "the US"], (14, 20)),
+    ],
+)
+def test_the_first_of_several_words(text, sought, found):
+    assert find_first(text, sought) == found
+
+
+def test_the_first_of_several_words_against_every_range_of_characters():
+    rng = random.Random(0)
+
+    def occurrences(text, words):
+        """Ranges that hold the words, and whether they cut one, told by what stands beside them."""
+        for start in range(len(text)):
+            if text[start : start + len(words)] == words:
+                around = text[max(0, start - 1) : start] + text[start + len(words) : start + len(words) + 1]
+                yield bool(re.search("[a-z]", around)), start, -len(words)
+
+    for _ in range(2000):
+        text = "".join(rng.choices("ab .", k=rng.randint(1, 12)))
+        sought = ["".join(rng.choices("ab", k=rng.randint(1, 3))) for _ in range(rng.randint(1, 4))]
+        best = min((one for words in sought for one in occurrences(text, words)), default=None)
+        assert find_first(text, sought) == (best and (best[1], best[1] - best[2])), (text, sought)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "cuts"),
+    [
+        ("Japanese", "Japan", True),
+        ("hundred", "red", True),
+        ("Japan's", "Japan", False),
+        ("_Japan_", "Japan", False),
+        ("x42", "42", True),
+        ("cafe\u0301s", "cafe\u0301", True),
+        ("我在北京住", "北京", False),  # no blanks between words, so none is cut
+        ("東京タワー", "東京", False),
+        ("ที่นี่กรุงเทพฯ", "กรุงเทพ", False),
+    ],
+)
+def test_parts_of_words_are_told_from_words(text, words, cuts):
+    assert cuts_word(text, find(text, words) or (0, 0)) is cuts
 
 
 def test_a_range_of_characters_is_found_where_it_is_not_at_an_earlier_copy(tokenizer):

@@ -149,6 +149,7 @@ def test_statements_need_no_head_and_no_answers(encoder, tmp_path, caplog):
     with caplog.at_level("INFO"):
         made(LanguageModel(str(encoder), dtype="float32", batch_size=8), tmp_path)
     assert "labels: 50.0% of 120 statements are labelled 1" in caplog.text
+    assert "30 test questions differ from one that trains or validates by at most one letter in 12" in caplog.text
     assert not (tmp_path / "cache" / "answers").exists()
 
 

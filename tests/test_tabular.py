@@ -112,6 +112,7 @@ def test_options_and_label_words(settings, row, gold, options):
             "a gold answer that is none of the options",
         ),
         ({"options": ["a", "b"]}, {"a": "Ann", "b": " ", "answer": "Ann"}, "an empty option"),
+        ({"options": ["a", "b"]}, {"a": "→", "b": " → ", "answer": "→"}, "options equal to each other"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": -1}, "no gold answer"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": 2}, "no gold answer"),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": "x"}, "no gold answer"),
@@ -122,6 +123,14 @@ def test_rows_that_give_no_choice_are_skipped(settings, row, reason):
     questions, told = load(Rows([good, {"question": "Which?"} | row], **settings))
     assert len(questions) == 1
     assert told == [f"own: skipped 1 of 2 rows with {reason}: own-00001"]
+
+
+@pytest.mark.parametrize("pair", [("→", "←"), ("=", "!="), ("C", "C++")])
+def test_options_may_be_signs(pair):
+    row = {"question": "Which?", "a": pair[0], "b": pair[1], "answer": pair[1]}
+    questions, told = load(Rows([row], options=["a", "b"]))
+    assert [question.answers for question in questions] == [(pair[1],)]
+    assert told == []
 
 
 def test_rows_of_one_question_that_contradict_each_other_are_left_out():
@@ -181,6 +190,63 @@ def test_neither_a_text_nor_a_group_stands_in_train_and_test():
     ]
 
 
+def test_a_group_of_columns_in_a_text_joins_where_all_are_equal_and_none_is_empty():
+    rows = [
+        {"question": f"q{i}?", "answer": "x", "a": a, "b": b}
+        for i, (a, b) in enumerate([("p", "q"), ("p", "r"), ("p", "q"), ("p", ""), ("p", None), ("", ""), ("", "")])
+    ]
+    assert [q.group for q in load(Rows(rows, group="{a}|{b}"))[0]] == [
+        "{a}|{b}=p|q", "{a}|{b}=p|r", "{a}|{b}=p|q", "q3", "q4", "q5", "q6",
+    ]  # fmt: skip
+
+
+def test_a_list_of_groups_joins_where_any_is_equal_within_its_column():
+    rows = [
+        {"question": f"q{i}?", "answer": "x", "a": a, "b": b}
+        for i, (a, b) in enumerate([(1, 5), (2, 5), (2, 6), (3, 7), (None, None), (4, 1), (None, None)])
+    ]
+    groups = [q.group for q in load(Rows(rows, group=["a", "b"]))[0]]
+    assert len(set(groups[:3])) == 1  # linked by b=5 and a=2
+    assert len(set(groups)) == 5  # 1 in column b is not 1 in column a
+
+
+@pytest.mark.parametrize("group", [{"q": r"the (\w+) of"}, [{"q": r"the (\w+) of"}, "none"]])
+def test_of_a_group_with_a_pattern_only_the_match_counts(group):
+    rows = [
+        {"question": f"q{i}?", "answer": "x", "q": q, "none": ""}
+        for i, q in enumerate(["the king of A", "the king of B", "the queen of A, the king of B", "a king", "a king"])
+    ]
+    assert [q.group for q in load(Rows(rows, group=group))[0]] == ["q=king", "q=king", "q=queen|king", "q3", "q4"]
+
+
+def test_a_pattern_without_brackets_counts_with_all_its_matches():
+    rows = [
+        {"question": q, "answer": "x"} for q in ("Ann has 3 cats, 4 dogs.", "Bo has 5 cats, 6 dogs.", "Ann: 3 cats.")
+    ]
+    assert [q.group for q in load(Rows(rows, group={"question": r"\b[a-z]+\b"}))[0]] == [
+        "question=has|cats|dogs", "question=has|cats|dogs", "question=cats",
+    ]  # fmt: skip
+
+
+def test_a_group_that_joins_nothing_is_told():
+    _, told = load(Rows(of("", "Who?", "When?"), group=["who"]))
+    assert told == ["own: dataset.group joins no rows: none has a value, or a match, of who"]
+
+
+def test_long_values_of_a_group_have_short_names():
+    rows = of("p" * 5000, "Who?", "When?") + of("p" * 4999 + "r", "Where?")
+    groups = [q.group for q in load(Rows(rows, group="who"))[0]]
+    assert groups[0] == groups[1] != groups[2]
+    assert max(map(len, groups)) < 150
+
+
+def test_a_list_in_the_question_is_text():
+    row = {"question": ["a", "b"], "n": [3, 1, 2], "answer": ["x", "y"]}
+    (asked,), _ = load(Rows([row]))
+    assert (asked.text, asked.answers) == ('["a", "b"]', ("x", "y"))
+    assert load(Rows([row], question="Sort {n}."))[0][0].text == "Sort [3, 1, 2]."
+
+
 def test_gold_answers_of_several_columns():
     row = {"question": "Who?", "answer": {"value": "Ann", "aliases": ["Anna", "Ann"]}}
     (asked,), _ = load(Rows([row], answer=["answer.value", "answer.aliases"]))
@@ -208,6 +274,16 @@ def test_a_column_may_begin_late():
             "expected column answer.alias in own, got question, answer, answer.value; set",
         ),
         ([{"question": "a", "answer": {"value": "b"}}], {}, "expected a column with text, got one with value; name"),
+        (
+            [{"question": "a", "answer": "b", "wrong": "c"}],
+            {"group": "{answer}|{incorrect}"},
+            "^dataset.group: expected column incorrect in own, got question, answer, wrong; name one of these$",
+        ),
+        ([{"question": "a", "answer": "b"}], {"group": ["answer", "no"]}, "^dataset.group: expected column no in own"),
+        ([], {"group": 5}, "dataset.group: expected a column, a text with columns in braces, or a list of such, got 5"),
+        ([], {"group": ["a", 5]}, "dataset.group: expected a column, .*, got .*5"),
+        ([], {"group": {"a": 5}}, "dataset.group: expected a column, .*, got .*5"),
+        ([], {"group": {"a": "(b"}}, r"dataset.group: expected a regular expression, got '\(b': "),
         ([], {"labels": {True: []}}, "dataset.labels: expected spellings by label word, .*, yes and no quoted, got"),
         ([], {"first_option": "0"}, "dataset.first_option: expected a whole number, or null, got '0'"),
         ([], {"context": ["a"]}, "dataset.context: expected a column, or null, got"),

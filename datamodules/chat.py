@@ -1,0 +1,109 @@
+"""Chat templates: user turns to token ids, the token that ends a turn, and the clock that a template may read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
+
+PART = "{'type': 'text'"
+# What a template raises that cannot take what it is given: Jinja's own errors, and Python's inside of it.
+_FAILURES = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], arguments: Mapping[str, Any], today: date
+) -> list[list[int]]:
+    """Token ids of N prompts, each text as the only user turn of a chat.
+
+    A template that loops over the parts of a turn drops a plain text; it then gets the text as a list of one part.
+
+    Args:
+        tokenizer: with a chat template.
+        texts: [N], at least one.
+        arguments: of the template; `add_generation_prompt` is true unless it is given.
+        today: what the template takes for the date.
+
+    Raises:
+        ValueError: the template fails, or leaves a text out of its prompt.
+    """
+    problem = "a prompt without the question"
+    for as_parts in (False, True):
+        turns = [[{"role": "user", "content": [{"type": "text", "text": t}] if as_parts else t}] for t in texts]
+        try:
+            rendered = _apply(tokenizer, turns, arguments, today, tokenize=False)
+            written = any(PART in prompt for prompt in rendered)  # the list itself, as Python prints it
+            if not written and all(map(_holds, rendered, texts)):
+                return _apply(tokenizer, turns, arguments, today, tokenize=True)
+        except _FAILURES as error:
+            if not as_parts:
+                problem = str(error)[:200]
+    raise ValueError(
+        f"model.template: expected a chat template that puts the question into its prompt, got {problem}; set "
+        "model.chat=false, or mend the template"
+    )
+
+
+def reads_clock(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any], today: date) -> bool:
+    """Whether a chat template writes the date or the time into its prompt.
+
+    The same turn is rendered twice, the second time more than a year later.
+    """
+    turns = [[{"role": "user", "content": "x"}]]
+    try:
+        now, later = (
+            _apply(tokenizer, turns, arguments, day, tokenize=False) for day in (today, today + timedelta(days=399))
+        )
+    except _FAILURES:
+        return False
+    return now != later
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that a chat template puts behind an answer; None where there is none.
+
+    Fine-tuned models often name another one as their end of text.
+    """
+    answer = "forty-two apples"
+    turns = [[{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]]
+    try:
+        rendered = _apply(tokenizer, turns, {"add_generation_prompt": False}, date(2024, 1, 1), tokenize=False)[0]
+    except _FAILURES:
+        return None
+    _, found, behind = rendered.rpartition(answer)
+    ids = tokenizer(behind.lstrip(), add_special_tokens=False).input_ids if found else []
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, turns: Any, arguments: Mapping[str, Any], today: date, tokenize: bool
+) -> Any:
+    given = {"add_generation_prompt": True, **arguments}
+    with _clock_at(today):
+        return tokenizer.apply_chat_template(turns, tokenize=tokenize, return_dict=False, **given)
+
+
+@contextmanager
+def _clock_at(day: date) -> Iterator[None]:
+    """Let `strftime_now`, the only clock that templates can read, stand at the beginning of a day."""
+
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(day.year, day.month, day.day, tzinfo=tz)
+
+    module: Any = chat_template_utils
+    clock = module.datetime
+    module.datetime = Fixed
+    try:
+        yield
+    finally:
+        module.datetime = clock
+
+
+def _holds(prompt: str, text: str) -> bool:
+    """Whether a text stands in a prompt; blanks do not count, because templates trim."""
+    return "".join(text.split()) in "".join(prompt.split())

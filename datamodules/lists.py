@@ -1,0 +1,99 @@
+"""Lists in the fields of a CSV file, as JSON, Python or numpy write them."""
+
+import ast
+import io
+import json
+import re
+import tokenize
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+_UNREADABLE = (ValueError, SyntaxError, RecursionError, MemoryError)
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<open>(?:array\()?\[)
+      | (?P<close>\](?:(?:,\s*dtype=[\w<>'.]+)?\))?)
+      | (?P<comma>,)
+      | (?P<dots>\.\.\.)(?=[\s,\]])
+      | (?P<value>b?'(?:[^'\\]|\\.)*' | b?"(?:[^"\\]|\\.)*" | (?:True|False|None)\b
+        | [-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf))(?=[\s,\]])
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+MOST_AXES = 64  # of an array
+_CONSTANTS = {"True": True, "False": False, "None": None}
+
+
+def parsed_list(field: str) -> Any:
+    """The values of a field that is a list; any other field as it is.
+
+    numpy puts blanks and line breaks between the elements of an array, where Python would join two texts to one.
+
+        >>> parsed_list("['Paris' 'City of Light']"), parsed_list('["a", "b"]'), parsed_list("[sic]")
+        (['Paris', 'City of Light'], ['a', 'b'], '[sic]')
+
+    Raises:
+        ValueError: an array whose middle numpy has left out.
+    """
+    field_ = field.strip()
+    if not (field_.startswith("[") and field_.endswith("]")):
+        return field
+    with suppress(*_UNREADABLE):
+        return json.loads(field_, parse_float=exact_number)
+    values, abbreviated = _array(field_)
+    if values is not None:
+        if abbreviated:
+            raise ValueError(
+                f"expected a list with all its elements, got {' '.join(field_.split())[:60]!r}, which numpy has "
+                "abbreviated; write the file again with lists (array.tolist()) in place of arrays"
+            )
+        return values
+    with suppress(*_UNREADABLE, tokenize.TokenError):
+        if _is_plain(field_):
+            return ast.literal_eval(field_)
+    return field
+
+
+def exact_number(text: str) -> float | Decimal:
+    """A number with a point or an exponent, as a float if that keeps all its digits."""
+    number, exact = float(text), Decimal(text)
+    return number if exact.is_nan() or Decimal(str(number)) == exact else exact
+
+
+def _array(text: str) -> tuple[list[Any] | None, bool]:
+    """Elements of an array as it is printed, None where the text is no array; and whether some are left out."""
+    opened: list[tuple[str, list[Any]]] = []
+    at, dots = 0, False
+    while match := _TOKEN.match(text, at):
+        at, kind, token = match.end(), match.lastgroup, match[match.lastgroup or 0]
+        if kind == "open" and len(opened) < MOST_AXES:
+            opened.append((token, []))
+        elif kind == "open" or not opened:
+            break
+        elif kind == "close":
+            opener, values = opened.pop()
+            if opener.startswith("array") != token.endswith(")") or ... in (values[:1] + values[-1:]):
+                break  # dots at an end are a text's own, as in [...]
+            dots |= ... in values
+            if not opened:
+                return (values if at == len(text) else None), dots
+            opened[-1][1].append(values)
+        elif kind != "comma":
+            opened[-1][1].append(... if kind == "dots" else _read(token))
+    return None, False
+
+
+def _read(token: str) -> Any:
+    if token in _CONSTANTS:
+        return _CONSTANTS[token]
+    if token[-1] in "'\"":
+        return ast.literal_eval(token)
+    return int(token) if re.fullmatch(r"[-+]?\d+", token) else exact_number(token)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether Python reads what is written: it joins no texts that stand side by side, and dots are no value."""
+    written = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline))
+    values = [node.value for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Constant)]
+    return ... not in values and written == sum(isinstance(value, str | bytes) for value in values)
