@@ -173,6 +173,11 @@ def fetch_checkpoint(id_: str, revision: str | None) -> None:
         found = fetch_snapshot("model", id_, revision, patterns, "consolidated*")
         if not any(found.rglob("*.safetensors")):  # an older repository
             fetch_snapshot("model", id_, revision, ["*.bin"])
+            if not any(found.rglob("*.bin")):
+                raise ValueError(
+                    f"model.id={id_}: expected weights (*.safetensors or *.bin), got none in {found}; connect and run "
+                    "again, or choose another repository"
+                )
 
 
 def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, trust_remote_code: bool) -> Checkpoint:

@@ -59,7 +59,8 @@ def fetch_snapshot(
         folder of the snapshot, named by its commit.
 
     Raises:
-        ValueError: no such repository or revision, a gated one, or neither network nor earlier download.
+        ValueError: no such repository or revision, a gated one, neither network nor earlier download, or a download
+            that fails.
     """
     snapshot = partial(
         cast(Any, snapshot_download),
@@ -161,6 +162,11 @@ def _one_line(kind: Kind, key: str, id_: str, revision: str | None) -> Iterator[
             f"{key}: expected a folder or a hub id such as org/name, got {id_!r}: the hub has none that you may "
             "see; check the spelling, or log in with: hf auth login"
         ) from error
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{key}: expected a folder or a hub id such as org/name, got {id_!r} ({reason})") from error
+    except Exception as error:  # of the network, the hub, or the disk: clients below this one have errors of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{key}={id_}: expected {what} from the hub, got an error ({reason}); run again, which goes on from there"
+        ) from error

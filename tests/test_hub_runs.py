@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import HfApi
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from datamodules import snapshot
@@ -23,15 +25,15 @@ from train import run
 
 
 def hub_id(group: str, name: str) -> str | None:
-    """Hub id that a configuration names, itself or by those that it is made from."""
-    node = OmegaConf.load(CONF / group / f"{name}.yaml")
-    own = None if OmegaConf.is_missing(node, "id") else node.get("id")
-    bases = [
-        base
-        for base in node.get("defaults") or []
-        if isinstance(base, str) and (CONF / group / f"{base}.yaml").is_file()
-    ]
-    return own or next((id_ for base in reversed(bases) if (id_ := hub_id(group, base))), None)
+    """Hub id that a configuration names, itself or by those it begins with; read from the files, which is quick."""
+    path = CONF / group / f"{name}.yaml"
+    if not path.is_file():
+        return None
+    node = yaml.safe_load(path.read_text())
+    own = node.get(group, node).get("id", "???")
+    bases = [base for base in node.get("defaults", ()) if isinstance(base, str)]
+    bases = [base.partition("@")[0].removeprefix(f"/{group}/") for base in bases]
+    return own if own not in (None, "???") else next((id_ for base in bases if (id_ := hub_id(group, base))), None)
 
 
 def of_the_hub(group: str) -> dict[str, str]:
@@ -41,6 +43,17 @@ def of_the_hub(group: str) -> dict[str, str]:
 
 
 MODELS, SETS = of_the_hub("model"), of_the_hub("dataset")
+
+
+@pytest.mark.parametrize(("group", "found"), [("model", MODELS), ("dataset", SETS)])
+def test_every_configuration_of_the_hub_is_found(group, found):
+    """Against Hydra's own word for each file of the group."""
+    ids = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for path in (CONF / group).glob("*.yaml"):
+            node = compose("config", overrides=[f"{group}={path.stem}"])[group]
+            ids[path.stem] = None if OmegaConf.is_missing(node, "id") else node.get("id")
+    assert {name: id_ for name, id_ in ids.items() if id_} == found
 
 
 @pytest.fixture(scope="module")

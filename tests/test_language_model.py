@@ -3,17 +3,10 @@ import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers import AutoTokenizer
 
 from datamodules.answers import generate_answers
@@ -316,46 +309,3 @@ def test_a_model_in_parts_needs_torchrun(tiny_model, monkeypatch):
 def test_a_missing_folder_is_not_taken_for_a_hub_id():
     with pytest.raises(ValueError, match=r"got '/no/such/folder': no such folder"):
         LanguageModel("/no/such/folder")
-
-
-ANSWERED: Any = SimpleNamespace(headers={}, request=None)
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (GatedRepoError("no\nlong", response=ANSWERED), "got a gated repository; accept its terms .* hf auth login"),
-        (RepositoryNotFoundError("no\nlong", response=ANSWERED), "a folder or a hub id .* the hub has none"),
-        (RevisionNotFoundError("no\nlong", response=ANSWERED), "model.revision: .* of some/model, got 'v9'"),
-        (LocalEntryNotFoundError("nothing\nlong"), "expected a network, or weights fetched before, got neither"),
-    ],
-)
-def test_what_a_hub_refuses_is_told_with_what_to_do(monkeypatch, error, text):
-    def refuse(*_, **__):
-        raise error
-
-    monkeypatch.setattr("datamodules.language_model.snapshot_download", refuse)
-    with pytest.raises(ValueError, match=text) as told:
-        LanguageModel("some/model", revision="v9").fetch()
-    assert "\n" not in str(told.value)
-
-
-def test_without_a_network_a_model_not_fetched_before_is_told(monkeypatch, tmp_path):
-    """The hub's own client, offline, with an empty cache."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="expected a network, or weights fetched before, got neither"):
-        LanguageModel("some/model").fetch()
-
-
-def test_a_name_that_no_hub_has_is_told_in_one_line(monkeypatch):
-    def nowhere(*_, **__):
-        raise OSError("no such repository\nand much more")
-
-    monkeypatch.setattr("datamodules.language_model.snapshot_download", nowhere)
-    with pytest.raises(
-        ValueError, match=r"^model.id: expected a folder or a hub id such as org/name, got 'nosuch' \(no such rep"
-    ) as error:
-        LanguageModel("nosuch").fetch()
-    assert "\n" not in str(error.value)
