@@ -117,7 +117,7 @@ def test_a_class_with_fewer_than_half_is_warned_of_with_both_shares():
 
 
 def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
-    whole = {"words": "It is the red stone", "how": "asked"}
+    whole: dict[str, Any] = {"words": "It is the red stone", "how": "asked"}
     run = Run().add(20, True, "red").add(10, False, **whole).check()
     assert run.warned == [
         "exact answers: in wrong answers of over 3 words they are 100.0% of the words (median): they look like the "
