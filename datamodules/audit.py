@@ -77,7 +77,7 @@ def audit_page(tokenizer: PreTrainedTokenizerBase, examples: Answered) -> str:
     parts = [
         f"<!doctype html><meta charset='utf-8'><title>Exact answers</title><style>{_STYLE}</style>"
         f"<h1>Exact answers</h1>{_INTRODUCTION}"
-        "<table><thead><tr><th>way</th><th>answers</th><th>number</th><th>found</th><th>share</th>"
+        "<table><thead><tr><th>way</th><th>answers</th><th>of them</th><th>found</th><th>share</th>"
         "<th>parts of a word</th><th>share of the answer's words, median</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>{_WAYS}"
     ]

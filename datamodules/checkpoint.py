@@ -23,7 +23,13 @@ from transformers import (
 )
 from transformers.utils.import_utils import is_gguf_available
 
+from datamodules.adapter import require_full_model
+from datamodules.digests import digest_files
+from datamodules.snapshot import fetch_snapshot, find_snapshot
+
 GGUF_MAGIC = b"GGUF"
+# Kinds of files that decide what is computed.
+CONTENT = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
 Loaded = TypeVar("Loaded")
 
 
@@ -36,12 +42,14 @@ class Checkpoint:
         named: how a message names it: the option of the configuration with its value.
         gguf: name of the GGUF file in the folder; None: the folder holds `config.json` and weights.
         trust_remote_code: run code that comes with the weights.
+        hub_id: of the repository whose snapshot the folder is; None: the files are the user's own.
     """
 
     folder: Path
     named: str
     gguf: str | None = None
     trust_remote_code: bool = False
+    hub_id: str | None = None
 
     @property
     def path(self) -> Path:
@@ -99,23 +107,18 @@ class Checkpoint:
             model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         return model.eval().requires_grad_(False)
 
-    def check_gguf(self) -> None:
-        """Refuse a GGUF file that is not there, is none, or cannot be read here.
+    def identify(self, memory: Path | None) -> dict[str, str]:
+        """What tells these files from others: the commit of the hub, or the digest of each file.
 
-        Raises:
-            ValueError: says what to do.
+        Args:
+            memory: folder in which digests of large files are remembered; None: they are computed each time.
         """
-        if not self.path.is_file():
-            raise ValueError(f"{self.named}: expected a GGUF file, got {self.path}: no such file")
-        with self.path.open("rb") as file:
-            begins = file.read(len(GGUF_MAGIC))
-        if begins != GGUF_MAGIC:
-            raise ValueError(f"{self.named}: expected a GGUF file, got one that begins with {begins!r}")
-        if not is_gguf_available():
-            raise ValueError(
-                f"{self.named}: expected the package gguf, which reads such files, got none of the version that "
-                'transformers needs; pip install -c constraints.txt -e ".[gguf]"'
-            )
+        if self.gguf:
+            return {"gguf": digest_files([self.path], memory)[self.path]}
+        if self.hub_id:
+            return {"id": self.hub_id, "commit": self.folder.name}
+        files = [path for path in sorted(self.folder.rglob("*")) if path.suffix in CONTENT and path.is_file()]
+        return {str(path.relative_to(self.folder)): digest for path, digest in digest_files(files, memory).items()}
 
     def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
         if self.gguf:
@@ -139,3 +142,65 @@ class Checkpoint:
         except Exception as error:  # readers of damaged files raise nearly anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise ValueError(f"{self.named}: expected {expected}, got none that loads ({reason}){behind}") from error
+
+
+def is_hub_id(given: str) -> bool:
+    """Whether a text names a repository of the hub: it is no folder, and does not look like one."""
+    return not (given.startswith((".", "/", "~")) or given.count("/") > 1 or Path(given).is_dir())
+
+
+def require_checkpoint(id_: str | None, gguf: str | None) -> None:
+    """Refuse files that are not there, or not those of a model, before anything is computed; hub ids are not asked for.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    if gguf:
+        _require_gguf(Path(gguf).expanduser(), f"model.gguf={gguf}")
+    elif not is_hub_id(str(id_)):
+        folder = Path(str(id_)).expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"model.id: expected a folder or a hub id such as org/name, got {id_!r}: no such folder")
+        require_full_model(folder)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {id_!r}")
+
+
+def fetch_checkpoint(id_: str, revision: str | None) -> None:
+    """Download the files of a hub model that are not on this machine yet; a folder needs nothing."""
+    if is_hub_id(id_):
+        patterns = [f"*{suffix}" for suffix in CONTENT if suffix != ".bin"]
+        found = fetch_snapshot("model", id_, revision, patterns, "consolidated*")
+        if not any(found.rglob("*.safetensors")):  # an older repository
+            fetch_snapshot("model", id_, revision, ["*.bin"])
+            if not any(found.rglob("*.bin")):
+                raise ValueError(
+                    f"model.id={id_}: expected weights (*.safetensors or *.bin), got none in {found}; connect and run "
+                    "again, or choose another repository"
+                )
+
+
+def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, trust_remote_code: bool) -> Checkpoint:
+    """Find the files of a model on this machine; those of the hub were fetched before."""
+    if gguf:
+        file = Path(gguf).expanduser()
+        return Checkpoint(file.parent, f"model.gguf={gguf}", file.name, trust_remote_code)
+    named = f"model.id={id_}"
+    if is_hub_id(str(id_)):
+        folder = find_snapshot("model", str(id_), revision)
+        return Checkpoint(folder, named, trust_remote_code=trust_remote_code, hub_id=id_)
+    return Checkpoint(Path(str(id_)).expanduser(), named, trust_remote_code=trust_remote_code)
+
+
+def _require_gguf(path: Path, named: str) -> None:
+    if not path.is_file():
+        raise ValueError(f"{named}: expected a GGUF file, got {path}: no such file")
+    with path.open("rb") as file:
+        begins = file.read(len(GGUF_MAGIC))
+    if begins != GGUF_MAGIC:
+        raise ValueError(f"{named}: expected a GGUF file, got one that begins with {begins!r}")
+    if not is_gguf_available():
+        raise ValueError(
+            f"{named}: expected the package gguf, which reads such files, got none of the version that transformers "
+            'needs; pip install -c constraints.txt -e ".[gguf]"'
+        )

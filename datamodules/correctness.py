@@ -1,6 +1,7 @@
 """Right or wrong: the label of an answer, from its text and its question alone.
 
-Rules compare whole words as `fold` gives them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9.
+Rules compare whole words as `fold` gives them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9. Case
+counts only where it tells a name from an ordinary word (`letter_case`): `us` is not US, but `copper` is Copper.
 """
 
 import re

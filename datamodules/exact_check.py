@@ -167,10 +167,6 @@ def advise(
             "dataset.labels, or set spans=model"
         )
     if how == "number":
-        if 2 * sum(any(map(str.isdigit, answers[i].text)) for i in those) > len(those):
-            return (
-                f"{len(those)} of {n} without one have fewer numbers than spans.nth counts: set spans.nth=-1, the last"
-            )
         return f"{len(those)} of {n} without one hold no number: let the question ask for one, or set spans=model"
     if how == "gold":
         return (

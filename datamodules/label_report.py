@@ -15,8 +15,8 @@ LENGTH = 200  # characters of a text that are shown
 
 _WHY = {
     True: "Usual reason: the gold answer stands inside a longer word, as a demonym or another form of the word "
-    "(`Japanese` for `Japan`), or inside a longer number. Check whether these answers should count; if so, give the "
-    "forms as aliases in the data set.",
+    "(`Japanese` for `Japan`), or inside a longer number; or its case tells it apart (`us` for `US`). Check whether "
+    "these answers should count; if so, give the forms as aliases in the data set.",
     False: "Usual reason: another spelling (accents, hyphens, a number in words or with other digits), or a judge.",
 }
 

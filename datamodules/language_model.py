@@ -13,16 +13,20 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.adapter import WITHOUT_ADAPTER, adapter_files, apply_adapter, find_adapter, require_full_model
+from datamodules.adapter import (
+    WITHOUT_ADAPTER,
+    adapter_files,
+    apply_adapter,
+    find_adapter,
+    require_mergeable,
+)
 from datamodules.chat import encode_turns, reads_clock, turn_end
-from datamodules.checkpoint import Checkpoint
+from datamodules.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
 from datamodules.digests import digest_files
 from datamodules.snapshot import fetch_snapshot, find_snapshot
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = (".safetensors", ".bin")
-CONTENT = (*WEIGHTS, ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")  # files that decide what is computed
 TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
@@ -106,6 +110,11 @@ class LanguageModel:
             raise ValueError(f"model.chat: expected true, false or auto, got {self.chat!r}")
         if self.device_map and self.tp_plan:
             raise ValueError("model: expected device_map or tp_plan, got both; leave one null")
+        if self.adapter not in (None, "auto") and (self.quantisation or self.tp_plan):
+            raise ValueError(
+                "model.adapter: expected whole weights that are not quantised, got model.quantisation or model.tp_plan "
+                "too; merge the adapter first and save the model"
+            )
         if self.gguf and self.quantisation:
             raise ValueError("model: expected gguf, which is unpacked, or quantisation, got both; leave one null")
         for key in ("max_new_tokens", "batch_size"):
@@ -120,7 +129,7 @@ class LanguageModel:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         _day(self.date)
         self.name = self.name or (Path(self.gguf).stem if self.gguf else given)
-        self._require_files()
+        require_checkpoint(self.id, self.gguf)
 
     @property
     def token_limit(self) -> int:
@@ -129,36 +138,23 @@ class LanguageModel:
 
     def fetch(self) -> None:
         """Download a hub model, or an adapter, that is not on this machine yet; a folder or a file needs nothing."""
-        if self.gguf is None and not Path(str(self.id)).is_dir():
-            patterns = [f"*{suffix}" for suffix in CONTENT if suffix != ".bin"]
-            found = fetch_snapshot("model", str(self.id), self.revision, patterns, "consolidated*")
-            if not any(found.rglob("*.safetensors")):  # an older repository
-                fetch_snapshot("model", str(self.id), self.revision, ["*.bin"])
-                if not any(found.rglob("*.bin")):
-                    raise ValueError(
-                        f"model.id={self.id}: expected weights (*.safetensors or *.bin), got none in {found}; connect "
-                        "and run again, or choose another repository"
-                    )
-        if self.adapter not in (None, "auto") and not Path(str(self.adapter)).is_dir():
+        if self.gguf is None:
+            fetch_checkpoint(str(self.id), self.revision)
+        if self._adapter_is_on_hub:
             fetch_snapshot("model", str(self.adapter), None, key="model.adapter")
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's files on this machine; those of the hub were fetched before."""
-        if self.gguf:
-            file = Path(self.gguf).expanduser()
-            return Checkpoint(file.parent, f"model.gguf={self.gguf}", file.name, self.trust_remote_code)
-        folder = Path(str(self.id))
-        if not folder.is_dir():
-            folder = find_snapshot("model", str(self.id), self.revision)
-        return Checkpoint(folder, f"model.id={self.id}", None, self.trust_remote_code)
+        return find_checkpoint(self.id, self.revision, self.gguf, self.trust_remote_code)
 
     @cached_property
     def adapter_folder(self) -> Path | None:
         """Folder of the adapter that is merged into the weights; None: none is."""
-        if self.adapter in (None, "auto") or Path(str(self.adapter)).is_dir():
-            return find_adapter(self.adapter, self.checkpoint.folder)
-        return find_adapter(str(find_snapshot("model", str(self.adapter), None, key="model.adapter")), Path())
+        adapter = self.adapter
+        if self._adapter_is_on_hub:
+            adapter = str(find_snapshot("model", str(adapter), None, key="model.adapter"))
+        return find_adapter(adapter, self.checkpoint.folder)
 
     def load_config(self) -> PretrainedConfig:
         """Configuration of the language part."""
@@ -187,6 +183,8 @@ class LanguageModel:
                 "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin the "
                 "command with torchrun --standalone --nproc-per-node=2"
             )
+        if self.adapter_folder is not None:
+            require_mergeable(self.adapter_folder)  # before minutes of loading
         placement: dict[str, Any] = {"device_map": self.device_map, "tp_plan": self.tp_plan}
         if self.quantisation:
             placement["quantization_config"] = BitsAndBytesConfig(**self.quantisation)
@@ -202,16 +200,7 @@ class LanguageModel:
         Args:
             memory: folder in which digests of large files are remembered; None: they are computed each time.
         """
-        checkpoint, source = self.checkpoint, dict[str, Any]()
-        if self.gguf:
-            source["gguf"] = digest_files([checkpoint.path], memory)[checkpoint.path]
-        elif Path(str(self.id)).is_dir():
-            files = [path for path in sorted(checkpoint.folder.rglob("*")) if path.suffix in CONTENT and path.is_file()]
-            digests = digest_files(files, memory)
-            source = {str(path.relative_to(checkpoint.folder)): digests[path] for path in files}
-        else:
-            source = {"id": self.id, "commit": checkpoint.folder.name}
-        identity = {"source": source, "dtype": self.dtype}
+        identity = {"source": self.checkpoint.identify(memory), "dtype": self.dtype}
         if self.quantisation:
             identity["quantisation"] = self.quantisation
         if self.adapter_folder is not None:
@@ -273,19 +262,9 @@ class LanguageModel:
         """Whether prompts hold the day on which they are made; `date` then stands for it."""
         return self.chats(tokenizer) and reads_clock(tokenizer, self.template or {}, _day(self.date))
 
-    def _require_files(self) -> None:
-        """Refuse a path that does not exist before it is taken for a hub id."""
-        if self.gguf:
-            return self.checkpoint.check_gguf()
-        path = Path(str(self.id))
-        looks_local = str(self.id).startswith((".", "/", "~")) or str(self.id).count("/") > 1
-        if looks_local and not path.is_dir():
-            raise ValueError(
-                f"model.id: expected a folder or a hub id such as org/name, got {self.id!r}: no such folder"
-            )
-        require_full_model(path)
-        if path.is_dir() and not (path / "config.json").is_file():
-            raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {self.id!r}")
+    @property
+    def _adapter_is_on_hub(self) -> bool:
+        return self.adapter not in (None, "auto") and is_hub_id(str(self.adapter))
 
 
 def _unescape(text: str) -> str:

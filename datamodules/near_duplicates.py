@@ -8,7 +8,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from datamodules.questions import Tell
 
 LETTERS_PER_EDIT = 12  # he for she in a sentence of 80 letters, but not Lome for Rome in a question of 30
 LARGEST_FAMILY = 8  # more texts than this that differ in one word are a template, whose word is what is asked
+KEYS_AT_ONCE = 2**20  # bounds the memory of long contexts
 SHOWN, SHOWN_CHARS, SHOWN_BEFORE = 2, 80, 30  # examples; characters of each; those before the first that differs
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # scripts without blanks: a character is a word
@@ -73,13 +73,13 @@ def near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray) -> l
         >>> near_duplicates(["The nurse said that he was late again.", "The nurse said that she was late again."], [1])
         [NearDuplicate(test=1, other=0, edits=1)]
     """
-    words = [_words(text) for text in texts]
     in_test = np.zeros(len(texts), dtype=bool)
     in_test[np.asarray(test, dtype=np.int64)] = True
     nearest: dict[int, NearDuplicate] = {}
-    for one, other in sorted(_alike(words, in_test)):
-        most = sum(map(len, words[one])) // LETTERS_PER_EDIT
-        edits = _edits(words[one], words[other])
+    for one, other in sorted(_alike(texts, in_test)):
+        words = _words(texts[one])
+        most = sum(map(len, words)) // LETTERS_PER_EDIT
+        edits = _edits(words, _words(texts[other]))
         edits = None if edits is None else edits + _digits(texts[one], texts[other])
         if edits is not None and edits <= most and (one not in nearest or edits < nearest[one].edits):
             nearest[one] = NearDuplicate(one, other, edits)
@@ -92,31 +92,25 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(_NUMBER.sub(" 0 ", text))
 
 
-def _alike(words: Sequence[Sequence[str]], in_test: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs of a test row and another whose words are the same but for one, of families that are no template.
+def _alike(texts: Sequence[str], in_test: np.ndarray) -> set[tuple[int, int]]:
+    """Pairs of a test row and another whose words are the same but for one, of families that are no template."""
+    keys_of = [_keys(_words(text)) for text in texts]
+    owners = np.repeat(np.arange(len(texts), dtype=np.int32), [len(keys) for keys in keys_of])
+    keys = np.concatenate(keys_of) if keys_of else np.empty(0, dtype=np.uint64)
+    del keys_of
+    parts = 1 + len(keys) // KEYS_AT_ONCE  # 10,000 contexts of 900 words have 9 million
+    share = (keys % np.uint64(parts)).astype(np.int64)
+    return set().union(*(_pairs(keys[share == part], owners[share == part], in_test) for part in range(parts)))
 
-    A text is the sum of its words' hashes, modulo 2**64. Without one of the words, in one place or in all, it is what a
-    text with another word there shares with it.
-    """
-    flat = np.fromiter(map(hash, chain.from_iterable(words)), dtype=np.int64).view(np.uint64)
-    rows = np.repeat(np.arange(len(words)), [len(one) for one in words])
-    order = np.lexsort((flat, rows))
-    flat, rows = flat[order], rows[order]
-    starts = np.flatnonzero((np.diff(rows, prepend=-1) != 0) | (np.diff(flat, prepend=flat[:1]) != 0))
-    times = np.diff(starts, append=len(flat)).astype(np.uint64)
-    whole = np.zeros(len(words), dtype=np.uint64)
-    np.add.at(whole, rows, flat)
-    filled = np.unique(rows)
-    several = times > 1
-    rows, flat = rows[starts], flat[starts]
-    in_one_place, in_all = whole[rows] - flat, (whole[rows] - flat * times)[several]
-    keys, owners = np.concatenate([whole[filled], in_one_place, in_all]), np.concatenate([filled, rows, rows[several]])
-    order = np.argsort(keys, kind="stable")
+
+def _pairs(keys: np.ndarray, owners: np.ndarray, in_test: np.ndarray) -> set[tuple[int, int]]:
+    """Pairs of a test row and another that have one of these keys in common with few others."""
+    order = np.argsort(keys)
     keys, owners = keys[order], owners[order]
-    starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]]))
-    sizes = np.diff(starts, append=len(keys))
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
     if not len(starts):
         return set()
+    sizes = np.diff(starts, append=len(keys))
     n_test = np.add.reduceat(in_test[owners].astype(np.int64), starts)
     crossing = (sizes <= LARGEST_FAMILY) & (n_test > 0) & (n_test < sizes)
     pairs: set[tuple[int, int]] = set()
@@ -124,6 +118,20 @@ def _alike(words: Sequence[Sequence[str]], in_test: np.ndarray) -> set[tuple[int
         members = owners[start : start + size].tolist()
         pairs.update((one, other) for one in members if in_test[one] for other in members if not in_test[other])
     return pairs
+
+
+def _keys(words: Sequence[str]) -> np.ndarray:
+    """What a text shares with one that has another word somewhere: the sum of the hashes of its words, modulo 2**64.
+
+    Returns:
+        [keys] uint64 of all words, and of all without each of them, in one place or, where it has several, in all.
+    """
+    counts = Counter(map(hash, words))
+    hashes = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts)).view(np.uint64)
+    times = np.fromiter(counts.values(), dtype=np.uint64, count=len(counts))
+    whole = (hashes * times).sum(keepdims=True)
+    several = times > 1
+    return np.concatenate([whole, whole - hashes, whole - (hashes * times)[several]]) if words else hashes
 
 
 def _edits(one: Sequence[str], other: Sequence[str]) -> int | None:

@@ -64,9 +64,9 @@ class GroupSplit:
         shares = {"train": train, "val": val, "test": self.test}
         if has_test:
             shares = {"train": train / (train + val), "val": val / (train + val)}
-        rest = np.flatnonzero(~in_test)
+        rest = [i for i, test in enumerate(in_test) if not test]
         dealt = self._deal([groups[i] for i in rest], [labels[i] for i in rest], shares)
-        rows = {name: rest[part] for name, part in dealt.items()}
+        rows = {name: np.asarray(rest, dtype=np.int64)[part] for name, part in dealt.items()}
         return rows | {"test": np.flatnonzero(in_test)} if has_test else rows
 
     def _deal(self, groups: Sequence[str], labels: Sequence[int], share_of: dict[str, float]) -> dict[str, np.ndarray]:

@@ -136,12 +136,7 @@ class LanguageModelStages:
                 rows,
                 [len(prompts[i]) for i in rows],
                 lambda batch: generate_answers(
-                    self.network,
-                    self.tokenizer,
-                    [list(prompts[i]) for i in batch],
-                    asked.token_limit,
-                    stop,
-                    stop_ids,
+                    self.network, self.tokenizer, [list(prompts[i]) for i in batch], asked.token_limit, stop, stop_ids
                 ),
             ):
                 for i, answer in zip(batch, answered, strict=True):

@@ -5,6 +5,7 @@ import shutil
 import sys
 import warnings
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -14,7 +15,7 @@ import transformers.integrations.peft
 import transformers.models.auto.auto_factory
 from families import FAMILIES, Family, build
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from datamodules.adapter import (
     WITHOUT_ADAPTER,
@@ -317,7 +318,10 @@ def test_an_older_file_is_read_without_running_code(content, adapter):
 def test_weights_that_cannot_be_added_to_are_refused(adapter):
     models: list[Any] = [build("llama") for _ in range(3)]
     quantised, split, elsewhere = models
-    quantised.hf_quantizer = object()  # as transformers marks one
+    quantised.hf_quantizer = SimpleNamespace(quantization_config=GgufConfig(dequantize=True))
+    quantised.is_quantized = True
+    apply_adapter(quantised, adapter, "llama")  # weights that transformers has unpacked are as good as any
+    quantised.hf_quantizer = SimpleNamespace(quantization_config=GgufConfig())
     assert "not quantised" in refusal(quantised, adapter)
     assert "merge the adapter into the full weights first" in refusal(quantised, adapter)
     split._tp_size = 2

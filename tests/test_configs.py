@@ -128,6 +128,14 @@ def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(
             "dataset=cities dataset.group=country",
             lambda run: (run.dataset.group, run.rule.rule.func, run.spans.rule) == ("country", pattern, "auto"),
         ),
+        (
+            "dataset=sums model=smollm2 dataset.largest=999",
+            lambda run: (
+                (run.dataset.largest, run.rule.rule.func, run.spans.rule) == (999, number, "number")
+                and run.model.prompt.splitlines()[-2:] == ["Q: {question}", "A:"]
+                and run.model.stop == "\n"
+            ),
+        ),
         ("dataset=imdb positions=exact", lambda run: len(run.positions.names) == 4),
         # the length that a set asks for leaves the thought its own
         ("model=qwen3_8b_thinking dataset=math dataset.path=x", lambda run: run.model.token_limit == 4296),

@@ -117,7 +117,7 @@ def test_a_class_with_fewer_than_half_is_warned_of_with_both_shares():
 
 
 def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
-    whole = {"words": "It is the red stone", "how": "asked"}
+    whole: dict[str, Any] = {"words": "It is the red stone", "how": "asked"}
     run = Run().add(20, True, "red").add(10, False, **whole).check()
     assert run.warned == [
         "exact answers: in wrong answers of over 3 words they are 100.0% of the words (median): they look like the "
@@ -153,10 +153,6 @@ def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
         (
             [{"n": 3, "how": "number"}],
             "3 of 3 without one hold no number: let the question ask for one, or set spans=model",
-        ),
-        (
-            [{"n": 3, "how": "number", "text": "3 and 4"}, {"n": 2, "how": "number"}],
-            "5 of 5 without one have fewer numbers than spans.nth counts: set spans.nth=-1, the last",
         ),
         (
             [{"n": 3, "how": "gold"}],

@@ -49,6 +49,13 @@ def test_demonyms_are_named_and_counted():
     )
 
 
+def test_a_word_of_another_case_is_no_longer_word():
+    question, said = Question("q0", "g", "Where?", ("US",)), ["Give it to us."]
+    report = label_report([question], said, [gold(said[0], question)])
+    assert "- wrong here, right by substring: 1" in report
+    assert "Longer words" not in report
+
+
 def test_the_other_way_round_is_counted_too():
     questions = [Question(f"q{i}", "g", "Who?", ("Andy García",)) for i in range(2)]
     verdicts = [gold("Andy Garcia", question) for question in questions]

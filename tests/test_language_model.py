@@ -169,6 +169,8 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"chat": "yes"}, "model.chat: expected true, false or auto, got 'yes'"),
         ({"batch_size": 0}, "model.batch_size: expected a whole number above 0, got 0"),
         ({"max_new_tokens": "many"}, "model.max_new_tokens: expected a whole number above 0, got 'many'"),
+        ({"thinking_tokens": -1}, "model.thinking_tokens: expected a whole number, 0 or above, got -1"),
+        ({"thinking_tokens": True}, "model.thinking_tokens: expected a whole number, 0 or above, got True"),
         ({"device_map": "auto", "tp_plan": "auto"}, "expected device_map or tp_plan, got both; leave one null"),
         ({"stop": 5}, "model.stop: expected a text or null, got 5; quote it"),
         ({"prompt": 5}, "model.prompt: expected a text or null, got 5"),

@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from datamodules import near_duplicates as module
 from datamodules.near_duplicates import NearDuplicate, near_duplicates, tell_near_duplicates
 
 LONG = "The nurse told the surgeon again and again that {} was late for the operation."
@@ -35,7 +36,9 @@ def edits_by_hand(one, other):
     return sum(pairs) + sum(len(word) for side in words for word in side[len(pairs) :])
 
 
-def test_against_every_pair():
+@pytest.mark.parametrize("at_once", [2**20, 100])
+def test_against_every_pair(at_once, monkeypatch):
+    monkeypatch.setattr(module, "KEYS_AT_ONCE", at_once)
     draw = random.Random(0)
     words = [f"{a}{b}{c}" for a, b, c in product("bdkmnt", "aeo", "lrst")]
     texts = []

@@ -70,6 +70,7 @@ def test_the_whole_word_stands_behind_its_copy_within_a_longer_one():
         ("Japanese, Nipponese", ["Nippon", "Japan"], (0, 5)),
         ("_Parisian_ and _Paris_", ["Paris"], (16, 21)),
         ("he told us of the US", ["US", "the US"], (14, 20)),
+        ("he told us of the USA", ["US"], (8, 10)),  # the whole word, though in other case
     ],
 )
 def test_the_first_of_several_words(text, sought, found):

@@ -20,6 +20,7 @@ def test_the_answer_is_the_sum_and_no_pair_comes_twice():
     assert all(question.group == "{} + {}".format(*numbers(question)) for question in questions)
     assert len({question.group for question in questions}) == len({question.id for question in questions}) == 2000
     assert all(10 <= a <= b <= 99 for a, b in map(numbers, questions))
+    assert max(b - a for a, b in map(numbers, questions)) == 30
     # No number that is added is the answer, so the answer never stands in the question.
     assert not any(question.answers[0] in question.text.split() for question in questions)
 
@@ -48,7 +49,12 @@ def test_a_seed_is_a_draw():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"limit": 4096}, "dataset.limit: expected at most 4095, the pairs of numbers from 10 to 99, got 4096; raise "),
+        (
+            {"limit": 2326},
+            "dataset.limit: expected at most 2325, the pairs of numbers from 10 to 99 that are at most 30 apart, got "
+            "2326; raise dataset.largest",
+        ),
+        ({"apart": -1}, "dataset.apart: expected a whole number from 0 on, got -1"),
         ({"limit": 0}, "dataset.limit: expected a whole number from 1 on, got 0"),
         ({"limit": None}, "dataset.limit: expected a whole number from 1 on, got None"),
         ({"smallest": 0}, "dataset.smallest: expected a whole number from 1 on, got 0"),

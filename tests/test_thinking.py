@@ -338,6 +338,13 @@ def test_thinking_that_never_ends_stops_the_run_in_one_line(thinker, quiz, tmp_p
         run(thinker, quiz, tmp_path, monkeypatch, endless)
 
 
+def test_too_few_of_a_class_beside_thoughts_that_never_end(thinker, quiz, tmp_path, monkeypatch):
+    odd = tmp_path / "odd.csv"
+    odd.write_text(re.sub(r",(red|blue)", ",nothing", quiz.read_text()))
+    with pytest.raises(ValueError, match=r"got 0 right and 70 wrong of 70, beside 10 whose thinking never ends; take"):
+        run(thinker, odd, tmp_path, monkeypatch, script(thinker.load_tokenizer(), True))
+
+
 def test_positions_before_the_answer_fall_on_the_thought_where_they_may():
     rules = [
         {"name": "first", "of": "answer", "at": 0},
