@@ -236,7 +236,8 @@ def _tokenizer(published: Published, texts: Sequence[str]) -> PreTrainedTokenize
         extra_special_tokens=[token for token in special if token not in published.special.values()],
         **{f"{name}_token": token for name, token in published.special.items()},
     )
-    tokenizer.add_tokens([AddedToken(token, special=False) for token in published.plain])
+    plain: list[Any] = [AddedToken(token, special=False) for token in published.plain]
+    tokenizer.add_tokens(plain)
     tokenizer.chat_template = published.template
     return tokenizer
 

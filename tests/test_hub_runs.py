@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from datamodules import snapshot
+from datamodules.language_model import LanguageModel
 from tests.hub_cache import publish_dataset, publish_model
 from tests.hub_models import DEPTH, small_model
 from tests.hub_questions import SCRIPTS, TEST, Script, expected_labels, script, training_texts
@@ -63,8 +64,11 @@ def hub_cache(tmp_path_factory):
 
 @pytest.fixture
 def no_network(hub_cache, tmp_path, monkeypatch) -> SimpleNamespace:
-    """A machine without a network: which repositories the hub was asked for, and which hosts all else asked for."""
-    seen, here, own = SimpleNamespace(asked=[], hosts=[]), threading.local(), HfApi.repo_info
+    """A machine without a network: which models were fetched, which repositories the hub was asked for, and which hosts
+    all else asked for.
+    """
+    seen, here = SimpleNamespace(asked=[], hosts=[], fetched=[]), threading.local()
+    own, own_fetch = HfApi.repo_info, LanguageModel.fetch
 
     def repo_info(api: HfApi, id_: str, **how: Any) -> Any:
         seen.asked.append(id_)
@@ -81,6 +85,12 @@ def no_network(hub_cache, tmp_path, monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.setattr(snapshot, "_unreachable", [])
     monkeypatch.setattr(snapshot, "_told", set())
+
+    def fetch(model: LanguageModel) -> None:
+        seen.fetched.append(model.id)
+        own_fetch(model)
+
+    monkeypatch.setattr(LanguageModel, "fetch", fetch)
     monkeypatch.setattr(HfApi, "repo_info", repo_info)
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.chdir(tmp_path)
@@ -129,7 +139,8 @@ def start_to_heatmap(
     run(composed(tmp_path, *overrides, *(f"~callbacks.{name}" for name in ("progress", "coincidence", "report"))))
     check_run(tmp_path, asked)
     log = caplog.text
-    assert len(no_network.asked) == 1  # once in a run
+    assert len(no_network.fetched) == 1  # before the fit, and not again before the test
+    assert len(no_network.asked) == 1
     assert no_network.hosts == []
     told = re.findall(r"(\w+\.id)=\S+: the hub does not answer; going on with what was fetched before, commit", log)
     assert told == ["model.id", "dataset.id"]
