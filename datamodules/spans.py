@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import regex
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.letter_case import compares_case, is_said
+
 MOST_BYTES = 4  # of a character in UTF-8
 
 
@@ -23,7 +25,7 @@ def find(text: str, words: str) -> tuple[int, int] | None:
     """Character range of `words` in `text`, case-folded: the first whole-word occurrence, else the first at all.
 
     Blanks and line breaks between the words are alike. A letter with an accent is another than the letter without.
-    Words in capitals alone, such as US, are sought in capitals first, so that they are not taken for `us`.
+    Words whose case decides (`letter_case`), such as US, are sought where they are meant first, and not in `us`.
 
     >>> find("Japanese trains of Japan", "Japan")
     (19, 24)
@@ -31,10 +33,11 @@ def find(text: str, words: str) -> tuple[int, int] | None:
     return find_first(text, [words])
 
 
-def find_first(text: str, sought: Sequence[str]) -> tuple[int, int] | None:
+def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[int, int] | None:
     """Character range of whichever of several words, or runs of words, stands first in a text, each as `find` has it.
 
     A whole-word occurrence of any goes before parts of words, wherever these stand; of two at one place the longer.
+    With `meant`, words whose case decides are found only where they are meant, as the label rules have it.
     """
     folded, origin = _folded(text)
     found = []
@@ -46,8 +49,9 @@ def find_first(text: str, sought: Sequence[str]) -> tuple[int, int] | None:
         for match in regex.finditer(pattern, folded, overlapped=True):
             start, end = origin[match.start()], origin[match.end() - 1] + 1
             part = not _is_whole(folded, match.start(), match.end())
-            other_case = words.isupper() and text[start:end].split() != words.split()
-            found.append((part, other_case, start, -end))
+            ordinary = compares_case(words) and (part or not is_said(words, text, start, end))
+            if not (meant and ordinary):
+                found.append((part, ordinary, start, -end))
     _, _, start, end = min(found, default=(False, False, 0, 0))
     return (start, -end) if end else None
 
