@@ -15,10 +15,13 @@ from datamodules.letter_case import compares_case, is_said
 MOST_BYTES = 4  # of a character in UTF-8
 
 
-# Scripts without blanks between words: each character of theirs may begin or end a word.
+# A whole word begins and ends here; underscores, which mark emphasis, are beside words and not in them.
+_STARTS = regex.compile(r"(?V1)(?<![[\w\p{M}]--_])")
+_ENDS = regex.compile(r"(?V1)(?![\w--_])")
+# Where scripts have no blanks between words, letters on both sides do not say that a word is cut.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
-_STARTS = regex.compile(rf"(?V1)(?<![[\w\p{{M}}]--[_{_UNSPACED}]])")
-_ENDS = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
+_MAY_START = regex.compile(rf"(?V1)(?<![[\w\p{{M}}]--[_{_UNSPACED}]])")
+_MAY_END = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
 
 
 def find(text: str, words: str) -> tuple[int, int] | None:
@@ -48,21 +51,26 @@ def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[i
         pattern = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
         for match in regex.finditer(pattern, folded, overlapped=True):
             start, end = origin[match.start()], origin[match.end() - 1] + 1
+<<<<<<< HEAD
             part = not _is_whole(folded, match.start(), match.end())
             ordinary = compares_case(words) and (part or not is_said(words, text, start, end))
             if not (meant and ordinary):
                 found.append((part, ordinary, start, -end))
+=======
+            part = not (_STARTS.match(folded, match.start()) and _ENDS.match(folded, match.end()))
+            other_case = words.isupper() and text[start:end].split() != words.split()
+            found.append((part, other_case, start, -end))
+>>>>>>> exact
     _, _, start, end = min(found, default=(False, False, 0, 0))
     return (start, -end) if end else None
 
 
 def cuts_word(text: str, span: tuple[int, int]) -> bool:
-    """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`."""
-    return not _is_whole(text, *span)
+    """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`.
 
-
-def _is_whole(text: str, start: int, end: int) -> bool:
-    return bool(_STARTS.match(text, start) and _ENDS.match(text, end))
+    It never does within a script that has no blanks between words.
+    """
+    return not (_MAY_START.match(text, span[0]) and _MAY_END.match(text, span[1]))
 
 
 def _folded(text: str) -> tuple[str, Sequence[int]]:
