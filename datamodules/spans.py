@@ -51,16 +51,10 @@ def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[i
         pattern = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
         for match in regex.finditer(pattern, folded, overlapped=True):
             start, end = origin[match.start()], origin[match.end() - 1] + 1
-<<<<<<< HEAD
-            part = not _is_whole(folded, match.start(), match.end())
+            part = not (_STARTS.match(folded, match.start()) and _ENDS.match(folded, match.end()))
             ordinary = compares_case(words) and (part or not is_said(words, text, start, end))
             if not (meant and ordinary):
                 found.append((part, ordinary, start, -end))
-=======
-            part = not (_STARTS.match(folded, match.start()) and _ENDS.match(folded, match.end()))
-            other_case = words.isupper() and text[start:end].split() != words.split()
-            found.append((part, other_case, start, -end))
->>>>>>> exact
     _, _, start, end = min(found, default=(False, False, 0, 0))
     return (start, -end) if end else None
 
