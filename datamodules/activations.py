@@ -105,6 +105,9 @@ class ActivationDataModule(GridDataModule):
                     f"positions: expected examples that have one of {', '.join(self.positions.names)}, got none of "
                     f"{len(valid)}; choose others"
                 )
+            if self.positions.require_exact_answer and not self.quiet:
+                without = sum(span is None for span in examples.spans)
+                log.info(f"positions: {without} of {len(valid)} examples without an exact answer are in no column")
             names, ids = self.positions.names, [question.id for question in examples.questions]
             # Kept, so that nobody removes it while it is streamed.
             self._entry = entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)

@@ -6,6 +6,7 @@ A checkpoint is a folder in the layout of transformers, or one GGUF file, whose 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,8 +63,7 @@ class Checkpoint:
         Raises:
             ValueError: the files describe no model that transformers knows.
         """
-        config = self._load("a configuration that transformers reads", AutoConfig.from_pretrained)
-        return config.get_text_config(decoder=True)
+        return self._config.get_text_config(decoder=True)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer.
@@ -87,7 +87,8 @@ class Checkpoint:
             ValueError: the files hold no such model, or not all of its weights.
         """
         auto: Any = AutoModelForCausalLM if head else AutoModel
-        unpacked = {"quantization_config": GgufConfig(dequantize=True)} if self.gguf else {}
+        # Unpacked, because kernels for packed weights compute other numbers, and only some machines have them.
+        unpacked = {"quantization_config": GgufConfig(dequantize=True), "config": self._config} if self.gguf else {}
         model, told = self._load(
             f"the weights of a {'causal ' * head}language model",
             auto.from_pretrained,
@@ -119,6 +120,11 @@ class Checkpoint:
             return {"id": self.hub_id, "commit": self.folder.name}
         files = [path for path in sorted(self.folder.rglob("*")) if path.suffix in CONTENT and path.is_file()]
         return {str(path.relative_to(self.folder)): digest for path, digest in digest_files(files, memory).items()}
+
+    @cached_property
+    def _config(self) -> PretrainedConfig:
+        """Read once: a GGUF file takes seconds."""
+        return self._load("a configuration that transformers reads", AutoConfig.from_pretrained)
 
     def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
         if self.gguf:

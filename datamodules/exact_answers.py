@@ -96,7 +96,8 @@ class RuleExact:
             part = "exact" if match and "exact" in match.groupdict() else 0
             return ExactAnswer(match.span(part) if match and match[part] else None, "pattern")
         if question.options:
-            return ExactAnswer(find_first(answer, [word for option in question.options for word in option]), "options")
+            names = [word for option in question.options for word in option]
+            return ExactAnswer(find_first(answer, names, meant=True), "options")
         return ExactAnswer(gold_in(question, answer), "gold")
 
 
@@ -197,7 +198,7 @@ def asking(model: LanguageModel) -> LanguageModel:
 
 def gold_in(question: Question, answer: str) -> tuple[int, int] | None:
     """Characters of the gold answer or alias that stands first in an answer; whole words before parts of words."""
-    return find_first(answer, question.answers)
+    return find_first(answer, question.answers, meant=True)
 
 
 def cleaned(reply: str) -> str:

@@ -10,20 +10,25 @@ from collections.abc import Sequence
 import regex
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.letter_case import compares_case, is_said
+
 MOST_BYTES = 4  # of a character in UTF-8
 
 
-# Scripts without blanks between words: each character of theirs may begin or end a word.
+# A whole word begins and ends here; underscores, which mark emphasis, are beside words and not in them.
+_STARTS = regex.compile(r"(?V1)(?<![[\w\p{M}]--_])")
+_ENDS = regex.compile(r"(?V1)(?![\w--_])")
+# Where scripts have no blanks between words, letters on both sides do not say that a word is cut.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
-_STARTS = regex.compile(rf"(?V1)(?<![[\w\p{{M}}]--[_{_UNSPACED}]])")
-_ENDS = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
+_MAY_START = regex.compile(rf"(?V1)(?<![[\w\p{{M}}]--[_{_UNSPACED}]])")
+_MAY_END = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
 
 
 def find(text: str, words: str) -> tuple[int, int] | None:
     """Character range of `words` in `text`, case-folded: the first whole-word occurrence, else the first at all.
 
     Blanks and line breaks between the words are alike. A letter with an accent is another than the letter without.
-    Words in capitals alone, such as US, are sought in capitals first, so that they are not taken for `us`.
+    Words whose case decides (`letter_case`), such as US, are sought where they are meant first, and not in `us`.
 
     >>> find("Japanese trains of Japan", "Japan")
     (19, 24)
@@ -31,10 +36,11 @@ def find(text: str, words: str) -> tuple[int, int] | None:
     return find_first(text, [words])
 
 
-def find_first(text: str, sought: Sequence[str]) -> tuple[int, int] | None:
+def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[int, int] | None:
     """Character range of whichever of several words, or runs of words, stands first in a text, each as `find` has it.
 
     A whole-word occurrence of any goes before parts of words, wherever these stand; of two at one place the longer.
+    With `meant`, words whose case decides are found only where they are meant, as the label rules have it.
     """
     folded, origin = _folded(text)
     found = []
@@ -45,20 +51,20 @@ def find_first(text: str, sought: Sequence[str]) -> tuple[int, int] | None:
         pattern = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
         for match in regex.finditer(pattern, folded, overlapped=True):
             start, end = origin[match.start()], origin[match.end() - 1] + 1
-            part = not _is_whole(folded, match.start(), match.end())
-            other_case = words.isupper() and text[start:end].split() != words.split()
-            found.append((part, other_case, start, -end))
+            part = not (_STARTS.match(folded, match.start()) and _ENDS.match(folded, match.end()))
+            ordinary = compares_case(words) and (part or not is_said(words, text, start, end))
+            if not (meant and ordinary):
+                found.append((part, ordinary, start, -end))
     _, _, start, end = min(found, default=(False, False, 0, 0))
     return (start, -end) if end else None
 
 
 def cuts_word(text: str, span: tuple[int, int]) -> bool:
-    """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`."""
-    return not _is_whole(text, *span)
+    """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`.
 
-
-def _is_whole(text: str, start: int, end: int) -> bool:
-    return bool(_STARTS.match(text, start) and _ENDS.match(text, end))
+    It never does within a script that has no blanks between words.
+    """
+    return not (_MAY_START.match(text, span[0]) and _MAY_END.match(text, span[1]))
 
 
 def _folded(text: str) -> tuple[str, Sequence[int]]:

@@ -34,7 +34,7 @@ from datamodules.sites import width_of
 
 log = logging.getLogger(__name__)
 
-THREADED_WIDTH = 512  # narrower models run on one CPU thread: more of them mostly wait for each other
+THREADED_WIDTH = 1024  # narrower models run on one CPU thread: more of them mostly wait for each other
 BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
 
 Advance = Callable[[Sequence[int]], None]  # told the rows of each batch that is done

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from datamodules.correctness import options
 from datamodules.exact_answers import (
     REPLY_TOKENS,
     AskedExact,
@@ -232,3 +233,23 @@ def test_who_is_asked_gets_a_turn_of_its_own_whatever_the_answers_had():
     assert asked is not None
     assert (asked["add_generation_prompt"], asked["enable_thinking"]) == (True, False)
     assert model.template == {"add_generation_prompt": False, "enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("answer", "marked"),
+    [
+        ("It is a hard one, but B.", "B"),
+        ("I would take (a).", "a"),
+        ("A dog is at the door: B", "B"),
+        ("A is right.", "A"),
+        ("That is a hard one.", None),
+        ("about cats", None),
+    ],
+)
+def test_the_option_that_is_marked_is_the_one_that_is_judged(answer, marked):
+    question = Question("a", "a", "?", ("B",), options=(("A",), ("B",)))
+    exact = RuleExact("options").one(question, answer)
+    assert (exact.span and answer[slice(*exact.span)]) == marked
+    verdict = options(answer, question)
+    assert verdict.right is (marked == "B")
+    assert (verdict.branch == "no option named") is (marked is None)

@@ -67,6 +67,8 @@ def test_the_whole_word_stands_behind_its_copy_within_a_longer_one():
         ("New York City", ["York", "New York", "New York City"], (0, 13)),
         ("New York City", ["New York City", "New York", "York"], (0, 13)),
         ("Japanese for Nippon", ["Japan", "Nippon"], (13, 19)),
+        ("北京北京 or 北京!", ["北京"], (8, 10)),  # by itself
+        ("我在南京和北京住", ["北京", "南京"], (2, 4)),
         ("Japanese, Nipponese", ["Nippon", "Japan"], (0, 5)),
         ("_Parisian_ and _Paris_", ["Paris"], (16, 21)),
         ("he told us of the US", ["US", "the US"], (14, 20)),

@@ -192,6 +192,8 @@ def test_the_study_s_settings_on_the_embedded_model(tmp_path):
     (index,) = (tmp_path / "cache").glob("activations/*/index.parquet")
     examples = pq.read_table(index).to_pylist()
     # a question of this set has a pattern, which tells the exact answer whatever the label; nobody is asked
+    without = sum(not any(example["valid"]) for example in examples)
+    assert f"positions: {without} of 200 examples without an exact answer are in no column" in err
     valid = {tuple(example["valid"]) for example in examples}
     assert valid <= {(True,) * 15, (False,) * 15}
     assert summary["n_valid"] == [sum(example["valid"][0] for example in examples)] * 15
