@@ -246,7 +246,7 @@ def script(tokenizer, thinks):
     One of eight never ends its thought.
     """
 
-    def generate(network, tokenizer_, prompts, max_new_tokens, stop=None):
+    def generate(network, tokenizer_, prompts, max_new_tokens, stop=None, stop_ids=()):
         answers = []
         for prompt in prompts:
             number, own = re.findall(r"n(\d+) (\w+)", decode(tokenizer, prompt))[0]
@@ -328,7 +328,7 @@ def test_labels_exact_answers_positions_and_activations_do_not_see_the_thought(
 
 
 def test_thinking_that_never_ends_stops_the_run_in_one_line(thinker, quiz, tmp_path, monkeypatch):
-    def endless(network, tokenizer, prompts, max_new_tokens, stop=None):
+    def endless(network, tokenizer, prompts, max_new_tokens, stop=None, stop_ids=()):
         ids = tokenizer("<think>\nred, but").input_ids
         return [Answer(prompt, ids, [-0.5] * len(ids), "length", decode(tokenizer, ids)) for prompt in prompts]
 
@@ -376,7 +376,7 @@ def test_a_model_that_always_thinks_gets_room_for_it_before_its_reply(thinker, t
     tokenizer = thinker.load_tokenizer()
     lengths = []
 
-    def generate(network, tokenizer_, prompts, max_new_tokens, stop=None):
+    def generate(network, tokenizer_, prompts, max_new_tokens, stop=None, stop_ids=()):
         lengths.append((len(prompts), max_new_tokens))
         answers = []
         for prompt in prompts:

@@ -270,7 +270,7 @@ OWN = {
             ["site=residual"],
             "expected site to be one of attn_out, mlp_out, mlp_post, resid_post, resid_pre, z; got residual",
         ),
-        (["dataset=trivia"], "expected dataset to be one of csv, demo_facts, demo_words, hotpotqa,"),
+        (["dataset=trivia"], "expected dataset to be one of cities, csv, demo_facts, demo_words, hotpotqa,"),
         (["model=gpt5"], "expected model to be one of demo, gemma3_27b_instruct, "),
         (["positions=none"], "expected positions to be one of exact, imdb, paper, statements; got none"),
         (
@@ -293,7 +293,7 @@ OWN = {
         (["probe=mass_mean", "probe.whiten=no"], "probe.whiten: expected true or false, got 'no'"),
         (["probe=minibatch", "probe.l2=auto"], "probe.l2: expected a number above 0, got auto; auto and lists are for"),
         (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
-        (["model=hf"], "expected a value for model.id, which has no default; add model.id=... to the command"),
+        (["model=hf"], "model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got None; set one"),
         (
             ["datamodule=precomputed"],
             "expected a value for datamodule.path, which has no default; add datamodule.path=... to the command",
