@@ -2,7 +2,8 @@
 
 import io
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from transformers import (
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -20,9 +22,11 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.cache_utils import DynamicLayer
 
 from datamodules.thinking import count_thought, find_answer, opens_block
 
+CHUNK = 16  # tokens between two looks at which answers have ended: each look costs as much as a small part of a step
 VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
 
 STORED = pa.schema(
@@ -71,23 +75,30 @@ class _ChosenLogprobs(LogitsProcessor):
 
 
 class _Stops(StoppingCriteria):
-    """Ends a row where the text of its new tokens holds `stop` outside its thinking; keeps how long it was."""
+    """Ends an answer where its text holds `stop` outside its thinking; keeps how many tokens it has then.
+
+    Args:
+        tokenizer: of the model.
+        stop: the text.
+        width: tokens of `input_ids` before those that are new.
+        begun: for each row what was written before, and whether its prompt opens a block of thinking.
+    """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int, prompts: Sequence[Sequence[int]]
+        self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int, begun: Sequence[tuple[list[int], bool]]
     ) -> None:
-        self.tokenizer, self.stop, self.width = tokenizer, stop, width
-        self.opened = [opens_block(tokenizer, prompt) for prompt in prompts]
+        self.tokenizer, self.stop, self.width, self.begun = tokenizer, stop, width, begun
         self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        for row, ids in enumerate(input_ids[:, self.width :].tolist()):
+        for row, new in enumerate(input_ids[:, self.width :].tolist()):
             if row in self.lengths:
                 continue
-            text = str(self.tokenizer.decode(ids))
-            start = find_answer(text, self.opened[row])
+            written, opened = self.begun[row]
+            text = str(self.tokenizer.decode([*written, *new]))
+            start = find_answer(text, opened)
             if start is not None and self.stop in text[start:]:
-                self.lengths[row] = len(ids)
+                self.lengths[row] = len(written) + len(new)
         return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
 
 
@@ -100,7 +111,7 @@ def generate_answers(
     stop: str | None = None,
     stop_ids: Sequence[int] = (),
 ) -> list[Answer]:
-    """Answer a batch of prompts greedily.
+    """Answer a batch of prompts greedily. Every `CHUNK` tokens, answers that have ended leave the batch.
 
     Args:
         model: causal language model; the batch runs on its device.
@@ -117,44 +128,79 @@ def generate_answers(
     ends_answer = {*stop_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
     # Padding is masked; which token it is matters only to the code that shows it. Tokenizers can have tokens that the
     # model has no embedding for.
-    rows = embeddings_of(model)
     candidates: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
-    pad = next(i for i in candidates if i is not None and i < rows)
+    pad = next(i for i in candidates if i is not None and i < embeddings_of(model))
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    chosen = _ChosenLogprobs()
-    # Of the prompt only the last states reach the head, a strided view of all. Some CPU kernels copy the head's weights
-    # once for every row of such a view: 1.8 GB and 3 s for 32 rows of a vocabulary of 49,152 and a width of 576.
+    opened = [bool(stop) and opens_block(tokenizer, prompt) for prompt in prompts]
+    written: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    ended: set[int] = set()
+    rows, cache = list(range(len(prompts))), _cache_of_rows(model)
+    while rows:
+        done = len(written[rows[0]])
+        stops = [_Stops(tokenizer, stop, ids.shape[1], [(written[i], opened[i]) for i in rows])] if stop else []
+        chosen = _ChosenLogprobs()
+        with _contiguous_head(model):
+            longer: Tensor = model.generate(  # type: ignore[operator]
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=max_new_tokens - done if cache is None else min(CHUNK, max_new_tokens - done),
+                pad_token_id=pad,
+                eos_token_id=sorted(ends_answer) or None,
+                stopping_criteria=StoppingCriteriaList(stops),
+                logits_processor=LogitsProcessorList([chosen]),
+                **({} if cache is None else {"past_key_values": cache}),
+            )
+        new, new_logprobs = longer[:, ids.shape[1] :].tolist(), torch.stack(chosen.steps, dim=1).tolist()
+        for row, i in enumerate(rows):
+            ends = [one.lengths[row] - done for one in stops if row in one.lengths]
+            ends += [n for n, token in enumerate(new[row], 1) if token in ends_answer][:1]
+            n = min(ends, default=len(new[row]))  # behind the end is padding
+            written[i] += new[row][:n]
+            logprobs[i] += new_logprobs[row][:n]
+            ended |= {i} if ends else set()
+        going = [row for row, i in enumerate(rows) if i not in ended and len(written[i]) < max_new_tokens]
+        rows = [rows[row] for row in going]
+        if rows and cache is not None:
+            cache.batch_select_indices(torch.tensor(going))
+            ids = longer[going]
+            mask = torch.cat([mask[going], mask.new_ones(len(going), len(new[0]))], dim=1)
+    return [
+        Answer(prompt, w, p, "stop" if i in ended else "length", _text(tokenizer, w))
+        for i, (prompt, w, p) in enumerate(zip(prompts, written, logprobs, strict=True))
+    ]
+
+
+def _cache_of_rows(model: PreTrainedModel) -> DynamicCache | None:
+    """A cache of keys and values from which rows can be taken; None for models that keep other states."""
+    if not model._supports_default_dynamic_cache():  # type: ignore[operator]
+        return None
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    return cache if all(isinstance(layer, DynamicLayer) for layer in cache.layers) else None
+
+
+@contextmanager
+def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
+    """Give the head of a model its input in one piece.
+
+    Of a prompt only the last states reach the head, a strided view of all. Some CPU kernels copy the head's weights
+    once for every row of such a view: 1.8 GB and 3 s for 32 rows, a vocabulary of 49,152 and a width of 576.
+    """
     head = model.get_output_embeddings()
-    hooks = [] if head is None else [head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))]
-    stops = [_Stops(tokenizer, stop, width, prompts)] if stop else []
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
     try:
-        written = model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=sorted(ends_answer) or None,
-            stopping_criteria=StoppingCriteriaList(stops),
-            logits_processor=LogitsProcessorList([chosen]),
-        )[:, width:].tolist()
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
-    logprobs = torch.stack(chosen.steps, dim=1).tolist()
-    answers = []
-    for i, (prompt, row, row_logprobs) in enumerate(zip(prompts, written, logprobs, strict=True)):
-        ends = [one.lengths[i] for one in stops if i in one.lengths]
-        ends += [n for n, token in enumerate(row, 1) if token in ends_answer][:1]
-        kept = row[: min(ends, default=None)]  # behind the end is padding
-        finish = "stop" if ends else "length"
-        answers.append(Answer(prompt, kept, row_logprobs[: len(kept)], finish, _text(tokenizer, kept)))
-    return answers
+        hook.remove()
 
 
 def embeddings_of(model: PreTrainedModel) -> int:

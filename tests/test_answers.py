@@ -1,7 +1,13 @@
+import random
+from collections import Counter
+
 import pytest
 import torch
+from transformers import GenerationConfig
 
+from datamodules import answers as answers_module
 from datamodules.answers import generate_answers, read, stored
+from tests.families import FAMILIES, VOCABULARY, build
 
 QUESTIONS = ["red?", "blue naïve 北京 1999?", "key 🦜 bird co-op ship's élan stone?", "green"] * 2
 
@@ -92,3 +98,28 @@ def test_what_is_stored_is_read_again(loaded, tmp_path):
         assert list(again.logprobs) == one.logprobs
         assert (again.text, again.finish) == (one.text, one.finish)
         assert again.prompt_ids.itemsize == again.logprobs.itemsize == 4  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "bert"])
+def test_answers_that_leave_the_batch_change_nothing_for_those_that_stay(name, language_model, monkeypatch):
+    """Each family against its own `generate`, one prompt at a time; answers end at a token that some say early."""
+    monkeypatch.setattr(answers_module, "CHUNK", 3)
+    network, tokenizer = build(name), language_model.load_tokenizer()
+    rng = random.Random(name)
+    prompts = [[rng.randrange(3, VOCABULARY) for _ in range(rng.randrange(2, 12))] for _ in range(9)]
+    network.generation_config = GenerationConfig(eos_token_id=None, pad_token_id=0)
+    alone = [
+        network.generate(torch.tensor([prompt]), max_new_tokens=14, do_sample=False)[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]
+    common = Counter(token for said in alone for token in said[1:11])
+    end = common.most_common(1)[0][0]
+    expected = [said[: said.index(end) + 1] if end in said else said for said in alone]
+    assert len({len(said) for said in expected}) > 1 or name == "mixtral"
+    found = generate_answers(network, tokenizer, prompts, 14, stop_ids=[end])
+    assert [list(answer.answer_ids) for answer in found] == expected
+    assert [answer.finish for answer in found] == ["stop" if end in said else "length" for said in alone]
+    for prompt, answer in zip(prompts, found, strict=True):
+        ids = torch.tensor([[*prompt, *answer.answer_ids]])
+        logprobs = network(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        torch.testing.assert_close(torch.tensor(answer.logprobs), logprobs.max(-1).values, rtol=1e-4, atol=1e-4)
