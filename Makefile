@@ -35,12 +35,13 @@ types: install
 test: lint types
 	$(BIN)/python -m pytest -n logical --dist loadfile
 
-bench: install
+bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_solver
 	$(BIN)/python -m tests.benchmarks.bench_auroc
 	$(BIN)/python -m tests.benchmarks.bench_stream
 	$(BIN)/python -m tests.benchmarks.bench_capture
 	$(BIN)/python -m tests.benchmarks.bench_generation
+	$(BIN)/python -m tests.benchmarks.bench_real
 	$(BIN)/python -m tests.benchmarks.bench_scale
 	$(BIN)/python -m tests.benchmarks.bench_gpu
 
