@@ -57,8 +57,12 @@ def find_adapter(setting: str | None, folder: Path) -> Path | None:
     return adapter
 
 
-def require_full_model(folder: Path) -> None:
+def require_full_model(folder: Path, named: str | None = None) -> None:
     """Refuse a folder that holds an adapter and no model.
+
+    Args:
+        folder: of a model, or the snapshot of one on the hub.
+        named: what people call it, such as its hub id; the folder by default.
 
     Raises:
         ValueError: it does; says how to name both.
@@ -67,8 +71,8 @@ def require_full_model(folder: Path) -> None:
         return
     base = str(_read_config(folder).get("base_model_name_or_path") or "its base model")
     raise ValueError(
-        f"model.id: expected config.json, weights and tokenizer in {folder}, got an adapter of {base}; set "
-        f"model.id={base if ' ' not in base else 'BASE'} model.adapter={folder}"
+        f"model.id: expected config.json, weights and tokenizer in {named or folder}, got an adapter of {base}; set "
+        f"model.id={base if ' ' not in base else 'BASE'} model.adapter={named or folder}"
     )
 
 

@@ -166,15 +166,16 @@ def _answers(
     lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]
     fits = [i for i, length in enumerate(lengths) if length + room <= stages.context]
     context = f"{stages.context} tokens of context"
+    fewer = "fewer model.max_new_tokens" + (" or model.thinking_tokens" if stages.model.thinking_tokens else "")
     if not fits:
         raise ValueError(
             f"dataset: expected texts that leave {room} of the {context} to the answer, got {min(lengths)} tokens and "
-            "more; choose a model with a longer context, or fewer model.max_new_tokens"
+            f"more; choose a model with a longer context, or {fewer}"
         )
     if len(fits) < len(questions):
         names = [questions[i].id for i, length in enumerate(lengths) if length + room > stages.context]
         limit = f"too long to leave {room} of the {context} to the answer" if room else f"longer than the {context}"
-        cure = "a model with a longer context" + (" or fewer model.max_new_tokens" if room else "") + " would keep them"
+        cure = "a model with a longer context" + (f" or {fewer}" if room else "") + " would keep them"
         tell(f"skipped {len(names)} of {len(questions)} texts, {limit} ({cure}): {_listed(names)}")
     kept = [questions[i] for i in fits]
     if stages.dataset.stated:

@@ -71,6 +71,8 @@ class Checkpoint:
         Raises:
             ValueError: there is none.
         """
+        if self.gguf:  # a file that is cut short or of an unknown kind is no matter of its tokenizer
+            self.load_config()
         expected = "a tokenizer beside the weights" if self.gguf is None else "a tokenizer in the file"
         cure = "save one there with tokenizer.save_pretrained" if self.gguf is None else "choose another file"
         return self._load(expected, AutoTokenizer.from_pretrained, cure)
@@ -124,6 +126,9 @@ class Checkpoint:
     @cached_property
     def _config(self) -> PretrainedConfig:
         """Read once: a GGUF file takes seconds."""
+        if self.gguf:
+            expected = "a whole GGUF file of an architecture that transformers reads"
+            return self._load(expected, AutoConfig.from_pretrained, "fetch it again, or choose another file")
         return self._load("a configuration that transformers reads", AutoConfig.from_pretrained)
 
     def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
@@ -194,6 +199,7 @@ def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, tru
     named = f"model.id={id_}"
     if is_hub_id(str(id_)):
         folder = find_snapshot("model", str(id_), revision)
+        require_full_model(folder, str(id_))
         return Checkpoint(folder, named, trust_remote_code=trust_remote_code, hub_id=id_)
     return Checkpoint(Path(str(id_)).expanduser(), named, trust_remote_code=trust_remote_code)
 

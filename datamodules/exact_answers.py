@@ -15,7 +15,7 @@ from datamodules.numbers import answer_number
 from datamodules.questions import Question
 from datamodules.spans import find, find_first
 from datamodules.thinking import OFF
-from datamodules.words import fold
+from datamodules.words import fold, without_article
 
 RULES = ("auto", "pattern", "options", "number")
 REPLY_TOKENS = 48  # longest reply
@@ -97,7 +97,8 @@ class RuleExact:
             return ExactAnswer(match.span(part) if match and match[part] else None, "pattern")
         if question.options:
             names = [word for option in question.options for word in option]
-            return ExactAnswer(find_first(answer, names, meant=True), "options")
+            bare = [without_article(name) for name in names]  # as the rule that judges has it
+            return ExactAnswer(find_first(answer, [*names, *bare], meant=True), "options")
         return ExactAnswer(gold_in(question, answer), "gold")
 
 

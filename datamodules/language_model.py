@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from datamodules.adapter import CONFIG as ADAPTER_CONFIG
+from datamodules.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from datamodules.adapter import (
     WITHOUT_ADAPTER,
     adapter_files,
@@ -141,7 +143,7 @@ class LanguageModel:
         if self.gguf is None:
             fetch_checkpoint(str(self.id), self.revision)
         if self._adapter_is_on_hub:
-            fetch_snapshot("model", str(self.adapter), None, key="model.adapter")
+            fetch_snapshot("model", str(self.adapter), None, [ADAPTER_CONFIG, *ADAPTER_WEIGHTS], key="model.adapter")
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -61,6 +61,7 @@ class LanguageModelStages:
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
         self.identity = model.identity(memory=Path(cache_root).expanduser() / "digests")
         self.batches = Batches(model.batch_size, quiet)
+        self._dated = False  # whether people know of the date in prompts: a model may be asked many times
 
     def __enter__(self) -> "LanguageModelStages":
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
@@ -103,7 +104,8 @@ class LanguageModelStages:
         """Token ids, int32, of the prompts for N question texts; `asked` is the model asked in another way."""
         parts = (questions[start : start + SHARD] for start in range(0, len(questions), SHARD))
         asked = asked or self.model
-        if asked.writes_date(self.tokenizer):
+        if not self._dated and asked.writes_date(self.tokenizer):
+            self._dated = True
             self._say(f"model.date: the chat template writes the date into prompts; they all say {asked.date}")
         return [array("i", ids) for part in parts for ids in asked.encode(self.tokenizer, part)]
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,8 @@ from datamodules.adapter import (
     require_full_model,
     require_mergeable,
 )
+from datamodules.language_model import LanguageModel
+from tests.hub_cache import publish
 
 IDS = torch.arange(3, 21).reshape(2, 9)
 LLAMA = FAMILIES["llama"].settings
@@ -373,6 +376,27 @@ def test_an_adapter_is_no_model(adapter, both, tmp_path):
         require_full_model(adapter)
     require_full_model(both)
     require_full_model(tmp_path)
+
+
+def test_an_adapter_of_the_hub_is_fetched_and_merged_and_is_no_model(adapter, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    base = LanguageModel(str(tiny_model), dtype="float32")
+    train(base.load("cpu"), lora(base_model_name_or_path="org/base"), tmp_path / "lora")
+    publish(tmp_path / "hub", "model", "org/lora", tmp_path / "lora")
+    here, there = (replace(base, adapter=name) for name in (str(tmp_path / "lora"), "org/lora"))
+    there.fetch()
+    assert there.identity() == here.identity() != base.identity()
+    with torch.no_grad():
+        ours, theirs = (model.load("cpu")(input_ids=IDS).logits for model in (there, here))
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(ours, base.load("cpu")(input_ids=IDS).logits)
+    model = LanguageModel("org/lora")
+    model.fetch()
+    with pytest.raises(
+        ValueError, match=r"in org/lora, got an adapter of .*; set model\.id=\S+ model\.adapter=org/lora$"
+    ):
+        model.load_tokenizer()
 
 
 @pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModel])

@@ -1,11 +1,16 @@
 """Chat templates that drop the question, write the date, fail, or end turns in their own way."""
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
+import torch
 
 from datamodules.chat import encode_turns, reads_clock, turn_end
+from datamodules.exact_answers import asking
+from datamodules.files import FileQuestions
 from datamodules.language_model import LanguageModel
+from datamodules.stages import LanguageModelStages
 
 DAY = date(2024, 7, 26)
 PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"
@@ -91,3 +96,15 @@ def test_the_token_behind_an_answer_ends_it(tokenizer, template, expected):
     tokenizer.add_tokens(["<turn>"])
     tokenizer.chat_template = template
     assert turn_end(tokenizer) == (expected and tokenizer.convert_tokens_to_ids(expected))
+
+
+def test_the_date_in_prompts_is_told_once_however_often_the_model_is_asked(
+    language_model, questions_csv, tmp_path, caplog
+):
+    model, data = replace(language_model, chat=True), FileQuestions(path=str(questions_csv))
+    stages = LanguageModelStages(model, data, str(tmp_path), torch.device("cpu"))
+    stages.tokenizer.chat_template = DATED
+    with caplog.at_level("INFO"):
+        stages.prompts(["red?"])
+        stages.prompts(["blue?"], asking(model))
+    assert caplog.text.count("model.date: the chat template writes the date into prompts; they all say 2024-07-26") == 1

@@ -253,3 +253,19 @@ def test_the_option_that_is_marked_is_the_one_that_is_judged(answer, marked):
     verdict = options(answer, question)
     assert verdict.right is (marked == "B")
     assert (verdict.branch == "no option named") is (marked is None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "marked", "right"),
+    [
+        ("The nurse.", "The nurse", True),
+        ("Nurse, I think.", "Nurse", True),
+        ("Mechanic, not the nurse", "Mechanic", False),
+        ("Nobody", None, False),
+    ],
+)
+def test_an_option_is_marked_without_its_article_as_it_is_judged(answer, marked, right):
+    question = Question("a", "a", "?", ("the nurse",), options=(("the nurse",), ("the mechanic",)))
+    exact = RuleExact("options").one(question, answer)
+    assert (exact.span and answer[slice(*exact.span)]) == marked
+    assert options(answer, question).right is right

@@ -345,6 +345,11 @@ def test_too_few_of_a_class_beside_thoughts_that_never_end(thinker, quiz, tmp_pa
         run(thinker, odd, tmp_path, monkeypatch, script(thinker.load_tokenizer(), True))
 
 
+def test_thoughts_too_long_for_the_context_are_told_with_their_option(thinker, quiz, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"longer context, or fewer model.max_new_tokens or model.thinking_tokens$"):
+        run(replace(thinker, thinking_tokens=250), quiz, tmp_path, monkeypatch, script(thinker.load_tokenizer(), True))
+
+
 def test_positions_before_the_answer_fall_on_the_thought_where_they_may():
     rules = [
         {"name": "first", "of": "answer", "at": 0},
