@@ -17,8 +17,6 @@ _THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
 _UNIT = regex.compile(  # 9kg, not 9th
     r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?!e[+-]\d)(?=[^\W\d]{1,5}\b)"
 )
-    r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?!e[+-]\d)(?=[^\W\d]{1,5}\b)"
-)  # 9kg, not 9th
 _SCIENTIFIC = regex.compile(r"(?<![\w.,])-?\d+(?:\.\d+)?e[+-]?\d{1,3}(?!\w|\.\d)")  # 1.5e-12
 _WORD = regex.compile(f"{_SCIENTIFIC.pattern}|{WORD.pattern}")
 _MINUS_CURRENCY = regex.compile(r"(?<!\w)-\s?[$€£]\s?$")  # before the 5 of -$5
