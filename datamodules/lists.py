@@ -6,7 +6,7 @@ import json
 import re
 import tokenize
 from contextlib import suppress
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 _UNREADABLE = (ValueError, SyntaxError, RecursionError, MemoryError)
@@ -56,8 +56,15 @@ def parsed_list(field: str) -> Any:
 
 
 def exact_number(text: str) -> float | Decimal:
-    """A number with a point or an exponent, as a float if that keeps all its digits."""
-    number, exact = float(text), Decimal(text)
+    """A number with a point or an exponent, as a float if that keeps all its digits.
+
+    Raises:
+        ValueError: an exponent of more than 18 digits.
+    """
+    try:
+        number, exact = float(text), Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"expected a number that can be held, got {text[:40]}") from None
     return number if exact.is_nan() or Decimal(str(number)) == exact else exact
 
 

@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 import regex
@@ -13,7 +14,11 @@ from datamodules.words import WORD, is_number, numerals, plain_number
 
 MOST_POWER = 64  # greatest exponent that is worked out
 _THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
-_UNIT = regex.compile(r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?=[^\W\d]{1,5}\b)")  # 9kg, not 9th
+_UNIT = regex.compile(  # 9kg, not 9th
+    r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?!e[+-]\d)(?=[^\W\d]{1,5}\b)"
+)
+_SCIENTIFIC = regex.compile(r"(?<![\w.,])-?\d+(?:\.\d+)?e[+-]?\d{1,3}(?!\w|\.\d)")  # 1.5e-12
+_WORD = regex.compile(f"{_SCIENTIFIC.pattern}|{WORD.pattern}")
 _MINUS_CURRENCY = regex.compile(r"(?<!\w)-\s?[$€£]\s?$")  # before the 5 of -$5
 _MINUS_FRACTION = regex.compile(r"(?<!\w)- $")  # before -½, which is "- 1⁄2 " in plain digits
 _FRACTION_SLASH = "\u2044"
@@ -89,7 +94,8 @@ def answer_number(text: str) -> Number | None:
 
 
 def find_numbers(text: str) -> list[Number]:
-    """Numbers of a text in order: digits and words for numbers, fractions, powers, and numbers with a unit behind them.
+    """Numbers of a text in order: digits and words for numbers, fractions, powers, numbers with an exponent (1.5e-12),
+    and numbers with a unit behind them.
 
     Left out are ordinals (9th), the numbers of list items and steps, and exponents of units (cm²).
 
@@ -98,8 +104,8 @@ def find_numbers(text: str) -> list[Number]:
     """
     plain, origin = _plain(text)
     words, gaps, spans, end = [], [], [], 0
-    for match in WORD.finditer(plain):
-        words.append(plain_number(match[0]))
+    for match in _WORD.finditer(plain):
+        words.append(f"{Decimal(match[0]):f}" if _SCIENTIFIC.fullmatch(match[0]) else plain_number(match[0]))
         gaps.append(plain[end : match.start()].strip())
         spans.append(match.span())
         end = match.end()

@@ -73,4 +73,7 @@ def test_what_numpy_prints_is_read_back(array):
 def test_numbers_keep_digits_that_a_float_would_lose():
     assert isinstance(exact_number("3.14159265"), float)
     assert str(exact_number("3.14159265358979323846")) == "3.14159265358979323846"
+    for text in ("[1e9999999999999999999, 2.5]", "[1e9999999999999999999 2.5]"):
+        with pytest.raises(ValueError, match="expected a number that can be held, got 1e9999999999999999999"):
+            parsed_list(text)
     assert [str(one) for one in parsed_list("[3.14159265358979323846, 0.10]")] == ["3.14159265358979323846", "0.1"]
