@@ -200,12 +200,15 @@ def _drop_unfinished(
     left = len(answers) - len(without)
     never = f"{len(without)} of {len(answers)} end inside their thinking, which does not close within "
     never += f"{model.token_limit} tokens"
+    # Templates switch thinking off within the generation prompt, so without it they cannot.
+    bare = (model.template or {}).get("add_generation_prompt") is False
+    cure = CURE + (", which takes model.template.add_generation_prompt=true" if bare else "")
     if left < 2 * MIN_PER_CLASS:
         raise ValueError(
-            f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {CURE}"
+            f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {cure}"
         )
     names = [questions[i].id for i in without]
-    tell(f"answers: {never}, and are left out ({_listed(names)}); {CURE}")
+    tell(f"answers: {never}, and are left out ({_listed(names)}); {cure}")
     kept = sorted(set(range(len(answers))) - set(without))
     return [questions[i] for i in kept], [answers[i] for i in kept]
 
