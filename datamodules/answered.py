@@ -67,7 +67,8 @@ def answered(
         find_exact: which words of an answer are its exact answer; None: no position asks.
 
     Raises:
-        ValueError: nothing fits, one class is nearly empty, or too few have an exact answer (see `check_exact`).
+        ValueError: nothing fits, a rule gives statements other labels than their own, one class is nearly empty, or too
+            few have an exact answer (see `check_exact`).
     """
     told: set[str] = set()
 
@@ -93,6 +94,11 @@ def answered(
     questions, answers = _drop_unfinished(stages.model, questions, answers, tell)
     unfinished = n_asked - len(questions)
     verdicts = rule(questions, [answer.text for answer in answers], ask)
+    if stages.dataset.stated and any(v.right != q.label for q, v in zip(questions, verdicts, strict=True)):
+        raise ValueError(
+            "rule: expected rule=given for statements, which come with their labels, got a rule that gives others, as "
+            "experiment=paper has it; set rule=given"
+        )
     judged = [i for i, verdict in enumerate(verdicts) if verdict.right is not None]
     if len(judged) < len(verdicts):
         names = [questions[i].id for i, verdict in enumerate(verdicts) if verdict.right is None]
@@ -200,12 +206,15 @@ def _drop_unfinished(
     left = len(answers) - len(without)
     never = f"{len(without)} of {len(answers)} end inside their thinking, which does not close within "
     never += f"{model.token_limit} tokens"
+    # Templates switch thinking off within the generation prompt, so without it they cannot.
+    bare = (model.template or {}).get("add_generation_prompt") is False
+    cure = CURE + (", which takes model.template.add_generation_prompt=true" if bare else "")
     if left < 2 * MIN_PER_CLASS:
         raise ValueError(
-            f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {CURE}"
+            f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {cure}"
         )
     names = [questions[i].id for i in without]
-    tell(f"answers: {never}, and are left out ({_listed(names)}); {CURE}")
+    tell(f"answers: {never}, and are left out ({_listed(names)}); {cure}")
     kept = sorted(set(range(len(answers))) - set(without))
     return [questions[i] for i in kept], [answers[i] for i in kept]
 

@@ -6,7 +6,7 @@ from transformers import AutoModel, BertConfig, BertModel, BertTokenizer
 
 from datamodules.activations import ActivationDataModule
 from datamodules.answers import as_if_said
-from datamodules.correctness import TextRule, given
+from datamodules.correctness import TextRule, given, substring
 from datamodules.exact_answers import RuleExact
 from datamodules.language_model import LanguageModel
 from datamodules.positions import Positions
@@ -143,6 +143,11 @@ def test_activations_of_statements_against_the_model_alone(kind, encoder, tiny_m
     last, end = names.index("last"), names.index("-1")
     assert datamodule.card["coincidence"][last][end] == (0 if kind == "encoder" else 1)
     assert datamodule.card["target"] == "label"
+
+
+def test_a_rule_that_overrules_the_labels_of_statements_is_refused(encoder, tmp_path):
+    with pytest.raises(ValueError, match=r"^rule: expected rule=given for statements, .*; set rule=given$"):
+        made(LanguageModel(str(encoder), dtype="float32", batch_size=8), tmp_path, rule=TextRule(substring))
 
 
 def test_statements_need_no_head_and_no_answers(encoder, tmp_path, caplog):

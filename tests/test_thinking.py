@@ -336,6 +336,9 @@ def test_thinking_that_never_ends_stops_the_run_in_one_line(thinker, quiz, tmp_p
         ValueError, match=r"^answers: expected at least 20 that follow their thinking, got 0; 80 of 80 "
     ):
         run(thinker, quiz, tmp_path, monkeypatch, endless)
+    bare = replace(thinker, template={"enable_thinking": False, "add_generation_prompt": False})
+    with pytest.raises(ValueError, match=r"knows it, which takes model.template.add_generation_prompt=true$"):
+        run(bare, quiz, tmp_path, monkeypatch, endless)
 
 
 def test_too_few_of_a_class_beside_thoughts_that_never_end(thinker, quiz, tmp_path, monkeypatch):
