@@ -11,7 +11,7 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -97,6 +97,11 @@ def _one_line(error: Exception) -> str:
         got = str(error.missing_cfg_file)
         group, _, name = got.rpartition("/")
         return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"expected KEY=VALUE as Hydra reads it, got {error.override}; put a value with signs or blanks in double "
+            """quotation marks, and all of it in single ones, as in 'model.gguf="~/my model.gguf"'"""
+        )
     if isinstance(error, MissingMandatoryValue):
         key = str(error.full_key)
         inner = key.removeprefix("datamodule.")

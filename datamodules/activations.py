@@ -9,10 +9,13 @@ from torch import Tensor
 from datamodules.answered import Answered, LabelRule, answered
 from datamodules.audit import audit_page, index_of
 from datamodules.cache import CacheEntry
+from datamodules.correctness import TextRule, given
 from datamodules.exact_answers import ExactAnswers
+from datamodules.judge import Judge
 from datamodules.label_report import label_report, label_summary
 from datamodules.language_model import LanguageModel
 from datamodules.loaders import GridDataModule
+from datamodules.local_paths import expand_user
 from datamodules.near_duplicates import tell_near_duplicates
 from datamodules.positions import Positions, coincidence
 from datamodules.questions import QuestionSet
@@ -66,13 +69,16 @@ class ActivationDataModule(GridDataModule):
                     f"{group}: expected a configuration with a _target_, got {part or 'an empty one'}; begin it with "
                     "defaults: [NAME], naming one that is there"
                 )
+        _require_rule_for(dataset, rule)
+        if not isinstance(cache_root, str) or not cache_root:
+            raise ValueError(f"cache.root: expected a folder, got {cache_root!r}; name one")
         if isinstance(also, str) or also is None:
             raise ValueError(f"site.also: expected a list of sites, got {also!r}; write site.also=[z,mlp_out]")
         self.sites = list(dict.fromkeys([site, *also]))
         for name in self.sites:
             check_site(name, "site.name" if name == site else "site.also")
         self.model, self.dataset, self.rule, self.spans, self.positions = model, dataset, rule, spans, positions
-        self.layers, self.cache_root = layers, cache_root
+        self.layers, self.cache_root = layers, str(expand_user(cache_root, "cache.root"))
 
     def prepare_data(self) -> None:
         """Fetch weights and questions that are not on this machine."""
@@ -148,3 +154,20 @@ class ActivationDataModule(GridDataModule):
         if self.positions.need_exact_answers:
             page = audit_page(stages.tokenizer, examples)
             log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")
+
+
+def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
+    """Refuse a rule that looks for gold answers, which statements have none of, and labels that questions lack."""
+    if not isinstance(rule, TextRule | Judge):
+        return
+    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is given
+    if dataset.stated and not reads_labels:
+        raise ValueError(
+            f"rule: expected rule=given for {dataset.name}, whose statements come with their labels, got one that "
+            "looks for gold answers; set rule=given"
+        )
+    if reads_labels and not dataset.stated:
+        raise ValueError(
+            f"rule=given: expected statements with labels, got the questions of {dataset.name}; choose another rule, "
+            "such as rule=gold"
+        )

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from datamodules.local_paths import expand_user
+
 log = logging.getLogger(__name__)
 
 CONFIG = "adapter_config.json"
@@ -48,11 +50,11 @@ def find_adapter(setting: str | None, folder: Path) -> Path | None:
         raise ValueError(f"model.adapter: expected null, auto or the folder of an adapter, got {setting!r}; choose one")
     if setting == "auto":
         return folder if (folder / CONFIG).is_file() else None
-    adapter = Path(setting).expanduser()
+    adapter = expand_user(setting, "model.adapter")
     if not (adapter / CONFIG).is_file():
         raise ValueError(
-            f"model.adapter: expected a folder with {CONFIG}, got {setting}; name the folder of the adapter, and "
-            "download one that is on the hub first"
+            f"model.adapter: expected a folder with {CONFIG}, got {setting}; name the folder of the adapter, or "
+            "its hub id"
         )
     return adapter
 

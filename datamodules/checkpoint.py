@@ -26,6 +26,7 @@ from transformers.utils.import_utils import is_gguf_available
 
 from datamodules.adapter import require_full_model
 from datamodules.digests import digest_files
+from datamodules.local_paths import expand_user
 from datamodules.snapshot import fetch_snapshot, find_snapshot
 
 GGUF_MAGIC = b"GGUF"
@@ -167,9 +168,9 @@ def require_checkpoint(id_: str | None, gguf: str | None) -> None:
         ValueError: says what to do.
     """
     if gguf:
-        _require_gguf(Path(gguf).expanduser(), f"model.gguf={gguf}")
+        _require_gguf(expand_user(gguf, "model.gguf"), f"model.gguf={gguf}")
     elif not is_hub_id(str(id_)):
-        folder = Path(str(id_)).expanduser()
+        folder = expand_user(str(id_), "model.id")
         if not folder.is_dir():
             raise ValueError(f"model.id: expected a folder or a hub id such as org/name, got {id_!r}: no such folder")
         require_full_model(folder)
@@ -194,23 +195,25 @@ def fetch_checkpoint(id_: str, revision: str | None) -> None:
 def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, trust_remote_code: bool) -> Checkpoint:
     """Find the files of a model on this machine; those of the hub were fetched before."""
     if gguf:
-        file = Path(gguf).expanduser()
+        file = expand_user(gguf, "model.gguf")
         return Checkpoint(file.parent, f"model.gguf={gguf}", file.name, trust_remote_code)
     named = f"model.id={id_}"
     if is_hub_id(str(id_)):
         folder = find_snapshot("model", str(id_), revision)
         require_full_model(folder, str(id_))
         return Checkpoint(folder, named, trust_remote_code=trust_remote_code, hub_id=id_)
-    return Checkpoint(Path(str(id_)).expanduser(), named, trust_remote_code=trust_remote_code)
+    return Checkpoint(expand_user(str(id_), "model.id"), named, trust_remote_code=trust_remote_code)
 
 
 def _require_gguf(path: Path, named: str) -> None:
     if not path.is_file():
-        raise ValueError(f"{named}: expected a GGUF file, got {path}: no such file")
+        what = "a folder; name the file in it" if path.is_dir() else "no such file"
+        raise ValueError(f"{named}: expected a GGUF file, got {path}: {what}")
     with path.open("rb") as file:
         begins = file.read(len(GGUF_MAGIC))
     if begins != GGUF_MAGIC:
-        raise ValueError(f"{named}: expected a GGUF file, got one that begins with {begins!r}")
+        what = f"one that begins with {begins!r}" if begins else "an empty file; fetch it again"
+        raise ValueError(f"{named}: expected a GGUF file, got {what}")
     if not is_gguf_available():
         raise ValueError(
             f"{named}: expected the package gguf, which reads such files, got none of the version that transformers "

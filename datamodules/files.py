@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from datamodules.columns import ArrowRows
 from datamodules.lists import exact_number, parsed_list
+from datamodules.local_paths import expand_user
 from datamodules.questions import Question, Tell
 from datamodules.table import Row
 from datamodules.tabular import RowQuestions
@@ -87,14 +88,15 @@ class FileQuestions(RowQuestions):
 
     def _read(self, key: str, path: str, tell: Tell) -> Sequence[Row]:
         expected = f"dataset.{key}: expected a {'CSV' if self.kind == 'csv' else self.kind} file, got {path}"
+        file = expand_user(path, f"dataset.{key}")
         try:
             if self.kind == "parquet":
-                table = pq.read_table(Path(path).expanduser())
+                table = pq.read_table(file)
                 return ArrowRows(table.to_pylist(), table.schema)
-            content = Path(path).expanduser().read_bytes()
+            content = file.read_bytes()
         except FileNotFoundError:
             raise ValueError(f"{expected}: no such file") from None
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException, OverflowError) as error:  # a day after the year 9999 overflows
             raise ValueError(f"{expected}: {error}") from None
         try:
             text = content.decode("utf-8-sig" if codecs.lookup(self.encoding).name == "utf-8" else self.encoding)
@@ -103,6 +105,11 @@ class FileQuestions(RowQuestions):
                 f"dataset.encoding: expected one such as utf-8 or latin-1, got {self.encoding!r}"
             ) from None
         except UnicodeDecodeError as error:
+            if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise ValueError(
+                    f"dataset.{key}: expected text in {self.encoding}, got {path} in UTF-16; save it as UTF-8, or set "
+                    "dataset.encoding=utf-16"
+                ) from None
             line = len((content[: error.start] + b"x").splitlines())
             raise ValueError(
                 f"dataset.{key}: expected text in {self.encoding}, got byte {content[error.start]:#04x} in line "
@@ -120,6 +127,7 @@ def _csv_rows(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]
     rows: list[dict[str, Any]] = []
     header: list[str] = []
     unnamed: set[int] = set()  # columns without a name that hold something
+    needed = 0  # fields of a row
     begins, blank, wide = 1, 0, 0  # line of the row being read; lines without text; rows with empty fields too many
     try:
         for fields in reader:
@@ -128,18 +136,19 @@ def _csv_rows(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]
             elif not header:
                 header = [name.strip() for name in fields]
                 named = [name for name in header if name]
+                needed = max(i for i, name in enumerate(header, 1) if name)  # Excel leaves out empty fields behind it
                 if len(set(named)) < len(named):
                     raise ValueError(
                         f"dataset.{key}: expected different column names in {path}, got {', '.join(named)}"
                     )
-            elif len(fields) < len(header) or any(map(str.strip, fields[len(header) :])):
+            elif len(fields) < needed or any(map(str.strip, fields[len(header) :])):
                 raise ValueError(
                     f"dataset.{key}: expected {len(header)} fields a row in {path}, got {len(fields)} in line {begins};"
                     " quote texts that hold commas"
                 )
             else:
                 wide += len(fields) > len(header)
-                unnamed.update(i for i, name in enumerate(header) if not name and fields[i].strip())
+                unnamed.update(i for i, name in enumerate(header[: len(fields)]) if not name and fields[i].strip())
                 rows.append({name: field for name, field in zip(header, fields, strict=False) if name})
             begins = reader.line_num + 1
     except csv.Error as error:

@@ -15,6 +15,7 @@ from uuid import uuid4
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.local_paths import expand_user
 from datamodules.progress import size
 
 KINDS = ("answers", "activations")
@@ -57,7 +58,7 @@ class Held:
 def held(root: str | Path) -> list[Held]:
     """Return all entries below a cache root, the one used last first."""
     entries = []
-    for path in Path(root).expanduser().glob("*/*/manifest.json"):
+    for path in expand_user(root, "cache.root").glob("*/*/manifest.json"):
         if path.parts[-3] in KINDS and not path.parts[-2].startswith("."):
             with suppress(FileNotFoundError):  # another process removed the entry meanwhile
                 entries.append(_held(path.parent))
@@ -126,7 +127,7 @@ def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Con
                 ) from None
         for folder in chosen:  # no run finds them any more, so a removal that is cut short leaves nothing half
             folder.rename(folder.with_name(f".{folder.name}.{uuid4().hex}{REMOVED}"))
-    for folder in Path(root).expanduser().glob(f"*/.*{REMOVED}"):  # and those of a removal that was cut short
+    for folder in expand_user(root, "cache.root").glob(f"*/.*{REMOVED}"):  # and those of a removal that was cut short
         shutil.rmtree(folder)
     console.print(f"Removed {what}.")
 

@@ -90,14 +90,14 @@ class LanguageModel:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        given = self.id or self.gguf
-        if not isinstance(given, str):
-            raise ValueError(
-                f"model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got {self.id!r}; set one"
-            )
         for key in (*TEXTS, "id", "gguf", "adapter", "revision", "tp_plan"):
             if not isinstance(getattr(self, key), str | None):
                 raise ValueError(f"model.{key}: expected a text or null, got {getattr(self, key)!r}; quote it")
+        given = self.gguf or self.id
+        if not given:
+            raise ValueError(
+                f"model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got {self.id!r}; set one"
+            )
         for key, example in (("quantisation", "load_in_4bit: true"), ("template", "enable_thinking: false")):
             value = getattr(self, key)
             if not isinstance(value, dict | None) or {"tokenize", "return_dict"} & set(value or ()):
@@ -127,7 +127,7 @@ class LanguageModel:
                 f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"
             )
         dtype = getattr(torch, str(self.dtype), None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         _day(self.date)
         self.name = self.name or (Path(self.gguf).stem if self.gguf else given)

@@ -1,7 +1,6 @@
 """The datamodule of one's own activations: a safetensors file, streamed in place."""
 
 import json
-from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.loaders import GridDataModule
+from datamodules.local_paths import expand_user
 from datamodules.split import GroupSplit
 from datamodules.store import TensorFile
 from datamodules.stored import Contents, contents
@@ -44,7 +44,7 @@ class PrecomputedDataModule(GridDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(split, block_bytes, batch_size, seed)
-        self.path = Path(path).expanduser()
+        self.path = expand_user(path, "datamodule.path")
 
     def setup(self, stage: str | None = None) -> None:
         """Check all of the file but the activations.

@@ -31,6 +31,9 @@ class GroupSplit:
             raise ValueError(f"split.seed: expected a whole number of at least 0, got {self.seed!r}")
         if type(self.own_test) is not bool:
             raise ValueError(f"split.own_test: expected true or false, got {self.own_test!r}")
+        for key in ("val", "test"):
+            if type(getattr(self, key)) not in (int, float):
+                raise ValueError(f"split.{key}: expected a share such as 0.2, got {getattr(self, key)!r}")
         if not (self.val >= 0 and self.test > 0 and self.val + self.test < 1):
             raise ValueError(
                 f"split: expected val of at least 0, test above 0, and both together below 1, got val={self.val}, "

@@ -279,4 +279,5 @@ def _is_count(value: object) -> bool:
 
 
 def _number(text: str) -> int:
-    return int(text) if re.fullmatch(r"-?\d+", text) else -1
+    """The number of an option; pandas writes 1.0 for 1 where a column has gaps."""
+    return int(text.partition(".")[0]) if re.fullmatch(r"\d+(\.0+)?", text) else -1

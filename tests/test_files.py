@@ -141,6 +141,21 @@ def test_what_excel_leaves_empty_is_dropped_with_a_count(tmp_path):
     ]
 
 
+def test_empty_fields_behind_the_last_named_column_may_be_left_out(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("question,answer,,\nWho?,Ann,,\nWhere?,Rome\nWhen?,Now,\n")
+    told = []
+    assert [one.answers for one in FileQuestions(path=str(path)).load(told.append)] == [("Ann",), ("Rome",), ("Now",)]
+    assert told == [f"{path}: dropped 2 empty columns without a name"]
+
+
+def test_a_time_that_python_cannot_hold_is_told(tmp_path):
+    path = tmp_path / "own.parquet"
+    pq.write_table(pa.table({"question": ["When?"], "answer": pa.array([10**12], pa.timestamp("s"))}), path)
+    with pytest.raises(ValueError, match=r"expected a parquet file, got .*: date value out of range"):
+        FileQuestions(path=str(path), kind="parquet").load()
+
+
 def test_blank_lines_of_json_are_counted(tmp_path):
     path, told = tmp_path / "own.jsonl", []
     path.write_text('{"question": "a", "answer": "b"}\n\n  \n{"question": "c", "answer": "d"}\n')
@@ -199,6 +214,11 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path):
             "jsonl",
             "expected a JSON object a line in .*, got line 1: .*surrogates not allow",
         ),
+        (
+            "question,answer\n".encode("utf-16"),
+            "csv",
+            "got .*own in UTF-16; save it as UTF-8, or set dataset.encoding=utf-16",
+        ),
         (b"PAR1", "parquet", "dataset.path: expected a parquet file, got .*own: "),
     ],
 )
@@ -222,6 +242,7 @@ def test_bad_files_are_refused_with_the_row(tmp_path, content, kind, text):
         ),
         ({"path": "README.md", "encoding": None}, "dataset.encoding: expected a text, got None; quote it"),
         ({"path": 5}, "dataset.path: expected a text, got 5"),
+        ({"path": "~nobody-here/a.csv"}, "dataset.path: expected a path, got ~nobody-here/a.csv: this machine has no"),
         ({"path": "a", "kind": "xls"}, "dataset.kind: expected one of csv, jsonl, parquet; got 'xls'"),
         (
             {"path": "a.csv", "test_path": "./a.csv"},

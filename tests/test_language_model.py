@@ -177,12 +177,23 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"revision": 5}, "model.revision: expected a text or null, got 5"),
         ({"template": "foo"}, "model.template: expected arguments such as .*, got 'foo'"),
         ({"template": {"tokenize": False}}, "model.template: expected arguments such as"),
+        ({"dtype": "float8_e4m3fn"}, "model.dtype: expected float32, bfloat16 or float16, got 'float8_e4m3fn'"),
+        ({"id": None, "gguf": 1}, "model.gguf: expected a text or null, got 1; quote it"),
+        (
+            {"id": None, "gguf": ""},
+            "model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got None",
+        ),
+        ({"id": "~nobody-here/model"}, "model.id: expected a path, got ~nobody-here/model: this machine has no such"),
+        ({"gguf": "~nobody-here/a.gguf"}, "model.gguf: expected a path, got ~nobody-here/a.gguf: this machine has no"),
+        ({"gguf": "tests"}, "model.gguf=tests: expected a GGUF file, got tests: a folder; name the file in it"),
+        ({"gguf": "/dev/null"}, "expected a GGUF file, got /dev/null: no such file"),
         ({"trust_remote_code": "maybe"}, "model.trust_remote_code: expected true or false, got 'maybe'"),
     ],
 )
-def test_settings_are_checked(settings, text):
+def test_settings_are_checked(settings, text, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
     with pytest.raises(ValueError, match=text):
-        LanguageModel("some/model", **settings)
+        LanguageModel(**{"id": "some/model"} | settings)
 
 
 def test_weights_cut_short_are_told(tiny_model, tmp_path):

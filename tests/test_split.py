@@ -35,6 +35,12 @@ def test_impossible_shares_are_refused(val, test):
         GroupSplit(val=val, test=test)
 
 
+@pytest.mark.parametrize("share", ["abc", None, True])
+def test_shares_are_numbers(share):
+    with pytest.raises(ValueError, match=f"split.val: expected a share such as 0.2, got {share!r}"):
+        GroupSplit(val=share)
+
+
 def test_too_few_groups_are_refused():
     with pytest.raises(ValueError, match="expected groups enough for every split, got 2, which leave none for"):
         GroupSplit()(["a", "b"] * 50, [0, 1, 1, 0] * 25)

@@ -94,6 +94,7 @@ def test_context_stands_before_the_question_and_does_not_decide_the_group():
         ({"labels": {"yes": ["ja"], "no": []}}, {"answer": "No"}, "no", (("yes", "ja"), ("no",))),
         ({"labels": {"yes": ["ja"], "no": []}}, {"answer": "ja"}, "yes", (("yes", "ja"), ("no",))),
         ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": 1}, "pos", (("neg",), ("pos",))),
+        ({"labels": {"neg": [], "pos": []}, "first_option": 0}, {"answer": "1.0"}, "pos", (("neg",), ("pos",))),
     ],
 )
 def test_options_and_label_words(settings, row, gold, options):

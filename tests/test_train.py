@@ -293,6 +293,10 @@ OWN = {
         (["probe=mass_mean", "probe.whiten=no"], "probe.whiten: expected true or false, got 'no'"),
         (["probe=minibatch", "probe.l2=auto"], "probe.l2: expected a number above 0, got auto; auto and lists are for"),
         (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
+        (
+            ["model=hf", "model.gguf=~/x.gguf"],
+            "expected KEY=VALUE as Hydra reads it, got model.gguf=~/x.gguf; put a val",
+        ),
         (["model=hf"], "model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got None; set one"),
         (
             ["datamodule=precomputed"],
@@ -331,6 +335,18 @@ OWN = {
         (["dataset=csv", "dataset.path=a", "dataset.name=5"], "dataset.name: expected a text, got 5"),
         (["dataset=csv", "dataset.path=absent.csv"], "expected a CSV file, got absent.csv: no such file"),
         (["cache.root=/dev/null/cache"], "cache.root: expected a folder that can be written, got /dev/null/cache"),
+        (
+            ["cache.root='~nobody-here/cache'"],
+            "cache.root: expected a path, got ~nobody-here/cache: this machine has no",
+        ),
+        (["cache.root=null"], "cache.root: expected a folder, got None; name one"),
+        (["cache.root=''"], "cache.root: expected a folder, got ''; name one"),
+        (
+            ["rule=given"],
+            "rule=given: expected statements with labels, got the questions of demo_facts; choose another",
+        ),
+        (["dataset=statements", "dataset.path=a", "rule=gold"], "rule: expected rule=given for a, whose statements"),
+        (["dataset=statements", "dataset.path=a", "experiment=paper"], "rule: expected rule=given for a, whose state"),
         (["site.layers=[8]"], "site.layers: expected layers of the model, 0 to 7, got [8]"),
         (["dataset.limit=12"], "labels: expected at least 10 right and 10 wrong answers, got"),
     ],

@@ -1,0 +1,21 @@
+"""Files and folders of this machine as people write them."""
+
+from pathlib import Path
+
+
+def expand_user(path: str | Path, key: str) -> Path:
+    """A path with `~` replaced by the home folder.
+
+    Args:
+        path: as it was given.
+        key: option of the configuration that gave it, for the message.
+
+    Raises:
+        ValueError: `~name` of a user that this machine does not have.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{key}: expected a path, got {path}: this machine has no such home folder; write it in full"
+        ) from None
