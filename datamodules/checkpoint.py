@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils.import_utils import is_gguf_available
+from transformers.utils.logging import disable_progress_bar
 
 from datamodules.adapter import require_full_model
 from datamodules.digests import digest_files
@@ -135,6 +136,7 @@ class Checkpoint:
     def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
         if self.gguf:
             settings["gguf_file"] = self.gguf
+        disable_progress_bar()  # of the library, whose carriage returns fill the log
         with self._one_line(expected, cure):
             return load(str(self.folder), trust_remote_code=self.trust_remote_code, **settings)
 
