@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,8 @@ def test_what_is_stored_is_read_again(loaded, tmp_path):
 def test_answers_that_leave_the_batch_change_nothing_for_those_that_stay(name, language_model, monkeypatch):
     """Each family against its own `generate`, one prompt at a time; answers end at a token that some say early."""
     monkeypatch.setattr(answers_module, "CHUNK", 3)
-    network, tokenizer = build(name), language_model.load_tokenizer()
+    network: Any = build(name)
+    tokenizer = language_model.load_tokenizer()
     rng = random.Random(name)
     prompts = [[rng.randrange(3, VOCABULARY) for _ in range(rng.randrange(2, 12))] for _ in range(9)]
     network.generation_config = GenerationConfig(eos_token_id=None, pad_token_id=0)
