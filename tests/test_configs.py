@@ -29,6 +29,7 @@ WITH_A_PATH = [
 NEEDED = {
     "model=hf": ["model.id=org/name"],
     "dataset=hub": ["dataset.id=org/name"],
+    "rule=given": ["dataset=statements", "dataset.path=some.csv"],
     **{f"dataset={name}": ["dataset.path=some.csv"] for name in WITH_A_PATH},
     "datamodule=precomputed": ["datamodule.path=some.safetensors"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # so that it can be made where there is none

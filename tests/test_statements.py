@@ -146,7 +146,7 @@ def test_activations_of_statements_against_the_model_alone(kind, encoder, tiny_m
 
 
 def test_a_rule_that_overrules_the_labels_of_statements_is_refused(encoder, tmp_path):
-    with pytest.raises(ValueError, match=r"^rule: expected rule=given for statements, .*; set rule=given$"):
+    with pytest.raises(ValueError, match=r"^rule: expected rule=given for facts, .*; set rule=given$"):
         made(LanguageModel(str(encoder), dtype="float32", batch_size=8), tmp_path, rule=TextRule(substring))
 
 
