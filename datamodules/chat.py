@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import MAXYEAR, date, datetime, timedelta
 from typing import Any
 
 from jinja2 import TemplateError
@@ -50,13 +50,12 @@ def encode_turns(
 def reads_clock(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any], today: date) -> bool:
     """Whether a chat template writes the date or the time into its prompt.
 
-    The same turn is rendered twice, the second time more than a year later.
+    The same turn is rendered twice, the second time more than a year later, or earlier where there are no later years.
     """
     turns = [[{"role": "user", "content": "x"}]]
+    other = today + timedelta(days=399 if today.year < MAXYEAR - 1 else -399)
     try:
-        now, later = (
-            _apply(tokenizer, turns, arguments, day, tokenize=False) for day in (today, today + timedelta(days=399))
-        )
+        now, later = (_apply(tokenizer, turns, arguments, day, tokenize=False) for day in (today, other))
     except _FAILURES:
         return False
     return now != later

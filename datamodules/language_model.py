@@ -30,6 +30,11 @@ from datamodules.snapshot import fetch_snapshot, find_snapshot
 log = logging.getLogger(__name__)
 
 TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
+# Of `apply_chat_template`, but not for the template: they would cut or pad the ids of a prompt, or give no ids.
+NOT_OF_TEMPLATES = {
+    "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "padding",
+    "truncation", "max_length",
+}  # fmt: skip
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
@@ -100,7 +105,7 @@ class LanguageModel:
             )
         for key, example in (("quantisation", "load_in_4bit: true"), ("template", "enable_thinking: false")):
             value = getattr(self, key)
-            if not isinstance(value, dict | None) or {"tokenize", "return_dict"} & set(value or ()):
+            if not isinstance(value, dict | None) or NOT_OF_TEMPLATES & set(value or ()):
                 raise ValueError(f"model.{key}: expected arguments such as {{{example}}}, got {value!r}")
         for key in TEXTS:
             text = getattr(self, key)

