@@ -34,7 +34,7 @@ from datamodules.sites import width_of
 
 log = logging.getLogger(__name__)
 
-# Narrower models run on one CPU thread: at width 576, two answer 1.7 times faster alone, six times slower beside others.
+# Narrower models run on one CPU thread: at width 576 two answer 1.7 times faster alone, six times slower beside others.
 THREADED_WIDTH = 1024
 BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
 
