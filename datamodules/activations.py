@@ -6,23 +6,24 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from datamodules.answered import Answered, LabelRule, answered
-from datamodules.audit import audit_page, index_of
-from datamodules.cache import CacheEntry
-from datamodules.correctness import TextRule, given
-from datamodules.exact_answers import ExactAnswers
-from datamodules.judge import Judge
-from datamodules.label_report import label_report, label_summary
-from datamodules.language_model import LanguageModel
-from datamodules.loaders import GridDataModule
-from datamodules.local_paths import expand_user
-from datamodules.near_duplicates import tell_near_duplicates
-from datamodules.positions import Positions, coincidence
-from datamodules.questions import QuestionSet
-from datamodules.sites import check_site, choose_layers
+from datamodules.base import GridDataModule
+from datamodules.examples import LabelledExamples, table_of
+from datamodules.labels.judge import Judge
+from datamodules.labels.labelling import LabelRule, label_examples
+from datamodules.labels.report import label_report, label_summary
+from datamodules.labels.rules import TextRule, given
+from datamodules.labels.span_page import span_page
+from datamodules.labels.spans import SpanFinder
+from datamodules.language.cache.entry import CacheEntry
+from datamodules.language.language_model import LanguageModel
+from datamodules.language.positions import Positions, coincidence
+from datamodules.language.sites import check_site, choose_layers
+from datamodules.language.stages import LanguageModelStages
+from datamodules.questions.near_duplicates import tell_near_duplicates
+from datamodules.questions.question import QuestionSet
 from datamodules.split import GroupSplit
-from datamodules.stages import LanguageModelStages
-from datamodules.store import Shards
+from datamodules.stream.local_paths import expand_user
+from datamodules.stream.store import Shards
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class ActivationDataModule(GridDataModule):
         model: LanguageModel,
         dataset: QuestionSet,
         rule: LabelRule,
-        spans: ExactAnswers,
+        spans: SpanFinder,
         positions: Positions,
         site: str,
         split: GroupSplit,
@@ -98,7 +99,9 @@ class ActivationDataModule(GridDataModule):
             questions = self.dataset.load(log.info if not self.quiet else lambda line: None)
             if not self.split.own_test:
                 questions = [question for question in questions if question.split != "test"]
-            examples = answered(stages, questions, self.rule, self.spans if self.positions.need_exact_answers else None)
+            examples = label_examples(
+                stages, questions, self.rule, self.spans if self.positions.need_exact_answers else None
+            )
             tokens, valid = self.positions.tokens(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
@@ -143,16 +146,16 @@ class ActivationDataModule(GridDataModule):
             tell_near_duplicates([q.text for q in examples.questions], self._rows["test"], log.info)
 
     def _write_for_people(
-        self, entry: CacheEntry, stages: LanguageModelStages, examples: Answered, tokens: Tensor, valid: Tensor
+        self, entry: CacheEntry, stages: LanguageModelStages, examples: LabelledExamples, tokens: Tensor, valid: Tensor
     ) -> None:
         """Put the table of examples, the report on labels and the page of exact answers beside the activations."""
-        entry.write_once("index.parquet", index_of(examples, tokens, valid))
+        entry.write_once("index.parquet", table_of(examples, tokens, valid))
         if not self.dataset.stated:
             judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
             path = entry.write_once("labels.md", label_report(*judged).encode())
             log.info(f"labels: {label_summary(*judged)}; see {path}")
         if self.positions.need_exact_answers:
-            page = audit_page(stages.tokenizer, examples)
+            page = span_page(stages.tokenizer, examples)
             log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")
 
 

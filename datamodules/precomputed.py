@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from datamodules.loaders import GridDataModule
-from datamodules.local_paths import expand_user
+from datamodules.base import GridDataModule
 from datamodules.split import GroupSplit
-from datamodules.store import TensorFile
-from datamodules.stored import Contents, contents
+from datamodules.stream.byte_ranges import Contents, contents
+from datamodules.stream.local_paths import expand_user
+from datamodules.stream.store import TensorFile
 
 AXES = "[N, L, T, D]"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

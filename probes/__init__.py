@@ -1,15 +1,17 @@
 """Linear probes for every layer-token cell: the solver, the AUROC and the Lightning module and callbacks above them."""
 
-from probes.auc_map import AUCMap
-from probes.auroc import GridAUROC, auroc, auroc_variance, auroc_with_variance
-from probes.coincidence import Coincidence
+from probes.analysis.auc_map import AUCMap
+from probes.analysis.auroc import auroc, auroc_variance, auroc_with_variance
 from probes.exact_grid import LogisticGrid
 from probes.grid import ProbeGrid
-from probes.heatmap import Heatmap
-from probes.logistic import LogisticFit, fit_logistic
-from probes.mass_mean import MassMeanGrid, fit_mass_mean
+from probes.grid_auroc import GridAUROC
+from probes.mass_mean import MassMeanGrid
 from probes.minibatch import LinearGrid, MLPGrid
-from probes.report import Report, load_probes
+from probes.report.coincidence import Coincidence
+from probes.report.heatmap import Heatmap
+from probes.report.summary import Report, load_probes
+from probes.solver.logistic import LogisticFit, fit_logistic
+from probes.solver.mass_mean import fit_mass_mean
 
 __all__ = [
     "AUCMap",

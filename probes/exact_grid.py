@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from probes.analysis.reading import finite
 from probes.grid import ProbeGrid
-from probes.logistic import REASONS, fit_logistic
-from probes.penalty import PATH, fit_chosen
-from probes.reading import finite
+from probes.solver.logistic import REASONS, fit_logistic
+from probes.solver.penalty import PATH, fit_chosen
 
 
 class ExactGrid(ProbeGrid):

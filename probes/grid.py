@@ -6,9 +6,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from probes.auc_map import AUCMap
-from probes.auroc import GridAUROC
-from probes.cells import not_finite
+from probes.analysis.auc_map import AUCMap
+from probes.grid_auroc import GridAUROC
+from probes.solver.inputs import not_finite
 
 
 class ProbeGrid(pl.LightningModule):

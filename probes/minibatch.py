@@ -22,7 +22,7 @@ from torch.nn.functional import gelu, softplus
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from probes.auc_map import AUCMap
+from probes.analysis.auc_map import AUCMap
 from probes.grid import ProbeGrid
 
 

@@ -10,8 +10,8 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from datamodules.answers import generate_answers
-from datamodules.language_model import LanguageModel
+from datamodules.language.generation import generate_answers
+from datamodules.language.language_model import LanguageModel
 
 WORDS = ["red", "blue", "green", "stone", "river", "cloud", "lamp", "key", "bird", "café", "naïve", "élan"]
 WORDS += ["北京", "東京", "🦜", "🗝️", "ship's", "co-op", "1999", "42"]

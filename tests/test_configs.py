@@ -9,16 +9,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from datamodules.correctness import TextRule, given, gold, number, options, pattern, substring
-from datamodules.exact_answers import AskedExact, RuleExact
-from datamodules.judge import Judge
-from datamodules.loaders import GridDataModule
-from datamodules.sites import SITES
+from datamodules.base import GridDataModule
+from datamodules.labels.judge import Judge
+from datamodules.labels.rules import TextRule, given, gold, number, options, pattern, substring
+from datamodules.labels.spans import ModelSpans, RuleSpans
+from datamodules.language.sites import SITES
 from probes.grid import ProbeGrid
 from probes.mass_mean import MassMeanGrid
+from tests.support.places import ROOT
 from train import build
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = ROOT / "conf"
 CHOICES = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.rglob("*.yaml") if path.name != "config.yaml"
 )
@@ -119,10 +120,10 @@ def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(
         ("dataset.limit=50", lambda run: run.dataset.limit == 50),
         ("rule=substring", lambda run: run.rule.rule.func is substring),
         ("rule=judge +model@rule.model=gpt2", lambda run: run.rule.model.id == "openai-community/gpt2"),
-        ("dataset=triviaqa", lambda run: (run.rule.rule.func, type(run.spans)) == (gold, AskedExact)),
+        ("dataset=triviaqa", lambda run: (run.rule.rule.func, type(run.spans)) == (gold, ModelSpans)),
         (
             "dataset=triviaqa rule=number spans=rule",
-            lambda run: (run.rule.rule.func, type(run.spans)) == (number, RuleExact),
+            lambda run: (run.rule.rule.func, type(run.spans)) == (number, RuleSpans),
         ),
         ("dataset=imdb", lambda run: (len(run.positions.names), run.rule.rule.func) == (12, options)),
         (
@@ -169,7 +170,7 @@ def test_the_study_s_settings_fit_each_of_its_sets(name, tmp_path):
     judged = name in ("natural_questions", "natural_questions_context")
     assert isinstance(run.rule, Judge if judged else TextRule)
     assert run.rule.rule is substring
-    assert (type(run.spans), run.spans.only_wrong) == (AskedExact, True)
+    assert (type(run.spans), run.spans.only_wrong) == (ModelSpans, True)
     assert run.sites == ["mlp_out"]
     assert run.dataset.limit == 1000
     assert (run.split.val, run.split.test, run.split.own_test) == (0, 0.2, False)
@@ -189,7 +190,7 @@ def test_the_command_line_wins_over_the_study_s_settings(tmp_path):
     )
     cfg = composed(tmp_path, *given.split())
     run = build(cfg.datamodule)
-    assert (run.rule.rule.func, type(run.spans), len(run.positions.names)) == (gold, RuleExact, 4)
+    assert (run.rule.rule.func, type(run.spans), len(run.positions.names)) == (gold, RuleSpans, 4)
     assert (run.sites, run.dataset.limit, run.split.val, run.positions.into_prompt) == (["z"], 7, 0.1, False)
     assert run.model.template == {"enable_thinking": False, "add_generation_prompt": True}
     assert isinstance(build(cfg.probe), MassMeanGrid)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.answers import generate_answers
-from datamodules.language_model import LanguageModel
-from tests.hub_cache import publish_dataset, publish_model
-from tests.hub_models import DEPTH, small_model
-from tests.hub_questions import SCRIPTS, training_texts
+from datamodules.language.generation import generate_answers
+from datamodules.language.language_model import LanguageModel
+from tests.support.hub_cache import publish_dataset, publish_model
+from tests.support.hub_models import DEPTH, small_model
+from tests.support.hub_questions import SCRIPTS, training_texts
 from tests.test_train import run, table
 
 MODEL, SET, N, TOKENS = "mistralai/Mistral-7B-Instruct-v0.2", "mandarjoshi/trivia_qa", 60, 6

@@ -16,11 +16,11 @@ from huggingface_hub import HfApi
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from datamodules import snapshot
-from datamodules.language_model import LanguageModel
-from tests.hub_cache import publish_dataset, publish_model
-from tests.hub_models import DEPTH, small_model
-from tests.hub_questions import SCRIPTS, TEST, Script, expected_labels, script, training_texts
+from datamodules.language import snapshot
+from datamodules.language.language_model import LanguageModel
+from tests.support.hub_cache import publish_dataset, publish_model
+from tests.support.hub_models import DEPTH, small_model
+from tests.support.hub_questions import SCRIPTS, TEST, Script, expected_labels, script, training_texts
 from tests.test_configs import CONF, composed
 from train import run
 
@@ -107,7 +107,7 @@ def go_offline(monkeypatch) -> None:
 def publish_script(cache: Path, name: str) -> tuple[str, Script]:
     """Publish the questions of a data set; returns the commit and what is said to them."""
     if name not in SCRIPTS:
-        raise KeyError(f"no questions for dataset={name}: add its columns to SCRIPTS in tests/hub_questions.py")
+        raise KeyError(f"no questions for dataset={name}: add its columns to SCRIPTS in tests/support/hub_questions.py")
     return publish_dataset(cache, SETS[name], SCRIPTS[name].config, SCRIPTS[name].rows()), SCRIPTS[name]
 
 

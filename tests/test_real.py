@@ -17,12 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datamodules import smollm2
-from datamodules.language_model import LanguageModel
+from datamodules.language import smollm2
+from datamodules.language.language_model import LanguageModel
+from tests.support.places import ROOT
 from tests.test_train import run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-FOLDER = Path(__file__).resolve().parents[1] / "cache" / "models"
+FOLDER = ROOT / "cache" / "models"
 N, TOKENS = 160, 24
 
 

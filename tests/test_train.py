@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,9 +16,10 @@ import torch
 from safetensors import safe_open
 
 from probes.exact_grid import LogisticGrid
-from probes.report import load_probes
+from probes.report.summary import load_probes
+from tests.support.places import ROOT
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+TRAIN = ROOT / "train.py"
 
 
 def command(folder, *overrides):

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from datamodules.capture import capture
-from datamodules.sites import SITES, blocks, decoder
+from datamodules.language.capture import capture
+from datamodules.language.sites import SITES, blocks, decoder
 
 LAYERS, POSITIONS, BATCH = 32, 15, 16
 Sizes = dict[str, Any]

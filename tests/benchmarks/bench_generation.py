@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
-from datamodules.answers import generate_answers
-from datamodules.batches import Batches
-from datamodules.demo import demo_model
+from datamodules.language.batches import Batches
+from datamodules.language.demo import demo_model
+from datamodules.language.generation import generate_answers
 from tests.benchmarks.bench_capture import LAYERS, SEVEN, SMALL, Sizes, made, timed
 
 QUESTIONS, LONGEST, BATCH = 64, 48, 32

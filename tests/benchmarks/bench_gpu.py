@@ -20,9 +20,9 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from datamodules.blocks import CellBlocks, Examples
-from datamodules.memory import Budget
-from datamodules.store import Shards
+from datamodules.stream.blocks import CellBlocks, Examples
+from datamodules.stream.memory import Budget
+from datamodules.stream.store import Shards
 from probes import fit_logistic
 from tests.benchmarks.bench_solver import made
 

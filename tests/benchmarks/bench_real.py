@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from datamodules.answers import generate_answers
-from datamodules.capture import capture
-from datamodules.language_model import LanguageModel
-from datamodules.sets.cities import city_questions
-from datamodules.sites import decoder
-from datamodules.smollm2 import fetch
+from datamodules.language.capture import capture
+from datamodules.language.generation import generate_answers
+from datamodules.language.language_model import LanguageModel
+from datamodules.language.sites import decoder
+from datamodules.language.smollm2 import fetch
+from datamodules.questions.sets.cities import city_questions
 
 N, BATCH, TOKENS, ROUNDS = 64, 64, 60, 3
 

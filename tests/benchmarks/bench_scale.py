@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.activations import ActivationDataModule
-from datamodules.correctness import TextRule, gold
-from datamodules.demo import demo_model
-from datamodules.demo.world import World
-from datamodules.exact_answers import RuleExact
-from datamodules.files import FileQuestions
-from datamodules.positions import Positions
+from datamodules.labels.rules import TextRule, gold
+from datamodules.labels.spans import RuleSpans
+from datamodules.language.demo import demo_model
+from datamodules.language.demo.world import World
+from datamodules.language.positions import Positions
+from datamodules.questions.files import FileQuestions
 from datamodules.split import GroupSplit
 from tests.benchmarks.bench_capture import held
 
@@ -55,7 +55,7 @@ def datamodule(folder: str, n: int) -> ActivationDataModule:
         model=demo_model(prompt="<s>Q: {question}\nA:", dtype="float32", max_new_tokens=48, batch_size=64),
         dataset=FileQuestions(path=f"{folder}/{n}.csv", pattern=PATTERN),
         rule=TextRule(gold),
-        spans=RuleExact(),
+        spans=RuleSpans(),
         positions=Positions(RULES),
         site="resid_post",
         split=GroupSplit(),

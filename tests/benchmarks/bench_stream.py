@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from datamodules.blocks import CellBlocks, Examples
-from datamodules.memory import Budget
-from datamodules.store import Shards
+from datamodules.stream.blocks import CellBlocks, Examples
+from datamodules.stream.memory import Budget
+from datamodules.stream.store import Shards
 
 N, T, D, SHARD = 1000, 15, 4096, 256
 PASSES = 7

@@ -1,0 +1,1 @@
+"""Which answers are right, and where their exact answers stand."""

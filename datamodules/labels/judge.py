@@ -1,0 +1,96 @@
+"""Right or wrong by a judge: where no gold answer occurs, a language model says whether the answer means the same."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datamodules.examples import Verdict
+from datamodules.labels.rules import Rule, TextRule, gold, substring
+from datamodules.labels.spans import Ask, check_asked
+from datamodules.language.language_model import LanguageModel
+from datamodules.questions.question import Question
+
+GOLD_SHOWN = 5  # gold answers and aliases that a judge sees
+
+
+@dataclass
+class Judge:
+    """Labels an answer right where a gold answer occurs in it, and asks a model about the others.
+
+    An answer that the model does not judge, asked `tries` times with other examples, is left out.
+
+    Attributes:
+        tries: most times that one answer is asked about.
+        model: who judges; the model of the answers where None.
+        rule: the function of `correctness` whose right answers need no judge.
+    """
+
+    tries: int = 3
+    model: LanguageModel | None = None
+    rule: Rule = gold
+
+    def __post_init__(self) -> None:
+        check_asked("rule.model", self.model)
+        most = len(_SHOWN)
+        if type(self.tries) is not int or not 1 <= self.tries <= most:
+            raise ValueError(f"rule.tries: expected 1 to {most}, got {self.tries}")
+
+    def __call__(self, questions: Sequence[Question], answers: Sequence[str], ask: Ask) -> list[Verdict]:
+        """Return one verdict for each."""
+        verdicts = [self.rule(answer, question) for question, answer in zip(questions, answers, strict=True)]
+        open_ = [i for i, verdict in enumerate(verdicts) if not verdict.right]
+        for i in open_:
+            verdicts[i] = Verdict(None, "the judge does not say")
+        for k in range(self.tries):
+            if not open_:
+                break
+            texts = [judge_prompt(questions[i], answers[i], k) for i in open_]
+            for i, reply in zip(open_, ask([questions[i].id for i in open_], texts, self.model), strict=True):
+                right = judged(reply)
+                if right is not None:
+                    verdicts[i] = Verdict(right, f"the judge says {'yes' if right else 'no'}")
+            open_ = [i for i in open_ if verdicts[i].right is None]
+        return verdicts
+
+
+def study_rule(
+    dataset: str, judged: Sequence[str], tries: int = 3, model: LanguageModel | None = None
+) -> Judge | TextRule:
+    """The study's own rule for a set: `substring`; in the sets of `judged`, a judge says of the other answers.
+
+    Args:
+        dataset: name of the set.
+        judged: names of sets.
+        tries, model: see `Judge`; used in the sets of `judged` alone.
+    """
+    judge = Judge(tries, model, substring)
+    return judge if dataset in judged else TextRule(substring)
+
+
+def judged(reply: str) -> bool | None:
+    """Whether a reply begins with yes or no, as a word of its own, or neither."""
+    word = re.match(r"\W*(yes|no)\b", reply.casefold())
+    return None if word is None else word[1] == "yes"
+
+
+_EXAMPLES = (
+    ("Who wrote Faust?", "Johann Wolfgang von Goethe", "It is a play by Goethe.", "yes"),
+    ("How far is the Moon from the Earth?", "384,400 km", "Some 240 thousand miles.", "yes"),
+    ("Which river flows through Vienna?", "the Danube", "Vienna lies on the Rhine.", "no"),
+    ("When was the telephone patented?", "1876", "In the nineteenth century.", "no"),
+)
+# Pairs of one example of each verdict, in both orders, so that neither verdict always stands last.
+_SHOWN = [pair for pair in itertools.permutations(_EXAMPLES, 2) if pair[0][3] != pair[1][3]]
+
+
+def judge_prompt(question: Question, answer: str, k: int) -> str:
+    """What a judge is asked about one answer on try k: an instruction, two examples that change with k, the answer."""
+    form = "Question: {}\nReference answer: {}\nGiven answer: {}\nVerdict:"
+    examples = "\n\n".join(f"{form.format(*texts)} {verdict}" for *texts, verdict in _SHOWN[(3 * k) % len(_SHOWN)])
+    reference = " or ".join(question.answers[:GOLD_SHOWN])
+    return (
+        "Below are a question, its reference answer and a given answer. Say whether the given answer is right: "
+        "whether it says the same as the reference, in whatever words. Write yes or no and nothing else.\n\n"
+        f"{examples}\n\n{form.format(question.text, reference, ' '.join(answer.split()))}"
+    )

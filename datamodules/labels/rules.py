@@ -1,0 +1,119 @@
+"""Right or wrong: the label of an answer, from its text and its question alone.
+
+Rules compare whole words as `fold` gives them: `1` is not in `1999`, `Andy Garcia` is Andy García, and nine is 9. Case
+counts only where it tells a name from an ordinary word (`letter_case`): `us` is not US, but `copper` is Copper.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from datamodules.examples import Verdict
+from datamodules.questions.numbers import answer_number, find_numbers, same_number
+from datamodules.questions.question import Question
+from datamodules.questions.words import first, fold, without_article
+
+Rule = Callable[[str, Question], Verdict]
+
+
+def gold(answer: str, question: Question) -> Verdict:
+    """Right where the gold answer, or any of its aliases, occurs as whole words."""
+    said = fold(answer)
+    for i, accepted in enumerate(question.answers):
+        if first(accepted, said) is not None:
+            return Verdict(True, "an alias occurs" if i else "the gold answer occurs")
+    return Verdict(False, "none occurs")
+
+
+def pattern(answer: str, question: Question) -> Verdict:
+    """Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
+
+    So Guinea is not right where Equatorial Guinea is said, nor is what an answer names later on.
+    """
+    if not question.pattern:
+        raise ValueError(
+            f"rule=pattern: expected a regular expression for {question.id}, got none; set dataset.pattern, or choose "
+            "rule=gold"
+        )
+    match = re.search(question.pattern, answer)
+    said = match and match["exact" if "exact" in match.groupdict() else 0]
+    if not said:
+        return Verdict(False, "no match")
+    right = any(fold(said).counted == fold(accepted).counted for accepted in question.answers)
+    return Verdict(right, "a gold answer first" if right else "another match first")
+
+
+def number(answer: str, question: Question) -> Verdict:
+    """Right where the number that the answer gives is the gold one: 9 is `9.0`, `$9`, `nine` and `18/2`.
+
+    `numbers.answer_number` says which number that is, the one that `spans=number` marks: the one after `answer is`, or
+    after a final `=`, else the last. So `3 * 6 = 18` is no right answer where the gold number is 3.
+
+    Raises:
+        ValueError: the gold answer has no number.
+    """
+    wanted = [one.value for accepted in question.answers for one in find_numbers(accepted)]
+    if not wanted:
+        raise ValueError(
+            f"rule=number: expected a number as the gold answer of {question.id}, got {question.answers[0]!r}; "
+            "choose rule=gold"
+        )
+    said = answer_number(answer)
+    if said is None:
+        return Verdict(False, "no number")
+    right = any(same_number(said.value, other) for other in wanted)
+    return Verdict(right, "the gold number" if right else "another number")
+
+
+def options(answer: str, question: Question) -> Verdict:
+    """Right where the gold option is the first to be named, in any of its spellings; of two at one place the longer."""
+    if len(question.options) < 2:
+        raise ValueError(
+            f"rule=options: expected a choice of options for {question.id}, got {list(question.options)}; "
+            "name their columns with dataset.options, or label words with dataset.labels"
+        )
+    said = fold(answer)
+    named = [
+        (at, -len(fold(name).words), option[0])
+        for option in question.options
+        for name in map(without_article, option)  # which would stand before the name that begins with it
+        if (at := first(name, said)) is not None
+    ]
+    if not named:
+        return Verdict(False, "no option named")
+    right = min(named)[2] == question.answers[0]
+    return Verdict(right, "the gold option first" if right else "another option first")
+
+
+def substring(answer: str, question: Question) -> Verdict:
+    """Right where a gold answer occurs as it is written, anywhere, even inside a word; only case is folded.
+
+    The rule of the study's own code, for comparison: `1` is in `1999`. Where there are options, the one found first.
+    """
+    text = answer.lower()
+    gold, wrong = list(question.answers), list[str]()
+    for option in question.options:
+        (gold if option[0] in question.answers else wrong).extend(option)
+    own, others = ([at for words in of if (at := text.find(words.lower().strip())) >= 0] for of in (gold, wrong))
+    right = bool(own) and (not others or min(own) < min(others))
+    return Verdict(right, "found" if right else "not found")
+
+
+def given(answer: str, question: Question) -> Verdict:
+    """The label that came with the text."""
+    return Verdict(question.label, f"given as {int(bool(question.label))}")
+
+
+@dataclass
+class TextRule:
+    """Labels N answers one by one.
+
+    Attributes:
+        rule: the function of this module that does.
+    """
+
+    rule: Rule
+
+    def __call__(self, questions: Sequence[Question], answers: Sequence[str], ask: object = None) -> list[Verdict]:
+        """Return one verdict for each; no model is asked."""
+        return [self.rule(answer, question) for question, answer in zip(questions, answers, strict=True)]

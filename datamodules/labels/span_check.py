@@ -1,0 +1,205 @@
+"""How well exact answers were found: counts for people, and whether the exact-answer columns can be read from them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from datamodules.base import MIN_PER_CLASS
+from datamodules.examples import Span
+from datamodules.labels.spans import NONE, SHORT, count_words
+from datamodules.language.generation import Answer
+from datamodules.questions.find import cuts_word, find
+from datamodules.questions.question import Question, Tell
+
+CLASSES = ("right", "wrong")
+SEARCHED = ("asked", "gold", "options")  # ways that look for words, so that parts of words may be all there is
+PATTERN = 60  # characters of one that are shown
+SAYS_NONE = "say that there is none"
+SHOWN = 5  # answers without an exact answer in the line that stops
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one way of finding exact answers found in the right, or in the wrong, answers.
+
+    Attributes:
+        how: the way, as `Span` has it.
+        label: `right` or `wrong`.
+        n: answers.
+        found: how many of them have an exact answer.
+        parts: how many exact answers are parts of a word, such as `Japan` in `Japanese`.
+        share: median share of an answer's words that is its exact answer; None where none was found.
+    """
+
+    how: str
+    label: str
+    n: int
+    found: int
+    parts: int
+    share: float | None
+
+
+def count_found(answers: Sequence[str], labels: Sequence[bool], exact: Sequence[Span]) -> list[Found]:
+    """Count by way and label, right answers first.
+
+    Args:
+        answers: [N] texts.
+        labels: [N], true for right.
+        exact: [N].
+    """
+    counted = []
+    for how in sorted({one.how for one in exact}):
+        for label in CLASSES:
+            rows = [i for i, one in enumerate(exact) if one.how == how and bool(labels[i]) == (label == "right")]
+            having = [i for i in rows if exact[i].span]
+            shares = [marked_share(answers[i], exact[i]) for i in having]
+            parts = sum(is_part(answers[i], exact[i]) for i in having)
+            if rows:
+                counted.append(Found(how, label, len(rows), len(having), parts, median(shares) if shares else None))
+    return counted
+
+
+def is_part(answer: str, exact: Span) -> bool:
+    """Whether an exact answer is part of a word because the words that were sought stand nowhere else."""
+    return exact.how in SEARCHED and exact.span is not None and cuts_word(answer, exact.span)
+
+
+def marked_share(answer: str, exact: Span) -> float:
+    """Share of an answer's words that is its exact answer, 0 where there is none."""
+    marked = answer[slice(*exact.span)] if exact.span else ""
+    return min(1.0, count_words(marked) / max(1, count_words(answer)))
+
+
+def check_exact(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    labels: Sequence[bool],
+    exact: Sequence[Span],
+    max_new_tokens: int,
+    tell: Tell,
+    warn: Tell,
+) -> None:
+    """Say how often exact answers were found, warn where they mislead, and stop where there are too few.
+
+    A class with few of them makes the exact-answer columns hold nearly one class alone: it stops below `MIN_PER_CLASS`,
+    where no probe can be judged, and warns below a half. It warns too where exact answers are most of the answer.
+
+    Args:
+        questions: [N].
+        answers: [N].
+        labels: [N], true for right.
+        exact: [N].
+        max_new_tokens: longest answer, in tokens.
+        tell: takes a line for people.
+        warn: takes a warning.
+
+    Raises:
+        ValueError: over half of the answers have no exact answer, or fewer than `MIN_PER_CLASS` of a class have one.
+    """
+    texts = [answer.text for answer in answers]
+    for row in count_found(texts, labels, exact):
+        share = "" if row.share is None else f"; median share of the answer's words {row.share:.1%}"
+        tell(f"exact answers: {row.how}, {row.label} answers: found in {_ratio(row.found, row.n)}{share}")
+    found = [i for i, one in enumerate(exact) if one.span]
+    if parts := [i for i in found if is_part(texts[i], exact[i])]:
+        span = exact[parts[0]].span or (0, 0)
+        tell(
+            f"exact answers: {len(parts)} of {len(found)} are parts of a word, as {texts[parts[0]][slice(*span)]!r} of "
+            f"{_word_around(texts[parts[0]], span)!r}: what was sought stands nowhere in their answers as a whole word"
+        )
+    rows = {name: [i for i, label in enumerate(labels) if bool(label) == (name == "right")] for name in CLASSES}
+    having = {name: [i for i in rows[name] if exact[i].span] for name in CLASSES}
+    lacking = {name: [i for i in rows[name] if not exact[i].span] for name in CLASSES}
+    counts = " and ".join(f"{len(having[name])} of {len(rows[name])} {name}" for name in CLASSES)
+    wanted, without = "", []
+    if 2 * len(found) < len(exact):
+        wanted = f"over half of {len(exact)} answers, got {len(found)} ({counts})"
+        without = sorted(lacking["right"] + lacking["wrong"])
+    elif scarce := [name for name in CLASSES if len(having[name]) < MIN_PER_CLASS and lacking[name]]:
+        wanted = f"at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {counts}"
+        without = lacking[scarce[0]]
+    if without:
+        shown = "; ".join(_describe(questions[i], answers[i], exact[i]) for i in without[:SHOWN])
+        raise ValueError(
+            f"spans: expected exact answers in {wanted}; {advise(questions, answers, exact, without, max_new_tokens)}, "
+            f"or choose positions without them; none in: {shown}"
+        )
+    for name in CLASSES:
+        if 2 * len(having[name]) < len(rows[name]):
+            shares = " and ".join(f"{len(having[one]) / len(rows[one]):.1%} of {one}" for one in CLASSES)
+            warn(
+                f"exact answers: found in {shares} answers, so {len(having['right']) / len(found):.1%} of the rows in "
+                f"their columns are right, and {len(rows['right']) / len(exact):.1%} of all; "
+                + advise(questions, answers, exact, lacking[name], max_new_tokens)
+            )
+        long = [i for i in having[name] if count_words(texts[i]) > SHORT]
+        if len(long) >= MIN_PER_CLASS and (share := median(marked_share(texts[i], exact[i]) for i in long)) > 0.5:
+            warn(
+                f"exact answers: in {name} answers of over {SHORT} words they are {share:.1%} of the words (median): "
+                "they look like the answer itself; see exact_answers.html, and narrow dataset.pattern or choose "
+                "another way with spans"
+            )
+
+
+def advise(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    exact: Sequence[Span],
+    lacking: Sequence[int],
+    max_new_tokens: int,
+) -> str:
+    """What to do about the answers without an exact answer in rows `lacking`, for the case at hand."""
+    n = len(lacking)
+    why = {i: _refusal(answers[i].text, exact[i].replies[-1]) for i in lacking if exact[i].replies}
+    # A reply that was not taken is the cause where there is one, however the answer ended.
+    cut = sum(answers[i].finish == "length" and why.get(i, SAYS_NONE) == SAYS_NONE for i in lacking)
+    if 2 * cut > n:
+        return f"{cut} of {n} without one are cut off at model.max_new_tokens={max_new_tokens}: raise it"
+    how = Counter(exact[i].how for i in lacking).most_common(1)[0][0]
+    those = [i for i in lacking if exact[i].how == how]
+    if how == "pattern":
+        pattern = questions[those[0]].pattern
+        shown = pattern if len(pattern) <= PATTERN else f"{pattern[:PATTERN]}…"
+        return f"the pattern '{shown}' matches nothing in {len(those)} of {n} without one: widen dataset.pattern"
+    if how == "options":
+        return (
+            f"{len(those)} of {n} without one name no option: let the question ask for one of them, add spellings to "
+            "dataset.labels, or set spans=model"
+        )
+    if how == "number":
+        return f"{len(those)} of {n} without one hold no number: let the question ask for one, or set spans=model"
+    if how == "gold":
+        return (
+            f"{len(those)} of {n} without one do not hold the gold answer, and spans=rule seeks nothing else here: "
+            "set dataset.pattern, dataset.options or dataset.labels, or spans=number or model"
+        )
+    if how == "asked":
+        replied = ", ".join(f"{count} {what}" for what, count in Counter(why[i] for i in those).most_common())
+        return (
+            f"of the last replies about {len(those)} of {n} without one, {replied}: ask another model with "
+            "+model@spans.model=NAME, or set spans=rule with dataset.pattern"
+        )
+    return "choose another way with spans"
+
+
+def _refusal(answer: str, reply: str) -> str:
+    """Why a reply was not taken."""
+    if reply.casefold() == NONE:
+        return SAYS_NONE
+    return "copy too much of the answer" if find(answer, reply) else "do not stand in the answer"
+
+
+def _describe(question: Question, answer: Answer, exact: Span) -> str:
+    replied = f" (replied {exact.replies[-1][:40]!r})" if exact.replies else ""
+    return f"{question.id} {answer.text.strip()[:80]!r}{replied}"
+
+
+def _ratio(part: int, n: int) -> str:
+    return f"{part} of {n}, {part / n:.1%}"
+
+
+def _word_around(text: str, span: tuple[int, int]) -> str:
+    """The word that a range of characters is part of, and what else stands there between blanks."""
+    before, after = text[: span[0]].split(" ")[-1], text[span[1] :].split(" ")[0]
+    return (before + text[slice(*span)] + after).strip()

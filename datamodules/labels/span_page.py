@@ -1,0 +1,99 @@
+"""A page that shows token by token where exact answers were found, so that a person can check fifty in a minute."""
+
+from html import escape
+
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.examples import LabelledExamples
+from datamodules.labels.span_check import count_found, is_part
+from datamodules.language.tokens import decode, token_ranges
+
+SHOWN = 60  # examples of each of: right, wrong, without an exact answer
+QUESTION = 240  # characters of a question, its last ones: what is asked stands behind the context
+THOUGHT = 40  # tokens of what a model thinks before its answer, the last ones
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .8rem; text-align: right }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left }
+thead { border-bottom: 1px solid #888 } ul { margin: 0 0 2rem; padding-left: 1.2rem }
+article { margin: 0 0 1.1rem; padding-left: .8rem; border-left: 4px solid #bbb }
+article.right { border-color: #3a8f4d } article.wrong { border-color: #c0504d }
+small { color: #666 } p { margin: 0 }
+i { font-style: normal; white-space: pre-wrap } i:nth-of-type(even) { background: #f0f0f0 }
+i.exact, .legend { background: #ffd75e; font-weight: 600 }
+"""
+
+_INTRODUCTION = (
+    "<p>Each answer is shown token by token, every second one shaded. <b class='legend'>Marked tokens</b> are the "
+    "exact answer: the exact-answer columns of the heatmap are read there. The bar on the left is green for a right "
+    "answer and red for a wrong one. Point at a token to see its place in the answer and its id.</p>"
+)
+_WAYS = (
+    "<ul><li><b>pattern</b>: the first match of dataset.pattern</li><li><b>options</b>: the option named first</li>"
+    "<li><b>number</b>: a number</li><li><b>gold</b>: the gold answer or alias that stands first</li><li><b>asked</b>: "
+    "what a model replied when it was asked for it</li></ul>"
+)
+
+
+def span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples) -> str:
+    """Write the page.
+
+    Args:
+        tokenizer: what the answers' ids belong to.
+        examples: N, with what was found.
+
+    Returns:
+        HTML: a table by way and label of how often an exact answer was found, how many are parts of a word, and what
+        share of the answer they are; then up to `SHOWN` examples each of right answers, wrong answers, exact answers
+        that are parts of a word, and answers without one.
+    """
+    labels, exact, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.exact, examples.spans
+    texts = [answer.text for answer in examples.answers]
+    rows = "".join(
+        f"<tr><td>{row.how}</td><td>{row.label}</td><td>{row.n}</td><td>{row.found}</td>"
+        f"<td>{row.found / row.n:.1%}</td><td>{row.parts}</td>"
+        f"<td>{'–' if row.share is None else f'{row.share:.1%}'}</td></tr>"
+        for row in count_found(texts, labels, exact)
+    )
+    parts = [
+        f"<!doctype html><meta charset='utf-8'><title>Exact answers</title><style>{_STYLE}</style>"
+        f"<h1>Exact answers</h1>{_INTRODUCTION}"
+        "<table><thead><tr><th>way</th><th>answers</th><th>of them</th><th>found</th><th>share</th>"
+        "<th>parts of a word</th><th>share of the answer's words, median</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>{_WAYS}"
+    ]
+    for title, wanted in (
+        ("Right answers", lambda i: labels[i] and spans[i]),
+        ("Wrong answers", lambda i: not labels[i] and spans[i]),
+        ("Parts of a word", lambda i: is_part(texts[i], exact[i])),
+        ("No exact answer found", lambda i: not spans[i]),
+    ):
+        chosen = [i for i in range(len(labels)) if wanted(i)]
+        shown = chosen[:: max(1, -(-len(chosen) // SHOWN))]
+        parts.append(f"<h2>{title}</h2><p><small>{len(shown)} of {len(chosen)} shown</small></p>")
+        parts += [_example(tokenizer, examples, i) for i in shown]
+    return "\n".join(parts)
+
+
+def _example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples, i: int) -> str:
+    question, answer, exact, span = examples.questions[i], examples.answers[i], examples.exact[i], examples.spans[i]
+    text, ranges = token_ranges(tokenizer, answer.answer_ids)
+    tokens, done = [], 0
+    for k, (_, end) in enumerate(ranges):  # of a character over several tokens the first shows it all
+        mark = " class='exact'" if span and span[0] <= k <= span[1] else ""
+        tokens.append(f"<i{mark} title='{k}: {answer.answer_ids[k]}'>{escape(text[done:end]) or '&thinsp;'}</i>")
+        done = max(done, end)
+    asked = question.text if len(question.text) <= QUESTION else f"… {question.text[-QUESTION:]}"
+    replies = f"; replies: {escape(' | '.join(exact.replies))}" if exact.replies else ""
+    cut = ", cut off" if answer.finish == "length" else ""
+    verdict = "right" if examples.verdicts[i].right else "wrong"
+    thought = ""
+    if answer.thought_ids:
+        end = decode(tokenizer, answer.thought_ids[-THOUGHT:], special=True)
+        thought = f"<p><small>after {len(answer.thought_ids)} tokens of thinking: … {escape(end)}</small></p>"
+    return (
+        f"<article class='{verdict}'><p><small>{escape(question.id)}, {verdict}{cut}, {exact.how}{replies}</small></p>"
+        f"<p>{escape(asked)}</p>{thought}<p>{''.join(tokens)}</p>"
+        f"<p><small>gold: {escape(' | '.join(question.answers[:5]))}</small></p></article>"
+    )

@@ -1,0 +1,223 @@
+"""Which words of an answer are its exact answer: by a rule, or by asking a model.
+
+What looks at the label, as the study's own way does, finds words in nearly every right answer and misses them in wrong
+ones only; `RuleSpans` with a pattern, options or numbers, and `ModelSpans` by default, do not look.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from datamodules.examples import Span
+from datamodules.language.language_model import LanguageModel
+from datamodules.language.thinking import OFF
+from datamodules.questions.find import find, find_first
+from datamodules.questions.numbers import answer_number
+from datamodules.questions.question import Question
+from datamodules.questions.words import fold, without_article
+
+RULES = ("auto", "pattern", "options", "number")
+REPLY_TOKENS = 48  # longest reply
+NONE = "no answer"  # what a model is asked to reply where there is none
+MAX_WORDS = 6  # of a reply: the gold answers of the study's Movies and Winogrande files have five and fewer
+SHORT = 3  # words that may be a whole answer and its exact answer at once, as in `Herman Melville.`
+
+
+# Asks a model: N ids for messages, N texts, and which model, that of the answers where None. N replies come back.
+Ask = Callable[[Sequence[str], Sequence[str], LanguageModel | None], list[str]]
+
+
+class SpanFinder(Protocol):
+    """A way to find the exact answers of N answers."""
+
+    def __call__(
+        self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
+    ) -> list[Span]:
+        """Return one for each."""
+        ...
+
+
+@dataclass
+class RuleSpans:
+    """The words that a rule names, in right and wrong answers alike.
+
+    Attributes:
+        rule: `pattern`: the first match of the question's regular expression, or of its group `exact`. `options`: the
+            option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
+            see `numbers.answer_number`. `auto`: pattern or options where the question has them, else the gold answer
+            where it occurs, which leaves wrong answers without.
+    """
+
+    rule: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"spans.rule: expected one of {', '.join(RULES)}; got {self.rule!r}")
+
+    def __call__(
+        self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
+    ) -> list[Span]:
+        """Return one for each; no model is asked, and labels are not looked at."""
+        return [self.one(question, answer) for question, answer in zip(questions, answers, strict=True)]
+
+    def one(self, question: Question, answer: str) -> Span:
+        """Return the exact answer of one answer."""
+        if self.rule == "number":
+            said = answer_number(answer)
+            return Span(said.span if said else None, "number")
+        if self.rule == "options" and len(question.options) < 2:
+            raise ValueError(
+                f"spans.rule=options: expected options of every question, got {list(question.options)} for "
+                f"{question.id}; name their columns with dataset.options, or label words with dataset.labels"
+            )
+        if self.rule == "pattern" and not question.pattern:
+            raise ValueError(
+                f"spans.rule=pattern: expected a regular expression for every question, got none for {question.id}; "
+                "set dataset.pattern"
+            )
+        if question.pattern and self.rule != "options":
+            match = re.search(question.pattern, answer)
+            part = "exact" if match and "exact" in match.groupdict() else 0
+            return Span(match.span(part) if match and match[part] else None, "pattern")
+        if question.options:
+            names = [word for option in question.options for word in option]
+            bare = [without_article(name) for name in names]  # as the rule that judges has it
+            return Span(find_first(answer, [*names, *bare], meant=True), "options")
+        return Span(gold_in(question, answer), "gold")
+
+
+@dataclass
+class ModelSpans:
+    """What a model says: asked in the same way about every answer, or as the study does only about wrong ones.
+
+    A reply that does not stand in the answer, or that copies too much of it (see `copies_too_much`), is not taken, and
+    the model is asked again with other examples.
+
+    Attributes:
+        only_wrong: take the gold answer from right answers, and ask about the wrong ones. The rule then depends on the
+            label, as the study's own does. Where a question has options or a pattern, these tell, right or wrong, and
+            nothing is asked.
+        tries: most times that one answer is asked about.
+        max_words: longest reply that is taken, in words.
+        model: who is asked; the model of the answers where None.
+    """
+
+    only_wrong: bool = False
+    tries: int = 5
+    max_words: int = MAX_WORDS
+    model: LanguageModel | None = None
+
+    def __post_init__(self) -> None:
+        most = len(list(itertools.permutations(_EXAMPLES, 2)))
+        if type(self.only_wrong) is not bool:
+            raise ValueError(f"spans.only_wrong: expected true or false, got {self.only_wrong!r}")
+        check_asked("spans.model", self.model)
+        if type(self.tries) is not int or not 1 <= self.tries <= most:
+            raise ValueError(f"spans.tries: expected 1 to {most}, got {self.tries}")
+        if type(self.max_words) is not int or self.max_words < 1:
+            raise ValueError(f"spans.max_words: expected a whole number above 0, got {self.max_words!r}")
+
+    def __call__(
+        self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
+    ) -> list[Span]:
+        """Return one for each."""
+        found = [
+            self._unasked(question, answer, right) if self.only_wrong else None
+            for question, answer, right in zip(questions, answers, labels, strict=True)
+        ]
+        replies: dict[int, list[str]] = {i: [] for i, exact in enumerate(found) if exact is None}
+        for k in range(self.tries):
+            open_ = [i for i in replies if found[i] is None]
+            if not open_:
+                break
+            texts = [extraction_prompt(questions[i].text, answers[i], k) for i in open_]
+            for i, reply in zip(open_, ask([questions[i].id for i in open_], texts, self.model), strict=True):
+                words = cleaned(reply)
+                replies[i].append(words)
+                span = find(answers[i], words)
+                if words.casefold() == NONE or (span and not copies_too_much(words, answers[i], self.max_words)):
+                    found[i] = Span(span, "asked", tuple(replies[i]))
+        return [exact or Span(None, "asked", tuple(replies[i])) for i, exact in enumerate(found)]
+
+    def _unasked(self, question: Question, answer: str, right: bool) -> Span | None:
+        """The exact answer of one answer as `only_wrong` finds it; None: ask."""
+        if question.options or question.pattern:
+            return RuleSpans().one(question, answer)
+        span = gold_in(question, answer) if right else None
+        return Span(span, "gold") if span else None
+
+
+def copies_too_much(reply: str, answer: str, max_words: int = MAX_WORDS) -> bool:
+    """Whether a reply copies the answer instead of naming its exact answer.
+
+    It does with over `max_words` words, or with over half of the answer's words; but up to `SHORT` words may be a whole
+    answer.
+
+    >>> copies_too_much("Herman Melville", "Herman Melville.")
+    False
+    >>> copies_too_much("It was Herman Melville", "It was Herman Melville.")
+    True
+    """
+    n = count_words(reply)
+    return n > max_words or (n > SHORT and 2 * n > count_words(answer))
+
+
+def count_words(text: str) -> int:
+    """Words of a text; each character of a script without blanks is one."""
+    return len(fold(text).words)
+
+
+def check_asked(key: str, model: object) -> None:
+    """Raise ValueError where what is to be asked is given, but not as a model."""
+    if model is not None and not isinstance(model, LanguageModel):
+        raise ValueError(f"{key}: expected null or a model, got {model!r}; give it with +model@{key}=NAME")
+
+
+def asking(model: LanguageModel) -> LanguageModel:
+    """The same model with what suits a short reply: the text as it is, in a turn of its own, one line, no thinking."""
+    # A template takes no notice of arguments that it does not know.
+    template = {**(model.template or {}), "add_generation_prompt": True, **OFF}
+    short = {"stop": "\n", "max_new_tokens": REPLY_TOKENS, "thinking_tokens": 0}
+    return replace(model, prompt="{question}", template=template, **short)
+
+
+def gold_in(question: Question, answer: str) -> tuple[int, int] | None:
+    """Characters of the gold answer or alias that stands first in an answer; whole words before parts of words."""
+    return find_first(answer, question.answers, meant=True)
+
+
+def cleaned(reply: str) -> str:
+    """The words of a reply: its first line, without quotation marks around them and a full stop behind."""
+    lines = reply.strip().splitlines()
+    words = lines[0].strip() if lines else ""
+    words = re.sub(r"^exact answer:\s*", "", words, flags=re.IGNORECASE)
+    return words.strip("\"'`“”‘’«» ").removesuffix(".").strip("\"'`“”‘’«» ")
+
+
+_EXAMPLES = (
+    (
+        "Who wrote the novel Moby-Dick?",
+        "It was written by Herman Melville, who published it in 1851.",
+        "Herman Melville",
+    ),
+    ("What is the capital of Australia?", "Many would say Sydney, and the capital is indeed Sydney.", "Sydney"),
+    ("How many legs does a spider have?", "A spider is not an insect: it walks on eight legs.", "eight"),
+    ("In which year did the Titanic sink?", "The ship went down on its first voyage, in April 1912.", "1912"),
+    ("Which planet is the largest?", "Of the planets around the Sun, Saturn is the largest.", "Saturn"),
+    ("Who painted Guernica?", "I am sorry, I do not know who painted it.", "NO ANSWER"),
+)
+
+
+def extraction_prompt(question: str, answer: str, k: int) -> str:
+    """What a model is asked about one answer on try k: an instruction, two examples that change with k, the answer."""
+    pairs = list(itertools.permutations(_EXAMPLES, 2))
+    shown = pairs[(7 * k) % len(pairs)]  # 7 and the number of pairs, 30, have no common divisor: all come in turn
+    examples = "\n\n".join(f"Question: {q}\nAnswer: {a}\nExact answer: {e}" for q, a, e in shown)
+    return (
+        "Below are a question and an answer to it. Copy from the answer the exact answer: the shortest words that "
+        "answer the question, right or wrong, letter by letter as they stand there. Write nothing else. If the answer "
+        f"gives none, write NO ANSWER.\n\n{examples}\n\n"
+        f"Question: {question}\nAnswer: {' '.join(answer.split())}\nExact answer:"
+    )

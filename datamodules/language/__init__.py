@@ -1,0 +1,1 @@
+"""The language model: loading, prompts, generation, sites, capture, tokens, positions, and its cached stages."""

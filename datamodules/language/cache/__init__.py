@@ -1,0 +1,1 @@
+"""The content-addressed store of what the language model made, and its inventory."""

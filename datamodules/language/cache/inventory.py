@@ -1,0 +1,168 @@
+"""What the cache holds, as a table for people, and the removal of what is no longer wanted."""
+
+import fcntl
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.language.progress import size
+from datamodules.stream.local_paths import expand_user
+
+KINDS = ("answers", "activations")
+SHORTEST = 4  # characters of a key that may name it
+SHOWN = 10  # characters of a key in the table
+REMOVED = ".removed"  # end of the name of a folder that is being removed
+
+
+@dataclass(frozen=True)
+class Held:
+    """One entry of the cache.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+        shards: finished ones.
+        bytes: of its files.
+        used: when a run last opened it.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    shards: int
+    bytes: int
+    used: datetime
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the manifest says for people."""
+        about = self.manifest.get("about")
+        return about if isinstance(about, dict) else {}
+
+    @property
+    def state(self) -> str:
+        """`whole`, or how many of its shards are there."""
+        n = self.manifest.get("shards")
+        return "whole" if n == self.shards else f"{self.shards} of {n}"
+
+
+def held(root: str | Path) -> list[Held]:
+    """Return all entries below a cache root, the one used last first."""
+    entries = []
+    for path in expand_user(root, "cache.root").glob("*/*/manifest.json"):
+        if path.parts[-3] in KINDS and not path.parts[-2].startswith("."):
+            with suppress(FileNotFoundError):  # another process removed the entry meanwhile
+                entries.append(_held(path.parent))
+    return sorted(entries, key=lambda entry: entry.used, reverse=True)
+
+
+def _held(folder: Path) -> Held:
+    used, path = folder / ".local" / "used", folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError:
+        manifest = {}
+    sizes = []
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a file that is being written gets another name
+            sizes.append(file.stat().st_size if file.is_file() else 0)
+    return Held(
+        folder,
+        manifest if isinstance(manifest, dict) else {},
+        len(list(folder.glob("shard-*.json"))),
+        sum(sizes),
+        datetime.fromtimestamp((used if used.exists() else path).stat().st_mtime),
+    )
+
+
+def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Console | None = None) -> None:
+    """Show what the cache holds, or remove entries by key; on a terminal, ask first.
+
+    Args:
+        root: folder of the cache.
+        prune: key, or a list of keys, of entries to remove; the first characters will do.
+        console: where it is shown.
+
+    Raises:
+        ValueError: a key is not there, names several entries, or is in use; nothing is removed then.
+    """
+    console = console or Console()
+    entries = held(root)
+    if prune is None:
+        console.print(f"{root}: {len(entries)} entries, {size(sum(entry.bytes for entry in entries))}", soft_wrap=True)
+        console.print(_table(entries))
+        return
+    keys = prune if isinstance(prune, list | tuple) else [prune]
+    if not keys:
+        raise ValueError("cache.prune: expected a key or a list of keys, got an empty list; see them without it")
+    chosen = {entry.folder: entry for entry in (_find(entries, key, root) for key in keys)}
+    what = f"{len(chosen)} of {len(entries)} entries, {size(sum(entry.bytes for entry in chosen.values()))}"
+    if sys.stdin.isatty():
+        console.print(_table(list(chosen.values())))
+        try:
+            reply = console.input(f"Remove {what}? [y/N] ", markup=False)
+        except EOFError:  # the end of the input is no yes
+            reply = ""
+        if reply.strip().casefold() not in ("y", "yes"):
+            console.print("Nothing was removed.")
+            return
+    with ExitStack() as locks:
+        for folder in chosen:
+            used = locks.enter_context((folder / ".local" / "used").open("w"))
+            try:
+                fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"cache.prune: expected entries that no run is using, got {folder.name}; wait for that run, or "
+                    "stop it"
+                ) from None
+        for folder in chosen:  # no run finds them any more, so a removal that is cut short leaves nothing half
+            folder.rename(folder.with_name(f".{folder.name}.{uuid4().hex}{REMOVED}"))
+    for folder in expand_user(root, "cache.root").glob(f"*/.*{REMOVED}"):  # and those of a removal that was cut short
+        shutil.rmtree(folder)
+    console.print(f"Removed {what}.")
+
+
+def _find(entries: Sequence[Held], key: object, root: str) -> Held:
+    if not isinstance(key, str):
+        raise ValueError(
+            f"cache.prune: expected the characters of a key, got the number {key}; quote it: cache.prune=\\'KEY\\'"
+        )
+    found = [entry for entry in entries if len(key) >= SHORTEST and entry.folder.name.startswith(key)]
+    if len(found) != 1:
+        got = "which none has" if not found else f"which {len(found)} have"
+        raise ValueError(
+            f"cache.prune: expected keys of {root}, or at least {SHORTEST} first characters of them, got {key!r}, "
+            f"{got}; see them with experiment=cache_info"
+        )
+    return found[0]
+
+
+def _table(entries: Sequence[Held]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("key", "model", "dataset", "site"):
+        table.add_column(name, overflow="fold", no_wrap=name == "key")
+    for name in ("examples", "bytes", "state", "last used"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for entry in entries:
+        about = entry.about
+        table.add_row(
+            entry.folder.name[:SHOWN],
+            str(about.get("model", "?")),
+            str(about.get("dataset", "?")),
+            str(entry.manifest.get("site", entry.folder.parent.name)),
+            f"{examples:,}" if isinstance(examples := about.get("examples"), int) else "?",
+            size(entry.bytes),
+            entry.state,
+            f"{entry.used:%Y-%m-%d}",
+        )
+    return table

@@ -1,0 +1,121 @@
+"""Activations of chosen tokens at every layer, read by forward hooks in one pass; nothing else is kept.
+
+Layer i is block i, counted from 0; `resid_pre` of a block is what enters it and `resid_post` what leaves it, before any
+final norm. Where the other sites are is found in `sites`.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from datamodules.language.sites import blocks, decoder, place_of
+
+VERSION = 2  # part of the cache key: raise it when the same inputs would give other activations
+
+
+@torch.inference_mode()
+def capture(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    tokens: Tensor,
+    sites: Sequence[str],
+    layers: Sequence[int],
+) -> dict[str, Tensor]:
+    """Read sites at chosen tokens of a batch of sequences, all of them in one forward.
+
+    Args:
+        model: causal language model, of which the head is not run, or an encoder.
+        sequences: n token id sequences, prompt plus answer, of any lengths.
+        tokens: [n, T, 2] int64, first and last token of each position; where they differ, the mean is taken of all
+            from one to the other.
+        sites: from `SITES`.
+        layers: L block numbers.
+
+    Returns:
+        for each site [n, L, T, D] in the model's dtype, on the device of its first weights; D is that of the site.
+
+    Raises:
+        ValueError: the model lacks a site; names those it has.
+    """
+    n, width = len(sequences), max(map(len, sequences))
+    # Padded on the right: positions then count from 0 in every row, and causal attention never sees the padding.
+    ids, mask = torch.zeros(2, n, width, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    language, every, stream = decoder(model), blocks(model), model.config.get_text_config(decoder=True).hidden_size
+    gather = _Gather(tokens, width, model.device)
+    found: dict[tuple[str, int], Tensor | torch.Size] = {}
+    settings = {"use_cache": False} if hasattr(model.config.get_text_config(decoder=True), "use_cache") else {}
+    with ExitStack() as hooks:
+        for site in dict.fromkeys(sites):
+            for layer in layers:
+                place = place_of(site, every[layer], stream)
+                for module in place.modules:  # what the one called last leaves in `found` stays
+                    hooks.callback(_hook(module, place.side, gather, found, (site, layer)).remove)
+        language(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **settings)
+    if missed := next((key for key in product(sites, layers) if key not in found), None):
+        raise ValueError(f"site: expected {missed[0]} of block {missed[1]} to be computed, got a forward without it")
+    taken = {key: h for key, h in found.items() if isinstance(h, Tensor)}
+    if shape := next((shape for key, shape in found.items() if key not in taken), None):
+        raise ValueError(f"site: expected activations [{n}, {width}, D], got {list(shape)}; choose another site")
+    return {site: torch.stack([taken[site, layer].to(model.device) for layer in layers], 1) for site in sites}
+
+
+class _Gather:
+    """Takes the wanted tokens out of what a module reads or writes."""
+
+    def __init__(self, tokens: Tensor, width: int, device: torch.device) -> None:
+        first, last = tokens.to(device).unbind(-1)
+        self.shape = (len(tokens), width)
+        self.rows, self.at = torch.arange(len(tokens), device=device)[:, None], first
+        self.several = (last > first).any(0).nonzero()[:, 0].tolist()  # positions that are means somewhere
+        at = torch.arange(width, device=device)
+        self.within = (at >= first[:, self.several, None]) & (at <= last[:, self.several, None])  # [n, .., width]
+
+    def __call__(self, tensor: Tensor) -> Tensor | torch.Size:
+        """[n, T, D] of [n, width, D], or of the same with its first two axes in one; of another shape, the shape."""
+        n, width = self.shape
+        if tensor.shape[:-1] not in ((n, width), (n * width,)):
+            return tensor.shape  # no mistake where another of the modules is called later
+        tensor, device = tensor.reshape(n, width, -1), tensor.device
+        taken = tensor[self.rows.to(device), self.at.to(device)]
+        for t, within in zip(self.several, self.within.to(device).unbind(1), strict=True):
+            total = tensor.masked_fill(~within[..., None], 0).sum(1, dtype=torch.float32)
+            taken[:, t] = (total / within.sum(1, keepdim=True)).to(taken.dtype)
+        return taken
+
+
+def _hook(
+    module: nn.Module,
+    side: str,
+    gather: _Gather,
+    found: dict[tuple[str, int], Tensor | torch.Size],
+    key: tuple[str, int],
+) -> torch.utils.hooks.RemovableHandle:
+    # Any: blocks take their input by position or by name, and give a tensor or a tuple that starts with it.
+    def read_input(_: nn.Module, args: Any, kwargs: Any) -> None:
+        found[key] = gather(args[0] if args else kwargs["hidden_states"])
+
+    def read_output(_: nn.Module, args: Any, output: Any) -> None:
+        found[key] = gather(output[0] if isinstance(output, tuple | list) else output)
+
+    if side == "input":
+        return module.register_forward_pre_hook(read_input, with_kwargs=True)
+    return module.register_forward_hook(read_output)
+
+
+def check_finite(acts: Tensor, layers: Sequence[int], positions: Sequence[str], ids: Sequence[str]) -> None:
+    """Raise ValueError naming layer, position and example of the first NaN or infinity in acts [n, L, T, D]."""
+    if torch.isfinite(acts).all():
+        return
+    n, layer, position, unit = torch.nonzero(~torch.isfinite(acts))[0].tolist()
+    raise ValueError(
+        f"activations: expected finite numbers, got {acts[n, layer, position, unit].item()} at layer {layers[layer]}, "
+        f"position {positions[position]}, example {ids[n]}; try model.dtype=bfloat16 or float32"
+    )

@@ -1,0 +1,223 @@
+"""The files of a language model on this machine, and what is loaded from them: configuration, tokenizer, weights.
+
+A checkpoint is a folder in the layout of transformers, or one GGUF file, whose weights are unpacked while they load.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.import_utils import is_gguf_available
+from transformers.utils.logging import disable_progress_bar
+
+from datamodules.language.adapter import require_full_model
+from datamodules.language.digests import digest_files
+from datamodules.language.snapshot import fetch_snapshot, find_snapshot
+from datamodules.stream.local_paths import expand_user
+
+GGUF_MAGIC = b"GGUF"
+# Kinds of files that decide what is computed.
+CONTENT = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model's files are.
+
+    Attributes:
+        folder: holds the files.
+        named: how a message names it: the option of the configuration with its value.
+        gguf: name of the GGUF file in the folder; None: the folder holds `config.json` and weights.
+        trust_remote_code: run code that comes with the weights.
+        hub_id: of the repository whose snapshot the folder is; None: the files are the user's own.
+    """
+
+    folder: Path
+    named: str
+    gguf: str | None = None
+    trust_remote_code: bool = False
+    hub_id: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder, or the one file."""
+        return self.folder / self.gguf if self.gguf else self.folder
+
+    def load_config(self) -> PretrainedConfig:
+        """Configuration of the language part.
+
+        Raises:
+            ValueError: the files describe no model that transformers knows.
+        """
+        return self._config.get_text_config(decoder=True)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.gguf:  # a file that is cut short or of an unknown kind is no matter of its tokenizer
+            self.load_config()
+        expected = "a tokenizer beside the weights" if self.gguf is None else "a tokenizer in the file"
+        cure = "save one there with tokenizer.save_pretrained" if self.gguf is None else "choose another file"
+        return self._load(expected, AutoTokenizer.from_pretrained, cure)
+
+    def load_network(self, dtype: torch.dtype, head: bool, placement: dict[str, Any]) -> PreTrainedModel:
+        """Load the weights, ready for inference, on the CPU or where `placement` says.
+
+        Args:
+            dtype: of weights and computation.
+            head: with the head that gives the next token; without it, an encoder can be loaded too.
+            placement: `device_map`, `tp_plan`, `quantization_config` of `from_pretrained`, those that are given.
+
+        Raises:
+            ValueError: the files hold no such model, or not all of its weights.
+        """
+        auto: Any = AutoModelForCausalLM if head else AutoModel
+        # Unpacked, because kernels for packed weights compute other numbers, and only some machines have them.
+        unpacked = {"quantization_config": GgufConfig(dequantize=True), "config": self._config} if self.gguf else {}
+        model, told = self._load(
+            f"the weights of a {'causal ' * head}language model",
+            auto.from_pretrained,
+            dtype=dtype,
+            output_loading_info=True,
+            **unpacked,
+            **placement,
+        )
+        # Weights that are missing would be drawn at random. A pooler stands behind every block.
+        missing = sorted(name for name in told["missing_keys"] if head or "pooler" not in name)
+        if missing:
+            raise ValueError(
+                f"{self.named}: expected every weight, got none for {len(missing)}, such as {missing[0]}; fetch or "
+                "save the model again"
+            )
+        if head:  # of its settings only the stop tokens: beams, penalties and least lengths are not greedy answers
+            model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+        return model.eval().requires_grad_(False)
+
+    def identify(self, memory: Path | None) -> dict[str, str]:
+        """What tells these files from others: the commit of the hub, or the digest of each file.
+
+        Args:
+            memory: folder in which digests of large files are remembered; None: they are computed each time.
+        """
+        if self.gguf:
+            return {"gguf": digest_files([self.path], memory)[self.path]}
+        if self.hub_id:
+            return {"id": self.hub_id, "commit": self.folder.name}
+        files = [path for path in sorted(self.folder.rglob("*")) if path.suffix in CONTENT and path.is_file()]
+        return {str(path.relative_to(self.folder)): digest for path, digest in digest_files(files, memory).items()}
+
+    @cached_property
+    def _config(self) -> PretrainedConfig:
+        """Read once: a GGUF file takes seconds."""
+        if self.gguf:
+            expected = "a whole GGUF file of an architecture that transformers reads"
+            return self._load(expected, AutoConfig.from_pretrained, "fetch it again, or choose another file")
+        return self._load("a configuration that transformers reads", AutoConfig.from_pretrained)
+
+    def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
+        if self.gguf:
+            settings["gguf_file"] = self.gguf
+        disable_progress_bar()  # of the library, whose carriage returns fill the log
+        with self._one_line(expected, cure):
+            return load(str(self.folder), trust_remote_code=self.trust_remote_code, **settings)
+
+    @contextmanager
+    def _one_line(self, expected: str, cure: str) -> Iterator[None]:
+        """Turn what transformers says of broken files into one line."""
+        behind = f"; {cure}" if cure else ""
+        try:
+            yield
+        except ImportError as error:
+            raise ValueError(
+                f"model: expected the packages that device_map and quantisation need, got "
+                f"{' '.join(str(error).split())[:120]}; pip install -c constraints.txt -e '.[quantisation]'"
+            ) from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # readers of damaged files raise nearly anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            raise ValueError(f"{self.named}: expected {expected}, got none that loads ({reason}){behind}") from error
+
+
+def is_hub_id(given: str) -> bool:
+    """Whether a text names a repository of the hub: it is no folder, and does not look like one."""
+    return not (given.startswith((".", "/", "~")) or given.count("/") > 1 or Path(given).is_dir())
+
+
+def require_checkpoint(id_: str | None, gguf: str | None) -> None:
+    """Refuse files that are not there, or not those of a model, before anything is computed; hub ids are not asked for.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    if gguf:
+        _require_gguf(expand_user(gguf, "model.gguf"), f"model.gguf={gguf}")
+    elif not is_hub_id(str(id_)):
+        folder = expand_user(str(id_), "model.id")
+        if not folder.is_dir():
+            raise ValueError(f"model.id: expected a folder or a hub id such as org/name, got {id_!r}: no such folder")
+        require_full_model(folder)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {id_!r}")
+
+
+def fetch_checkpoint(id_: str, revision: str | None) -> None:
+    """Download the files of a hub model that are not on this machine yet; a folder needs nothing."""
+    if is_hub_id(id_):
+        patterns = [f"*{suffix}" for suffix in CONTENT if suffix != ".bin"]
+        found = fetch_snapshot("model", id_, revision, patterns, "consolidated*")
+        if not any(found.rglob("*.safetensors")):  # an older repository
+            fetch_snapshot("model", id_, revision, ["*.bin"])
+            if not any(found.rglob("*.bin")):
+                raise ValueError(
+                    f"model.id={id_}: expected weights (*.safetensors or *.bin), got none in {found}; connect and run "
+                    "again, or choose another repository"
+                )
+
+
+def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, trust_remote_code: bool) -> Checkpoint:
+    """Find the files of a model on this machine; those of the hub were fetched before."""
+    if gguf:
+        file = expand_user(gguf, "model.gguf")
+        return Checkpoint(file.parent, f"model.gguf={gguf}", file.name, trust_remote_code)
+    named = f"model.id={id_}"
+    if is_hub_id(str(id_)):
+        folder = find_snapshot("model", str(id_), revision)
+        require_full_model(folder, str(id_))
+        return Checkpoint(folder, named, trust_remote_code=trust_remote_code, hub_id=id_)
+    return Checkpoint(expand_user(str(id_), "model.id"), named, trust_remote_code=trust_remote_code)
+
+
+def _require_gguf(path: Path, named: str) -> None:
+    if not path.is_file():
+        what = "a folder; name the file in it" if path.is_dir() else "no such file"
+        raise ValueError(f"{named}: expected a GGUF file, got {path}: {what}")
+    with path.open("rb") as file:
+        begins = file.read(len(GGUF_MAGIC))
+    if begins != GGUF_MAGIC:
+        what = f"one that begins with {begins!r}" if begins else "an empty file; fetch it again"
+        raise ValueError(f"{named}: expected a GGUF file, got {what}")
+    if not is_gguf_available():
+        raise ValueError(
+            f"{named}: expected the package gguf, which reads such files, got none of the version that transformers "
+            'needs; pip install -c constraints.txt -e ".[gguf]"'
+        )

@@ -1,0 +1,44 @@
+"""The embedded model and its two question sets; see `world` for what it knows and `train_model` for how it learnt."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+from datamodules.language.demo.world import FACTS, KNOWN_SHARE, N_FORMS, N_KNOWN, N_KNOWN_STEMS, World
+from datamodules.language.language_model import LanguageModel
+from datamodules.questions.question import Question, QuestionSet, Tell
+
+KNOWN_QUESTIONS = {"facts": len(FACTS) * N_KNOWN, "words": N_FORMS * N_KNOWN_STEMS}  # that can be asked
+
+
+def demo_model(**settings: Any) -> LanguageModel:
+    """Return the embedded language model with its weights from the package."""
+    return LanguageModel(
+        id=str(files("datamodules.language.demo") / "weights"), name="probegrid demo model", **settings
+    )
+
+
+@dataclass
+class DemoQuestions(QuestionSet):
+    """One of the two question sets about the model's world.
+
+    Attributes:
+        skill: `facts` (remembered about people) or `words` (translated from a language of the world).
+        name: shown to people.
+        limit: number of questions.
+        seed: of the draw.
+    """
+
+    skill: Literal["facts", "words"]
+    name: str
+    limit: int = 2000
+    seed: int = 0
+
+    def load(self, tell: Tell | None = None) -> list[Question]:
+        """Draw the questions."""
+        world = World()
+        most = int(KNOWN_QUESTIONS[self.skill] / KNOWN_SHARE)
+        if not 1 <= self.limit <= most:
+            raise ValueError(f"dataset.limit: expected 1 to {most} questions of {self.name}, got {self.limit}")
+        draw = world.fact_questions if self.skill == "facts" else world.word_questions
+        return draw(self.limit, self.seed)

@@ -1,0 +1,274 @@
+"""Greedy answers in batches: token ids, log-probabilities and the reason of stopping; and how they are stored."""
+
+import io
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import DynamicLayer
+
+from datamodules.language.thinking import count_thought, find_answer, opens_block
+
+CHUNK = 16  # tokens between two looks at which answers have ended: each look costs as much as a small part of a step
+VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
+
+STORED = pa.schema(
+    {
+        "prompt_ids": pa.list_(pa.int32()),
+        "answer_ids": pa.list_(pa.int32()),
+        "logprobs": pa.list_(pa.float32()),
+        "finish": pa.string(),
+        "text": pa.string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one prompt.
+
+    Attributes:
+        prompt_ids: token ids that the model read.
+        answer_ids: token ids that it wrote, the stop token included; without `thought_ids`.
+        logprobs: natural log-probability of each of `answer_ids`.
+        finish: `stop` when it ended its answer, `length` when it was cut off, `given` when it is a given text.
+        text: `answer_ids` decoded without special tokens.
+        thought_ids: token ids that it wrote before the answer, where `cut_thinking` set them apart: its thinking, the
+            marks around it and the blanks behind it. They are read with the prompt and the answer, and are part of
+            neither.
+    """
+
+    prompt_ids: Sequence[int]
+    answer_ids: Sequence[int]
+    logprobs: Sequence[float]
+    finish: Literal["stop", "length", "given"]
+    text: str
+    thought_ids: Sequence[int] = ()
+
+
+class _ChosenLogprobs(LogitsProcessor):
+    """Keeps the log-probability of each greedy choice, so that no [batch, steps, V] tensor is ever held."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append((scores.max(-1).values - scores.logsumexp(-1)).float())
+        return scores
+
+
+class _Stops(StoppingCriteria):
+    """Ends an answer where its text holds `stop` outside its thinking; keeps how many tokens it has then.
+
+    Args:
+        tokenizer: of the model.
+        stop: the text.
+        width: tokens of `input_ids` before those that are new.
+        begun: for each row what was written before, and whether its prompt opens a block of thinking.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int, begun: Sequence[tuple[list[int], bool]]
+    ) -> None:
+        self.tokenizer, self.stop, self.width, self.begun = tokenizer, stop, width, begun
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        for row, new in enumerate(input_ids[:, self.width :].tolist()):
+            if row in self.lengths:
+                continue
+            written, opened = self.begun[row]
+            text = str(self.tokenizer.decode([*written, *new]))
+            start = find_answer(text, opened)
+            if start is not None and self.stop in text[start:]:
+                self.lengths[row] = len(written) + len(new)
+        return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: str | None = None,
+    stop_ids: Sequence[int] = (),
+) -> list[Answer]:
+    """Answer a batch of prompts greedily. Every `CHUNK` tokens, answers that have ended leave the batch.
+
+    Args:
+        model: causal language model; the batch runs on its device.
+        tokenizer: its tokenizer.
+        prompts: token ids of each prompt; padded on the left with a mask, so lengths may differ.
+        max_new_tokens: longest answer, in tokens.
+        stop: text that ends an answer, beside stop tokens.
+        stop_ids: tokens that end an answer, beside those in the model's settings.
+
+    Returns:
+        one `Answer` a prompt, in order.
+    """
+    own: int | list[int] | None = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends_answer = {*stop_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
+    # Padding is masked; which token it is matters only to the code that shows it. Tokenizers can have tokens that the
+    # model has no embedding for.
+    candidates: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
+    pad = next(i for i in candidates if i is not None and i < embeddings_of(model))
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    opened = [bool(stop) and opens_block(tokenizer, prompt) for prompt in prompts]
+    written: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    ended: set[int] = set()
+    rows, cache = list(range(len(prompts))), _cache_of_rows(model)
+    while rows:
+        done = len(written[rows[0]])
+        stops = [_Stops(tokenizer, stop, ids.shape[1], [(written[i], opened[i]) for i in rows])] if stop else []
+        chosen = _ChosenLogprobs()
+        with _contiguous_head(model):
+            longer: Tensor = model.generate(  # type: ignore[operator]
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=max_new_tokens - done if cache is None else min(CHUNK, max_new_tokens - done),
+                pad_token_id=pad,
+                eos_token_id=sorted(ends_answer) or None,
+                stopping_criteria=StoppingCriteriaList(stops),
+                logits_processor=LogitsProcessorList([chosen]),
+                **({} if cache is None else {"past_key_values": cache}),
+            )
+        new, new_logprobs = longer[:, ids.shape[1] :].tolist(), torch.stack(chosen.steps, dim=1).tolist()
+        for row, i in enumerate(rows):
+            ends = [one.lengths[row] - done for one in stops if row in one.lengths]
+            ends += [n for n, token in enumerate(new[row], 1) if token in ends_answer][:1]
+            n = min(ends, default=len(new[row]))  # behind the end is padding
+            written[i] += new[row][:n]
+            logprobs[i] += new_logprobs[row][:n]
+            ended |= {i} if ends else set()
+        going = [row for row, i in enumerate(rows) if i not in ended and len(written[i]) < max_new_tokens]
+        rows = [rows[row] for row in going]
+        if rows and cache is not None:
+            cache.batch_select_indices(torch.tensor(going))
+            ids = longer[going]
+            mask = torch.cat([mask[going], mask.new_ones(len(going), len(new[0]))], dim=1)
+    return [
+        Answer(prompt, w, p, "stop" if i in ended else "length", _text(tokenizer, w))
+        for i, (prompt, w, p) in enumerate(zip(prompts, written, logprobs, strict=True))
+    ]
+
+
+def _cache_of_rows(model: PreTrainedModel) -> DynamicCache | None:
+    """A cache of keys and values from which rows can be taken; None for models that keep other states."""
+    if not model._supports_default_dynamic_cache():  # type: ignore[operator]
+        return None
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    return cache if all(isinstance(layer, DynamicLayer) for layer in cache.layers) else None
+
+
+@contextmanager
+def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
+    """Give the head of a model its input in one piece.
+
+    Of a prompt only the last states reach the head, a strided view of all. Some CPU kernels copy the head's weights
+    once for every row of such a view: 1.8 GB and 3 s for 32 rows, a vocabulary of 49,152 and a width of 576.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def embeddings_of(model: PreTrainedModel) -> int:
+    """For how many tokens a model has an embedding."""
+    return len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+
+
+def require_embeddings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]
+) -> None:
+    """Refuse tokens that a model has no embedding for; a tokenizer may know such tokens as long as none is used.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    highest, rows = max(map(max, filter(None, sequences)), default=-1), embeddings_of(model)
+    if highest >= rows:
+        raise ValueError(
+            f"model: expected tokens below {rows}, for which there are embeddings, got {highest} "
+            f"({tokenizer.convert_ids_to_tokens(highest)!r}); the tokenizer belongs to another model"
+        )
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def cut_thinking(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Answer:
+    """An answer, as it is stored, with the tokens of its thinking set apart; none are left where that never ends."""
+    n = count_thought(tokenizer, answer.prompt_ids, answer.answer_ids)
+    if not n:
+        return answer
+    rest = answer.answer_ids[n:]
+    return replace(
+        answer,
+        thought_ids=answer.answer_ids[:n],
+        answer_ids=rest,
+        logprobs=answer.logprobs[n:],
+        text=_text(tokenizer, rest),
+    )
+
+
+def as_if_said(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:
+    """N texts as if a model had said them: special tokens before a text are the prompt."""
+    special = set(tokenizer.all_special_ids)
+    answers = []
+    for text in texts:
+        ids = array("i", tokenizer(text).input_ids)
+        start = next((i for i, token in enumerate(ids) if token not in special), len(ids))
+        answers.append(Answer(ids[:start], ids[start:], array("f"), "given", _text(tokenizer, ids[start:])))
+    return answers
+
+
+def stored(answers: Sequence[Answer]) -> bytes:
+    """N answers as a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], STORED), buffer)
+    return buffer.getvalue()
+
+
+def read(path: Path) -> list[Answer]:
+    """Answers of a Parquet file, their numbers in arrays of four bytes each: sets can have many."""
+    table = pq.read_table(path)
+    rows = [_arrays(table[name], code) for name, code in (("prompt_ids", "i"), ("answer_ids", "i"), ("logprobs", "f"))]
+    return [Answer(*row) for row in zip(*rows, table["finish"].to_pylist(), table["text"].to_pylist(), strict=True)]
+
+
+def _arrays(column: pa.ChunkedArray, code: str) -> list[array]:
+    lists = column.combine_chunks()
+    numbers, bounds = lists.flatten().to_numpy(), lists.offsets.to_numpy()
+    return [array(code, numbers[start:stop].tobytes()) for start, stop in pairwise(bounds)]

@@ -1,0 +1,285 @@
+"""Which language model answers, and how it is asked: where its files are, what tells it from others, and prompts."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.language.adapter import CONFIG as ADAPTER_CONFIG
+from datamodules.language.adapter import WEIGHTS as ADAPTER_WEIGHTS
+from datamodules.language.adapter import (
+    WITHOUT_ADAPTER,
+    adapter_files,
+    apply_adapter,
+    find_adapter,
+    require_mergeable,
+)
+from datamodules.language.chat import encode_turns, reads_clock, turn_end
+from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
+from datamodules.language.digests import digest_files
+from datamodules.language.snapshot import fetch_snapshot, find_snapshot
+
+log = logging.getLogger(__name__)
+
+TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
+# Of `apply_chat_template`, but not for the template: they would cut or pad the ids of a prompt, or give no ids.
+NOT_OF_TEMPLATES = {
+    "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "padding",
+    "truncation", "max_length",
+}  # fmt: skip
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model from a hub id, a folder or a GGUF file, with its prompt and generation settings.
+
+    Attributes:
+        id: hub id, or a folder holding configuration, weights and tokenizer; null beside `gguf`.
+        gguf: a GGUF file with the weights and the tokenizer, in place of those of `id`; needs the extra of this name.
+        adapter: folder or hub id of an adapter that is merged into the weights; `auto` takes the one that lies in the
+            model's folder, null none. Needs the extra of this name.
+        prompt: what the model reads, whether it chats or not; `{question}` is replaced.
+        chat_prompt: the same for models that chat, where `prompt` is null; by default the question alone. Data sets
+            set it: a request that belongs to their questions, such as one to answer shortly.
+        base_prompt: the same for base models, where `prompt` is null; by default `Q: {question}`, `A:`.
+            Data sets set it likewise.
+        name: shown to people; the id, or the name of the GGUF file, by default.
+        revision: branch, tag or commit on the hub.
+        dtype: torch dtype of weights and computation, such as `bfloat16`.
+        chat: wrap the prompt as a user turn in the tokenizer's chat template; `auto` does so where there is one.
+        template: arguments of the chat template, such as `enable_thinking`.
+        date: what a chat template that writes the date takes for today, so that a prompt is the same tomorrow.
+        stop: text that ends an answer beside the stop tokens of the model; `auto` is the end of the line for a base
+            model, nothing for a chat.
+        max_new_tokens: longest answer, in tokens.
+        thinking_tokens: longest thought before the answer, in tokens; comes on top of `max_new_tokens`.
+        batch_size: examples in one forward, halved where memory runs out.
+        device_map: spreads the weights over devices, as in transformers: `auto`, or module to device.
+        tp_plan: splits them over processes, as in transformers: `auto`, under torchrun.
+        quantisation: arguments of transformers' `BitsAndBytesConfig`, such as `load_in_4bit`; needs the extra of this
+            name.
+        trust_remote_code: run code that comes with the weights.
+
+    `\\n` and `\\t` in prompts and `stop` are a line break and a tab, and two backslashes are one: a command line cannot
+    give them otherwise.
+    """
+
+    id: str | None = None
+    prompt: str | None = None
+    chat_prompt: str | None = None
+    base_prompt: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    gguf: str | None = None
+    adapter: str | None = "auto"
+    dtype: str = "bfloat16"
+    chat: bool | str = False
+    template: dict[str, Any] | None = None
+    date: str = "2024-07-26"
+    stop: str | None = None
+    max_new_tokens: int = 100
+    thinking_tokens: int = 0
+    batch_size: int = 32
+    device_map: str | dict[str, Any] | None = None
+    tp_plan: str | None = None
+    quantisation: dict[str, Any] | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for key in (*TEXTS, "id", "gguf", "adapter", "revision", "tp_plan"):
+            if not isinstance(getattr(self, key), str | None):
+                raise ValueError(f"model.{key}: expected a text or null, got {getattr(self, key)!r}; quote it")
+        given = self.gguf or self.id
+        if not given:
+            raise ValueError(
+                f"model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got {self.id!r}; set one"
+            )
+        for key, example in (("quantisation", "load_in_4bit: true"), ("template", "enable_thinking: false")):
+            value = getattr(self, key)
+            if not isinstance(value, dict | None) or NOT_OF_TEMPLATES & set(value or ()):
+                raise ValueError(f"model.{key}: expected arguments such as {{{example}}}, got {value!r}")
+        for key in TEXTS:
+            text = getattr(self, key)
+            if text is not None and key != "stop" and "{question}" not in text:
+                raise ValueError(f"model.{key}: expected a text with {{question}} in it, got {text!r}; add it")
+        if type(self.trust_remote_code) is not bool:
+            raise ValueError(f"model.trust_remote_code: expected true or false, got {self.trust_remote_code!r}")
+        if not isinstance(self.chat, bool) and self.chat != "auto":
+            raise ValueError(f"model.chat: expected true, false or auto, got {self.chat!r}")
+        if self.device_map and self.tp_plan:
+            raise ValueError("model: expected device_map or tp_plan, got both; leave one null")
+        if self.adapter not in (None, "auto") and (self.quantisation or self.tp_plan):
+            raise ValueError(
+                "model.adapter: expected whole weights that are not quantised, got model.quantisation or model.tp_plan "
+                "too; merge the adapter first and save the model"
+            )
+        if self.gguf and self.quantisation:
+            raise ValueError("model: expected gguf, which is unpacked, or quantisation, got both; leave one null")
+        for key in ("max_new_tokens", "batch_size"):
+            if type(getattr(self, key)) is not int or getattr(self, key) < 1:
+                raise ValueError(f"model.{key}: expected a whole number above 0, got {getattr(self, key)!r}")
+        if type(self.thinking_tokens) is not int or self.thinking_tokens < 0:
+            raise ValueError(
+                f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"
+            )
+        dtype = getattr(torch, str(self.dtype), None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+            raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
+        _day(self.date)
+        self.name = self.name or (Path(self.gguf).stem if self.gguf else given)
+        require_checkpoint(self.id, self.gguf)
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens that it writes, thought and answer together."""
+        return self.max_new_tokens + self.thinking_tokens
+
+    def fetch(self) -> None:
+        """Download a hub model, or an adapter, that is not on this machine yet; a folder or a file needs nothing."""
+        if self.gguf is None:
+            fetch_checkpoint(str(self.id), self.revision)
+        if self._adapter_is_on_hub:
+            fetch_snapshot("model", str(self.adapter), None, [ADAPTER_CONFIG, *ADAPTER_WEIGHTS], key="model.adapter")
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model's files on this machine; those of the hub were fetched before."""
+        return find_checkpoint(self.id, self.revision, self.gguf, self.trust_remote_code)
+
+    @cached_property
+    def adapter_folder(self) -> Path | None:
+        """Folder of the adapter that is merged into the weights; None: none is."""
+        adapter = self.adapter
+        if self._adapter_is_on_hub:
+            adapter = str(find_snapshot("model", str(adapter), None, key="model.adapter"))
+        return find_adapter(adapter, self.checkpoint.folder)
+
+    def load_config(self) -> PretrainedConfig:
+        """Configuration of the language part."""
+        return self.checkpoint.load_config()
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer.
+
+        Raises:
+            ValueError: the model comes with none.
+        """
+        return self.checkpoint.load_tokenizer()
+
+    def load(self, device: torch.device | str, head: bool = True) -> PreTrainedModel:
+        """Load the weights, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
+
+        Args:
+            device: where they go.
+            head: with the head that gives the next token; without it, an encoder can be loaded too.
+
+        Raises:
+            ValueError: there are no such weights, or the adapter does not fit them.
+        """
+        if self.tp_plan and "WORLD_SIZE" not in os.environ:
+            raise ValueError(
+                "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin the "
+                "command with torchrun --standalone --nproc-per-node=2"
+            )
+        if self.adapter_folder is not None:
+            require_mergeable(self.adapter_folder)  # before minutes of loading
+        placement: dict[str, Any] = {"device_map": self.device_map, "tp_plan": self.tp_plan}
+        if self.quantisation:
+            placement["quantization_config"] = BitsAndBytesConfig(**self.quantisation)
+        placement = {key: value for key, value in placement.items() if value}
+        model = self.checkpoint.load_network(getattr(torch, self.dtype), head, {**placement, **WITHOUT_ADAPTER})
+        if self.adapter_folder is not None:
+            model = apply_adapter(model, self.adapter_folder, str(self.name))
+        return model if placement else model.to(device)  # type: ignore[arg-type]
+
+    def identity(self, memory: Path | None = None) -> dict[str, Any]:
+        """What the content of activations depends on, for the cache key: files by digest, or the hub commit.
+
+        Args:
+            memory: folder in which digests of large files are remembered; None: they are computed each time.
+        """
+        identity = {"source": self.checkpoint.identify(memory), "dtype": self.dtype}
+        if self.quantisation:
+            identity["quantisation"] = self.quantisation
+        if self.adapter_folder is not None:
+            adapter = digest_files(adapter_files(self.adapter_folder), memory)
+            identity["adapter"] = {path.name: digest for path, digest in adapter.items()}
+        return identity
+
+    def chats(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether prompts are wrapped in the chat template.
+
+        Raises:
+            ValueError: `chat` is true and the tokenizer has no template.
+        """
+        if self.chat is True and not tokenizer.chat_template:
+            raise ValueError(
+                f"model.chat: expected a tokenizer with a chat template, got {self.name} without one; "
+                "set model.chat=false, or auto"
+            )
+        return bool(self.chat and tokenizer.chat_template)
+
+    def stop_text(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """The text that ends an answer, if any."""
+        if self.stop != "auto":
+            return self.stop and _unescape(self.stop)
+        return None if self.chats(tokenizer) else "\n"
+
+    def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Tokens that end an answer beside those in the model's own settings, ascending.
+
+        Fine-tuned models often leave one out: the tokenizer's end of text, or the end of a turn in the template.
+        """
+        ends: list[Any] = [tokenizer.eos_token_id, turn_end(tokenizer) if self.chats(tokenizer) else None]
+        return sorted({token for token in ends if token is not None})
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
+        """Token ids of the prompts for N questions; BOS as tokenizer or chat template set it, but not twice.
+
+        Raises:
+            ValueError: the chat template fails, or leaves the question out.
+        """
+        chats = self.chats(tokenizer)
+        prompt = self.prompt or (self.chat_prompt or "{question}" if chats else self.base_prompt or "Q: {question}\nA:")
+        prompt = _unescape(prompt)
+        texts = [prompt.replace("{question}", question) for question in questions]
+        if chats:
+            every = encode_turns(tokenizer, texts, self.template or {}, _day(self.date))
+        else:
+            every = tokenizer(texts).input_ids
+        eos, bos, encoded = tokenizer.eos_token_id, tokenizer.bos_token_id, []
+        for text, ids in zip(texts, every, strict=True):
+            ends = 0 if chats or len(ids) < 2 or ids[-1] != eos or text.endswith(str(tokenizer.eos_token)) else 1
+            begins = 0
+            while begins + 1 < len(ids) and ids[begins] == ids[begins + 1] == bos:
+                begins += 1
+            encoded.append(list(ids[begins : len(ids) - ends]))  # a prompt is to be continued, so no EOS ends it
+        return encoded
+
+    def writes_date(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether prompts hold the day on which they are made; `date` then stands for it."""
+        return self.chats(tokenizer) and reads_clock(tokenizer, self.template or {}, _day(self.date))
+
+    @property
+    def _adapter_is_on_hub(self) -> bool:
+        return self.adapter not in (None, "auto") and is_hub_id(str(self.adapter))
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text)
+
+
+def _day(text: object) -> date:
+    try:
+        return date.fromisoformat(str(text))
+    except ValueError:
+        raise ValueError(f"model.date: expected a day such as 2024-07-26, got {text!r}") from None

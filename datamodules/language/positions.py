@@ -1,0 +1,215 @@
+"""Named positions of an example: which tokens each one is, and whether the example has it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.language.tokens import covering, decode
+
+PARTS = ("prompt", "answer", "text", "whole", "exact_answer")
+FAR = 10**9  # tokens: no text is as long
+_WORDS = {"first": 0, "before": -1, "last": 0, "after": 1}  # offset from the first token, and from the last
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One position.
+
+    Attributes:
+        name: of the column.
+        of: the run of tokens that it counts in: `prompt`, `answer` (the stop token included), `text` (the answer
+            without special tokens behind it), `whole` (prompt, thought and answer), or `exact_answer`. The thought is
+            what a model writes before its answer; only `whole` counts it.
+        at: which of them: a number from 0, or from the end as -1, -2, .., within the run; `first`, `last`; `before` or
+            `after` the run; or `mean` of all of it.
+        offset: tokens further on, or back where below 0; it may lead out of the run.
+        find: a text; the run is then the tokens of this text within `of`.
+        nth: which of several such texts, from 0, or from the end.
+    """
+
+    name: str
+    of: str
+    at: int | str = 0
+    offset: int = 0
+    find: str | None = None
+    nth: int = -1
+
+    def __post_init__(self) -> None:
+        where = f"positions.rules: {self.name}: expected"
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"positions.rules: expected a name for each, got {self.name!r}")
+        if self.of not in PARTS:
+            raise ValueError(f"{where} of among {', '.join(PARTS)}; got {self.of!r}")
+        if type(self.at) is not int and self.at not in (*_WORDS, "mean"):
+            raise ValueError(f"{where} at to be a whole number, first, last, before, after or mean; got {self.at!r}")
+        if type(self.offset) is not int or type(self.nth) is not int:
+            raise ValueError(f"{where} offset and nth to be whole numbers, got {self.offset!r} and {self.nth!r}")
+        if max(abs(self.offset), abs(self.at) if isinstance(self.at, int) else 0) >= FAR:
+            raise ValueError(f"{where} at and offset below {FAR:,}, got {self.at} and {self.offset}")
+        if self.at == "mean" and self.offset:
+            raise ValueError(f"{where} no offset of a mean, got {self.offset}; leave it out")
+        if self.find is not None and (self.of == "exact_answer" or not self.find or not isinstance(self.find, str)):
+            raise ValueError(f"{where} find to be a text in the prompt, the answer or the whole, got {self.find!r}")
+
+    def pick(self, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """First and last token, [N] each, of runs from `first` to `last` [N]; what lies outside is not yet judged."""
+        if self.at == "mean":
+            return first, last
+        if isinstance(self.at, str):
+            at = (first if self.at in ("first", "before") else last) + _WORDS[self.at]
+        else:
+            at = first + self.at if self.at >= 0 else last + 1 + self.at
+        return at + self.offset, at + self.offset
+
+
+class Positions:
+    """An ordered choice of named positions, the columns of the heatmap.
+
+    Args:
+        rules: a `Rule` each, or its attributes by name.
+        into_prompt: as the study's own code does, let positions of the answer or the exact answer fall on tokens before
+            the answer (on those of a thought where there is one, then on the prompt's), and `after` an exact answer
+            that ends the answer stay on its last token. Otherwise they are invalid there.
+        require_exact_answer: as the study's own code does, leave examples without an exact answer out of every column,
+            so that all columns are of the same examples. Otherwise only the columns of the exact answer lack them.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule | Mapping[str, Any]],
+        into_prompt: bool = False,
+        require_exact_answer: bool = False,
+    ) -> None:
+        if (
+            not isinstance(rules, Sequence)
+            or isinstance(rules, str)
+            or not all(isinstance(rule, Rule | Mapping) for rule in rules)
+        ):
+            raise ValueError(
+                f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
+            )
+        self.rules = [rule if isinstance(rule, Rule) else _rule(rule) for rule in rules]
+        for key, given in (("into_prompt", into_prompt), ("require_exact_answer", require_exact_answer)):
+            if type(given) is not bool:
+                raise ValueError(f"positions.{key}: expected true or false, got {given!r}")
+        self.into_prompt, self.require_exact_answer = into_prompt, require_exact_answer
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}; rename some")
+
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        return [rule.name for rule in self.rules]
+
+    @property
+    def need_exact_answers(self) -> bool:
+        """Whether any column counts from the exact answer, or examples need one."""
+        return self.require_exact_answer or any(rule.of == "exact_answer" for rule in self.rules)
+
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        spans: Sequence[tuple[int, int] | None],
+        thoughts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Resolve every rule for N examples.
+
+        Args:
+            tokenizer: what the ids belong to.
+            prompts: [N] token ids of each prompt.
+            answers: [N] token ids of each answer, the stop token included.
+            spans: [N] first and last token of the exact answer, counted within the answer; None where there is none.
+            thoughts: [N] token ids between prompt and answer, part of neither; none by default.
+
+        Returns:
+            tokens [N, T, 2] int64, first and last token in prompt, thought and answer, 0 where invalid; they differ
+            where a rule takes a mean. valid [N, T] bool. A position that an example does not have is invalid there,
+            never another token.
+        """
+        prompt, answer = torch.tensor([len(ids) for ids in prompts]), torch.tensor([len(ids) for ids in answers])
+        thoughts = thoughts or [()] * len(prompts)
+        before = prompt + torch.tensor([len(ids) for ids in thoughts])
+        whole, zero = before + answer, torch.zeros_like(prompt)
+        exact = torch.tensor([span or (1, 0) for span in spans]) + before[:, None]  # nothing: ends before it begins
+        runs = {
+            "prompt": (zero, prompt - 1),
+            "answer": (before, whole - 1),
+            "whole": (zero, whole - 1),
+            "exact_answer": (exact[:, 0], exact[:, 1]),
+        }
+        if any(rule.of == "text" for rule in self.rules):
+            runs["text"] = (before, whole - 1 - _special_at_end(tokenizer, answers))
+        tokens, valid = [], []
+        for rule in self.rules:
+            first, last = runs[rule.of]
+            if rule.find is not None:
+                texts = {"prompt": prompts, "answer": answers, "text": answers}.get(rule.of)
+                texts = texts or [[*p, *t, *a] for p, t, a in zip(prompts, thoughts, answers, strict=True)]
+                found = torch.tensor([_found(tokenizer, ids, rule) or (1, 0) for ids in texts])
+                first, last = first + found[:, 0], first + found[:, 1]
+            lower = zero if self.into_prompt or rule.of in ("prompt", "whole") else before
+            upper = prompt if rule.of == "prompt" else whole
+            start, stop = rule.pick(first, last)
+            if self.into_prompt and rule.of == "exact_answer" and (rule.at, rule.offset) == ("after", 0):
+                start = stop = start.clamp(max=whole - 1)
+            here = (first <= last) & (start >= lower) & (stop < upper)
+            if isinstance(rule.at, int):  # a short run has no such token, and another is not its
+                reaches_back = self.into_prompt and rule.of in ("answer", "text") and rule.find is None
+                at = start - rule.offset
+                here &= (at <= last) & ((at >= first) | reaches_back)
+            tokens.append(torch.where(here[:, None], torch.stack((start, stop), 1), 0))
+            valid.append(here)
+        kept = torch.tensor([span is not None or not self.require_exact_answer for span in spans])[:, None]
+        return torch.stack(tokens, 1) * kept[:, :, None], torch.stack(valid, 1) & kept
+
+
+def _rule(attributes: Mapping[str, Any]) -> Rule:
+    given: dict[str, Any] = {str(key): value for key, value in attributes.items()}
+    try:
+        if isinstance(given["name"], int):
+            given["name"] = str(given["name"])  # -1, without quotation marks
+        return Rule(**given)
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"positions.rules: expected name, of, and what it needs of at, offset, find and nth; got {', '.join(given)}"
+        ) from None
+
+
+def _special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> Tensor:
+    """How many special tokens stand at the end of each answer, [N]."""
+    special = set(tokenizer.all_special_ids)
+    return torch.tensor(
+        [next((n for n, token in enumerate(reversed(ids)) if token not in special), len(ids)) for ids in answers]
+    )
+
+
+def _found(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rule) -> tuple[int, int] | None:
+    """First and last token of the text that a rule names, special tokens counting as text."""
+    assert rule.find is not None
+    text = decode(tokenizer, ids, special=True)
+    starts = [at for at in range(len(text)) if text.startswith(rule.find, at)]
+    if not -len(starts) <= rule.nth < len(starts):
+        return None
+    start = starts[rule.nth]
+    return covering(tokenizer, ids, (start, start + len(rule.find)), special=True)
+
+
+def coincidence(tokens: Tensor, valid: Tensor) -> Tensor:
+    """Share of examples having both positions in which the two are the same.
+
+    Args:
+        tokens: [N, T, 2] int64.
+        valid: [N, T] bool.
+
+    Returns:
+        [T, T] float64, NaN where no example has both.
+    """
+    both = valid[:, :, None] & valid[:, None, :]
+    same = both & (tokens[:, :, None] == tokens[:, None, :]).all(-1)
+    return same.sum(0).double() / both.sum(0).double()

@@ -1,0 +1,87 @@
+"""Where in the generated ids the exact answer stands.
+
+Indices come from decoding the stored ids token by token, never from tokenising text again.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.questions.find import find
+
+MOST_BYTES = 4  # of a character in UTF-8
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], special: bool = False) -> str:
+    """Text of ids as they stand: no blanks tidied away, and no special tokens unless asked for."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
+
+
+def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_answer: str) -> tuple[int, int] | None:
+    """Find the first and last token of the exact answer.
+
+    Args:
+        tokenizer: the tokenizer that the ids belong to.
+        answer_ids: generated ids, as stored.
+        exact_answer: words to find; surrounding blanks do not count.
+
+    Returns:
+        indices into `answer_ids` of the first and the last token whose text overlaps the first whole-word, case-folded
+        occurrence, else the first occurrence at all; None where there is none. Blanks before a word belong to no
+        answer, but a token that holds blank and word together does.
+    """
+    span = find(decode(tokenizer, answer_ids), exact_answer)
+    return covering(tokenizer, answer_ids, span) if span else None
+
+
+def covering(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], span: tuple[int, int], special: bool = False
+) -> tuple[int, int] | None:
+    """First and last token whose text overlaps a range of characters of the decoded ids; None where none does.
+
+    `special` says whether the characters are those of a text with special tokens.
+    """
+    text = decode(tokenizer, ids, special)
+    # Token after token the text only grows, so the two ends are found by halving.
+    first = bisect_left(range(len(ids)), True, key=lambda i: _end(tokenizer, ids, i, text, special) > span[0])
+    last = bisect_left(
+        range(len(ids)), True, first, key=lambda i: _grown(tokenizer, ids[:i], text, special)[0] >= span[1]
+    )
+    return (first, last - 1) if first < last else None
+
+
+def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+    """Decode ids one by one.
+
+    Returns:
+        the text, and for each id the range of characters it adds, end exclusive. Every token that carries bytes of one
+        character has that character in its range; special tokens add none.
+    """
+    text = decode(tokenizer, ids)
+    starts = (_grown(tokenizer, ids[:i], text, False)[0] for i in range(len(ids)))
+    return text, [(start, _end(tokenizer, ids, i, text, False)) for i, start in enumerate(starts)]
+
+
+def _end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, text: str, special: bool) -> int:
+    """One past the last character of `text`, the decoded ids, of which token i carries bytes."""
+    end, whole = _grown(tokenizer, ids[: i + 1], text, special)
+    return end if whole else end + 1
+
+
+def _grown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, special: bool) -> tuple[int, bool]:
+    """How many characters of `text` its beginning `ids` has whole, and whether nothing of a further one.
+
+    A decoder shows the first bytes of a character as one or several marks, and some show the whole characters of the
+    same run of bytes as marks too. So the length is the most that these ids, or fewer of them by up to the bytes of a
+    character, have in common with the text.
+    """
+    beginning = decode(tokenizer, ids, special)
+    if text.startswith(beginning):
+        return len(beginning), True
+    fewer = (decode(tokenizer, ids[:-n], special) for n in range(1, MOST_BYTES) if n <= len(ids))
+    return max(_in_common(one, text) for one in (beginning, *fewer)), False
+
+
+def _in_common(one: str, other: str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,1 @@
+"""Question sets, and what the words and numbers of a text say."""

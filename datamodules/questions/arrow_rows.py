@@ -1,0 +1,70 @@
+"""Rows of Arrow columns, in which numbers of two and four bytes keep the digits that they were written with."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+from datamodules.questions.row import Row
+
+
+class ArrowRows(Sequence[Row]):
+    """Rows of a table, read as they are asked for.
+
+    Arrow gives every number as one of eight bytes: 0.1 of four bytes becomes 0.10000000149011612. Where the column's
+    type says so, it is 0.1 again; numbers of eight bytes stay what they are.
+
+    Args:
+        rows: of the table, as Python values.
+        schema: types of its columns.
+    """
+
+    def __init__(self, rows: Sequence[Row], schema: pa.Schema) -> None:
+        self._rows = rows
+        self._short = {field.name: field.type for field in schema if _holds_short(field.type)}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | Sequence[Row]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        row = self._rows[at]
+        return {**row, **{name: _as_written(row[name], kind) for name, kind in self._short.items()}}
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[i] for i in range(len(self)))
+
+
+def _holds_short(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        return True
+    return any(_holds_short(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _as_written(cell: Any, kind: pa.DataType) -> Any:
+    kind = _plain(kind)
+    if cell is None or not _holds_short(kind):
+        return cell
+    if pa.types.is_float16(kind):
+        return float(str(np.float16(cell)))
+    if pa.types.is_float32(kind):
+        return float(str(np.float32(cell)))
+    if pa.types.is_struct(kind):
+        return {field.name: _as_written(cell[field.name], field.type) for field in kind}
+    if pa.types.is_map(kind):
+        return [(_as_written(key, kind.key_type), _as_written(item, kind.item_type)) for key, item in cell]
+    return [_as_written(one, kind.value_type) for one in cell]
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without what only says how its values are stored."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(kind.storage_type)
+    return _plain(kind.value_type) if pa.types.is_dictionary(kind) else kind

@@ -1,0 +1,72 @@
+"""Where words stand in a text: whole words first, then parts of words, case folded."""
+
+import unicodedata
+from collections.abc import Sequence
+
+import regex
+
+from datamodules.questions.letter_case import compares_case, is_said
+
+# A whole word begins and ends here; underscores, which mark emphasis, are beside words and not in them.
+_STARTS = regex.compile(r"(?V1)(?<![[\w\p{M}]--_])")
+_ENDS = regex.compile(r"(?V1)(?![\w--_])")
+# Where scripts have no blanks between words, letters on both sides do not say that a word is cut.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
+_MAY_START = regex.compile(rf"(?V1)(?<![[\w\p{{M}}]--[_{_UNSPACED}]])")
+_MAY_END = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
+
+
+def find(text: str, words: str) -> tuple[int, int] | None:
+    """Character range of `words` in `text`, case-folded: the first whole-word occurrence, else the first at all.
+
+    Blanks and line breaks between the words are alike. A letter with an accent is another than the letter without.
+    Words whose case decides (`letter_case`), such as US, are sought where they are meant first, and not in `us`.
+
+    >>> find("Japanese trains of Japan", "Japan")
+    (19, 24)
+    """
+    return find_first(text, [words])
+
+
+def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[int, int] | None:
+    """Character range of whichever of several words, or runs of words, stands first in a text, each as `find` has it.
+
+    A whole-word occurrence of any goes before parts of words, wherever these stand; of two at one place the longer.
+    With `meant`, words whose case decides are found only where they are meant, as the label rules have it.
+    """
+    folded, origin = _folded(text)
+    found = []
+    for words in sought:
+        needle = [_folded(word)[0] for word in words.split()]
+        if not needle or any(word not in folded for word in needle):  # most of a long list of aliases
+            continue
+        pattern = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
+        for match in regex.finditer(pattern, folded, overlapped=True):
+            start, end = origin[match.start()], origin[match.end() - 1] + 1
+            part = not (_STARTS.match(folded, match.start()) and _ENDS.match(folded, match.end()))
+            ordinary = compares_case(words) and (part or not is_said(words, text, start, end))
+            if not (meant and ordinary):
+                found.append((part, ordinary, start, -end))
+    _, _, start, end = min(found, default=(False, False, 0, 0))
+    return (start, -end) if end else None
+
+
+def cuts_word(text: str, span: tuple[int, int]) -> bool:
+    """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`.
+
+    It never does within a script that has no blanks between words.
+    """
+    return not (_MAY_START.match(text, span[0]) and _MAY_END.match(text, span[1]))
+
+
+def _folded(text: str) -> tuple[str, Sequence[int]]:
+    """A text with its case folded and its accents apart, and for each of its characters where it came from."""
+    if text.isascii():
+        return text.casefold(), range(len(text))
+    parts = []
+    for char in text:
+        apart = unicodedata.normalize("NFD", char)
+        accented = all(map(unicodedata.combining, apart[1:]))
+        parts.append((apart if accented else char).casefold())
+    # Folding can lengthen a character (ß to ss), so each folded one remembers its origin.
+    return "".join(parts), [i for i, part in enumerate(parts) for _ in part]

@@ -1,0 +1,75 @@
+"""Which texts of a table are one question, and which questions no split may part."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from datamodules.questions.row import Row, as_text, fields, filled, value
+
+LONGEST = 100  # characters of a group's name; a whole context may be one
+
+
+@dataclass
+class Asked:
+    """One text of a table.
+
+    Attributes:
+        rows: numbers of those that give its gold answers.
+        group: what its wording has in common with others.
+        gives: tells the gold answers of its first row from others.
+        times: in how many rows it stands.
+    """
+
+    rows: list[int]
+    group: str
+    gives: int
+    times: int = 0
+
+
+def shared_by(row: Row, patterns: Mapping[str, str]) -> list[str]:
+    """Names of the groups that a row belongs to, one for each text whose columns are all filled in.
+
+    Args:
+        row: of a table.
+        patterns: for columns, or texts with columns in braces, a regular expression: only what it matches counts, or
+            what its brackets match. All of the text counts where it is empty.
+    """
+    found = []
+    for template, pattern in patterns.items():
+        if not all(as_text(value(row, column)).strip() for column in fields(template)):
+            continue
+        text = filled(template, row)
+        if pattern:
+            matches = re.findall(pattern, text)
+            text = "|".join("|".join(match) if isinstance(match, tuple) else match for match in matches)
+        if text.strip("| "):
+            found.append(f"{template}={_shortened(text)}")
+    return found
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]}... {blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+
+
+class Groups:
+    """Joins groups that share a member, however they are linked."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, str] = {}
+
+    def join(self, one: str, other: str) -> None:
+        """Make two groups one."""
+        one, other = self.of(one), self.of(other)
+        if one != other:
+            self._next[one] = other
+
+    def of(self, group: str) -> str:
+        """Return what all groups joined with this one are called."""
+        while group in self._next:
+            after = self._next[group]
+            self._next[group] = self._next.get(after, after)  # halves the way for the next to come
+            group = after
+        return group

@@ -1,0 +1,283 @@
+"""Questions from the rows of a table, one a row: each text once, groups found, some of them drawn."""
+
+import logging
+import random
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+from datamodules.questions.groups import Asked, Groups, shared_by
+from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
+from datamodules.questions.row import Row, as_text, fields, filled, names, texts, value
+from datamodules.questions.words import group_key, spelling
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class RowQuestions(QuestionSet):
+    r"""Questions from rows of a table, one a row; children give the rows.
+
+    Where `rows` has a test part, its questions are the test split, and train questions that also stand there, case and
+    punctuation folded, are left out.
+
+    Attributes:
+        question: column with the question, or a text with columns in braces: `{sentence} Who is "{pronoun}"?`. Dots
+            lead into nested columns: `answer.aliases`. A list in it is part of the text: `[3, 1, 2]`.
+        answer: column with the gold answer, or with a list of it and its aliases; or a list of such columns. With
+            `first_option`, the number of an option.
+        context: column whose text stands before the question; lists become lines.
+        options: columns with what the question lets one choose from.
+        labels: label words with their spellings, where every question lets one choose from the same:
+            `{positive: [positive], negative: [negative]}`.
+        first_option: number that `answer` gives to the first of `options` or `labels`; null where it gives words.
+        group: column whose equal values stay on one side of a split, as questions that differ in case, punctuation
+            and blanks only always do; or a text with columns in braces, `{answer}|{incorrect_answer}`, whose values
+            must all be equal; or a list of such, any of which joins rows. With a regular expression, as in
+            `{question: '^(?:\W*\w+){6}'}`, only what it matches must be equal, or what its brackets match: here the
+            first six words. Rows without a value or a match are joined to none.
+        pattern: regular expression whose first match in an answer is its exact answer, for `spans=rule`.
+        limit: keep this many questions, of train and of test each, drawn at random; all by default.
+        seed: of the draw.
+        name: shown to people.
+    """
+
+    question: str = "question"
+    answer: str | Sequence[str] = "answer"
+    context: str | None = None
+    options: Sequence[str] | None = None
+    labels: Mapping[str, Sequence[str]] | None = None
+    first_option: int | None = None
+    group: str | Mapping[str, str] | Sequence[str | Mapping[str, str]] | None = None
+    pattern: str = ""
+    limit: int | None = None
+    seed: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
+        self.options, self.labels = self.options or [], self.labels or {}
+        self.pattern, self._group = str(self.pattern), _patterns(self.group)
+        for key, expected, right in (
+            ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
+            ("answer", "a column, or a list of columns", _are_texts(self.answer)),
+            ("context", "a column, or null", isinstance(self.context, str | None)),
+            ("options", "a list of columns, such as [a,b]", _are_texts(self.options)),
+            ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", _are_labels(self.labels)),
+            ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
+            ("group", "a column, a text with columns in braces, or a list of such", self._group is not None),
+            ("name", "a text", isinstance(self.name, str)),
+            ("limit", "a number of questions above 0", self.limit is None or _is_count(self.limit)),
+            ("seed", "a whole number", type(self.seed) is int),
+        ):
+            if not right:
+                raise ValueError(f"dataset.{key}: expected {expected}, got {getattr(self, key)!r}")
+        if self.options and self.labels:
+            raise ValueError("dataset: expected options or labels, got both; leave one empty")
+        for key, pattern in (("pattern", self.pattern), *(("group", one) for one in (self._group or {}).values())):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"dataset.{key}: expected a regular expression, got {pattern!r}: {error}") from None
+
+    def rows(self) -> dict[str, Sequence[Row]]:
+        """Return the rows, as `train` and `test`, or all of them under the empty name."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that are read."""
+        of_groups = [column for template in self._group or () for column in fields(template)]
+        return list(dict.fromkeys([*self._asked_columns, *of_groups]))
+
+    @property
+    def _asked_columns(self) -> list[str]:
+        named = [*fields(self.question), *self.answer, self.context, *(self.options or ())]
+        return [column for column in named if column]
+
+    def listed(self, cell: Any, column: str) -> Any:
+        """A cell of an answer or a context, where a list may be written as text; children read it."""
+        return cell
+
+    def load(self, tell: Tell = log.info) -> list[Question]:
+        """Read the questions; tells what was left out.
+
+        Raises:
+            ValueError: rows cannot be read, or none is left.
+        """
+        return self._questions(self.rows(), tell)
+
+    def _questions(self, tables: Mapping[str, Sequence[Row]], tell: Tell) -> list[Question]:
+        groups = Groups()
+        parts = {split: self._asked(split, rows, groups, tell) for split, rows in tables.items()}
+        if "test" in parts:
+            parts["train"] = self._untested(parts["train"], parts["test"], groups, tell)
+        questions = [
+            self._question(split, tables[split], asked, groups)
+            for split, part in parts.items()
+            for asked in self._draw(split, list(part.values()), tell)
+        ]
+        if not questions:
+            raise ValueError(f"dataset: expected rows with a question and an answer, got none in {self.name}")
+        return questions
+
+    def record(self, row: Row) -> Question | str:
+        """Turn one row into a question with no id and split yet, or say why it cannot be one."""
+        text = filled(self.question, row)
+        if not text:
+            return "no question"
+        context = as_text(self.listed(value(row, self.context), self.context)).strip() if self.context else ""
+        choice = tuple((word, *texts(list(more or ()))) for word, more in (self.labels or {}).items())
+        choice = choice or tuple((as_text(value(row, column)).strip(),) for column in self.options or ())
+        golds = [gold for column in self.answer for gold in self._golds(value(row, column), column, choice)]
+        if self.first_option is not None:
+            golds = [choice[i][0] for gold in golds if 0 <= (i := _number(gold) - self.first_option) < len(choice)]
+        if not golds:
+            return "no gold answer"
+        if choice:
+            if not all(option[0] for option in choice):
+                return "an empty option"
+            spellings = [set(map(spelling, option)) for option in choice]
+            if len(set().union(*spellings)) < sum(map(len, spellings)):
+                return "options equal to each other"
+            golds = [
+                option[0] for option in choice if {gold.casefold() for gold in golds} & set(map(str.casefold, option))
+            ]
+            if len(golds) != 1:
+                return "a gold answer that is none of the options"
+        return Question(
+            id="",
+            group=group_key(text),
+            text=f"{context}\n{text}" if context else text,
+            answers=tuple(dict.fromkeys(golds)),
+            pattern=self.pattern,
+            options=tuple(tuple(dict.fromkeys(option)) for option in choice),
+        )
+
+    def _golds(self, cell: Any, column: str, choice: tuple[tuple[str, ...], ...]) -> list[str]:
+        if isinstance(cell, str) and (cell.strip(),) in choice:  # an option may look like a list
+            return [cell.strip()]
+        return texts(self.listed(cell, column))
+
+    def _require_columns(self, rows: Sequence[Row]) -> None:
+        for some in (range(min(100, len(rows))), range(len(rows))):  # a column may be missing in the first rows
+            there = dict.fromkeys(name for i in some for name in names(rows[i]))
+            absent = [column for column in self.columns if column not in there]
+            if not absent or not rows:
+                return
+        of_group = not set(absent) & {*self._asked_columns}
+        raise ValueError(
+            f"dataset{'.group' if of_group else ''}: expected column {', '.join(absent)} in {self.name}, got "
+            f"{', '.join(there)}; {'name one of these' if of_group else 'set the option of dataset that names it'}"
+        )
+
+    def _asked(self, split: str, rows: Sequence[Row], groups: Groups, tell: Tell) -> dict[bytes, Asked]:
+        """The different texts of rows, by their digest; those that contradict themselves are left out.
+
+        Texts themselves are not kept: a table may be much larger than what is drawn from it.
+        """
+        self._require_columns(rows)
+        of = f"{self.name} {split}".strip()
+        found: dict[bytes, Asked] = {}
+        skipped: dict[str, list[str]] = defaultdict(list)
+        repeated, joined, contradicted, grouped = 0, 0, set(), 0
+        for i, row in enumerate(rows):
+            record = self.record(row)
+            if isinstance(record, str):
+                skipped[record].append(self._id(split, i))
+                continue
+            for shared in shared_by(row, self._group or {}):
+                groups.join(record.group, shared)
+                grouped += 1
+            key = blake2b(f"{record.text}\n{record.pattern}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            gives = hash((record.answers, record.label))
+            held = found.setdefault(key, Asked([], record.group, gives))
+            held.times += 1
+            if held.times == 1:
+                held.rows.append(i)
+            elif held.gives == gives:
+                repeated += 1
+            elif record.options or record.label is not None:
+                contradicted.add(key)
+            else:
+                joined += 1
+                held.rows.append(i)
+        for reason, ids in skipped.items():
+            more = f" and {len(ids) - LISTED} more" if len(ids) > LISTED else ""
+            tell(f"{of}: skipped {len(ids)} of {len(rows)} rows with {reason}: {', '.join(ids[:LISTED])}{more}")
+        if self._group and not grouped:
+            tell(f"{of}: dataset.group joins no rows: none has a value, or a match, of {', '.join(self._group)}")
+        if repeated:
+            tell(f"{of}: dropped {repeated} of {len(rows)} rows that repeat another")
+        if contradicted:
+            tell(f"{of}: left out {len(contradicted)} texts whose rows contradict each other")
+        if joined:
+            tell(f"{of}: {joined} rows give further gold answers to a question asked before; each is accepted")
+        return {key: asked for key, asked in found.items() if key not in contradicted}
+
+    def _untested(
+        self, train: dict[bytes, Asked], test: dict[bytes, Asked], groups: Groups, tell: Tell
+    ) -> dict[bytes, Asked]:
+        """The train part without what shares a group with the test part."""
+        tested = {groups.of(asked.group) for asked in test.values()}
+        kept = {key: asked for key, asked in train.items() if groups.of(asked.group) not in tested}
+        if len(kept) < len(train):
+            again = sum(asked.times for key, asked in test.items() if key in train)
+            rows = sum(asked.times for asked in test.values())
+            shared = [f"match of {one!r} in {text}" if one else text for text, one in (self._group or {}).items()]
+            same = f"or of the same {' or '.join(shared)}, " if shared else ""
+            tell(
+                f"{self.name}: {again} of {rows} test rows also stand in train letter by letter; "
+                f"{len(train) - len(kept)} train questions that test asks too, case and punctuation folded, {same}are "
+                "left out"
+            )
+        return kept
+
+    def _draw(self, split: str, asked: list[Asked], tell: Tell) -> list[Asked]:
+        if self.limit is None or self.limit == len(asked):
+            return asked
+        if self.limit > len(asked):
+            of = f"{self.name} {split}".strip()
+            tell(f"{of}: dataset.limit={self.limit}, but there are {len(asked)}; all are taken")
+            return asked
+        return random.Random(self.seed).sample(asked, self.limit)
+
+    def _question(self, split: str, rows: Sequence[Row], asked: Asked, groups: Groups) -> Question:
+        """The question of one text, with the gold answers of all its rows."""
+        records = [record for i in asked.rows if isinstance(record := self.record(rows[i]), Question)]
+        golds = dict.fromkeys(gold for record in records for gold in record.answers)
+        name, group = self._id(split, asked.rows[0]), groups.of(asked.group)
+        return replace(records[0], id=name, split=split, group=group, answers=tuple(golds))
+
+    def _id(self, split: str, row: int) -> str:
+        return "-".join(filter(None, (self.name, split, f"{row:05d}")))
+
+
+def _patterns(group: object) -> dict[str, str] | None:
+    """What must be equal for rows to be joined: texts with columns, each with a regular expression; None: no such."""
+    held: dict[Any, Any] = {}
+    for one in group if isinstance(group, list | tuple) else [group] if group else []:
+        held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}
+    return held if all(isinstance(text, str) and text for text in held) and _are_texts([*held.values()]) else None
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
+def _are_labels(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(word, str) and _are_texts(more or []) for word, more in value.items()
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _number(text: str) -> int:
+    """The number of an option; pandas writes 1.0 for 1 where a column has gaps."""
+    return int(text.partition(".")[0]) if re.fullmatch(r"\d+(\.0+)?", text) else -1

@@ -1,0 +1,78 @@
+"""What is the sum of two numbers? Questions and their answers are computed; no data file is needed."""
+
+import logging
+import random
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+
+from datamodules.questions.question import Question, QuestionSet, Tell
+
+log = logging.getLogger(__name__)
+
+# All write the sum with its sign: asked for "the sum of 17 and 25", a small model is nearly always wrong.
+WORDINGS = (
+    "What is {a} + {b}?",
+    "What's {a} + {b}?",
+    "What does {a} + {b} equal?",
+    "How much is {a} + {b}?",
+    "{a} + {b}?",
+)
+
+
+@dataclass
+class SumQuestions(QuestionSet):
+    """Sums of two numbers in several wordings, each pair once: either 17 + 25 or 25 + 17 is asked.
+
+    Attributes:
+        name: shown to people.
+        limit: number of questions.
+        seed: of the draw.
+        smallest: least of the numbers that are added, 1 or more.
+        largest: greatest of them.
+        apart: greatest difference between the two. Where it may be large, it tells hard sums from easy ones: of 224
+            sums of any two numbers SmolLM2-135M-Instruct had 42% right, and the difference alone predicted which
+            with an AUC of .69.
+
+    >>> [(asked.text, asked.answers) for asked in SumQuestions(limit=1).load()]
+    [('What does 67 + 48 equal?', ('115',))]
+    """
+
+    name: str = "sums"
+    limit: int = 2000
+    seed: int = 0
+    smallest: int = 10
+    largest: int = 99
+    apart: int = 30
+
+    def __post_init__(self) -> None:
+        for key, least in (("seed", None), ("smallest", 1), ("largest", self.smallest), ("apart", 0), ("limit", 1)):
+            value = getattr(self, key)
+            if type(value) is not int or (least is not None and value < least):
+                expected = "a whole number" if least is None else f"a whole number from {least} on"
+                raise ValueError(f"dataset.{key}: expected {expected}, got {value!r}")
+        pairs = self._ends()[-1]
+        if self.limit > pairs:
+            raise ValueError(
+                f"dataset.limit: expected at most {pairs}, the pairs of numbers from {self.smallest} to {self.largest} "
+                f"that are at most {self.apart} apart, got {self.limit}; raise dataset.largest"
+            )
+
+    def load(self, tell: Tell = log.info) -> list[Question]:
+        """Draw the questions."""
+        rng, ends = random.Random(self.seed), self._ends()
+        return [self._question(i, ends, rng) for i in rng.sample(range(ends[-1]), self.limit)]
+
+    def _ends(self) -> list[int]:
+        """For differences from 0 on, how many pairs there are with this difference or a smaller one."""
+        n = self.largest - self.smallest + 1
+        return list(accumulate(n - gap for gap in range(min(self.apart, n - 1) + 1)))
+
+    def _question(self, i: int, ends: list[int], rng: random.Random) -> Question:
+        """The question about pair i, where pairs with a smaller difference come first."""
+        gap = bisect_right(ends, i)
+        least = self.smallest + i - (ends[gap - 1] if gap else 0)
+        group = f"{least} + {least + gap}"
+        a, b = rng.sample([least, least + gap], 2)
+        text = rng.choice(WORDINGS).format(a=a, b=b)
+        return Question(id=f"{self.name}-{group.replace(' ', '')}", group=group, text=text, answers=(str(a + b),))

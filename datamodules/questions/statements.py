@@ -1,0 +1,75 @@
+"""Statements with given labels, in which positions are named: true and false sentences, honest and deceptive texts."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from datamodules.questions.files import FileQuestions
+from datamodules.questions.question import Question
+from datamodules.questions.row import Row, as_text, filled, value
+from datamodules.questions.words import group_key
+
+LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+MARKED = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
+WHOLE = r"(?s)\S(?:.*\S)?"
+
+
+@dataclass(kw_only=True)
+class FileStatements(FileQuestions):
+    """Statements from a file, one a row; the model reads them as they are and does not answer.
+
+    A phrase in double square brackets, `The city of [[Paris]] is in France.`, takes the place of the exact answer; the
+    brackets are removed. Without them it is the whole statement.
+
+    Attributes:
+        text: column with the statement, or a text with columns in braces.
+        label: column with 0 or 1, or false or true.
+    """
+
+    text: str = "statement"
+    label: str = "label"
+    stated = True
+
+    def __post_init__(self) -> None:
+        self.question, self.answer = self.text, self.label
+        super().__post_init__()
+
+    def record(self, row: Row) -> Question | str:
+        """Turn one row into a statement with no id and split yet, or say why it cannot be one.
+
+        Raises:
+            ValueError: a label that is neither 0 nor 1.
+        """
+        text = filled(self.text, row)
+        if not text:
+            return "no statement"
+        label = as_text(value(row, self.label)).strip()
+        if not label:
+            return "no label"
+        if label.casefold() not in LABELS:
+            raise ValueError(
+                f"dataset.label: expected 0 or 1 in column {self.label}, got {label!r} for {text[:60]!r}; mend it, or "
+                "name another column"
+            )
+        marked = MARKED.search(text)
+        plain = MARKED.sub(r"\1", text)
+        return Question(
+            id="",
+            group=group_key(plain),
+            text=plain,
+            answers=(),
+            pattern=_pattern(marked[1], text[: marked.start()]) if marked else WHOLE,
+            label=LABELS[label.casefold()],
+        )
+
+
+def _pattern(phrase: str, before: str) -> str:
+    """What finds a phrase in the text that a tokenizer gives back, which may have lost case, accents and blanks."""
+    loose = r"\s*".join(_loose(char) for char in phrase if not char.isspace())
+    earlier = len(re.findall(loose, before, re.IGNORECASE))
+    return rf"(?is)(?:{loose}.*?){{{earlier}}}(?P<exact>{loose})"
+
+
+def _loose(char: str) -> str:
+    bare = unicodedata.normalize("NFD", char)[0]
+    return re.escape(char) if bare == char else f"(?:{re.escape(char)}|{re.escape(bare)})"

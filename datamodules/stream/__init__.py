@@ -1,0 +1,1 @@
+"""From tensor files on disk to blocks on the device, within a memory budget."""

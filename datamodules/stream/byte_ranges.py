@@ -1,0 +1,154 @@
+"""Tensors in safetensors files by their byte ranges, read without mapping: mapped pages count as a process's memory.
+
+The format: 8 bytes with the length of the header, little-endian; the header, JSON; the tensors' bytes.
+https://huggingface.co/docs/safetensors
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+HEADER = 10**8  # bytes of a header at most, by the format
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """One tensor of a safetensors file, by its place there.
+
+    Attributes:
+        path: the file.
+        name: of the tensor.
+        kind: its dtype as the header has it.
+        shape: its shape.
+        start: where in the file its first byte is.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its torch dtype; a ValueError for those that hold neither activations nor labels."""
+        if self.kind not in DTYPES:
+            raise ValueError(
+                f"{self.path}: expected {self.name} in one of {', '.join(DTYPES)}, got {self.kind}; convert it"
+            )
+        return DTYPES[self.kind]
+
+    def load(self) -> Tensor:
+        """The whole tensor, for small ones."""
+        content = bytearray(math.prod(self.shape) * self.dtype.itemsize)
+        with opened(self.path) as file:
+            self.read(file, memoryview(content), 0)
+        return torch.frombuffer(content, dtype=self.dtype).view(self.shape)
+
+    def read(self, file: int, into: memoryview, offset: int) -> None:
+        """Fill `into` with the bytes from `offset` within the tensor."""
+        at = self.start + offset
+        while len(into):
+            got = os.preadv(file, [into], at)
+            if not got:
+                raise ValueError(
+                    f"{self.path}: expected {len(into)} more bytes of {self.name} at byte {at}, got the end of the "
+                    "file; it was cut short since it was opened, write it again"
+                )
+            into, at = into[got:], at + got
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A file descriptor; what goes wrong with it is a ValueError that names the file."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            yield file
+        finally:
+            os.close(file)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(
+            f"expected a safetensors file, got {path}: {reason}; check the path, or write it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a safetensors file holds.
+
+    Attributes:
+        path: the file.
+        tensors: by name.
+        metadata: strings by key.
+    """
+
+    path: Path
+    tensors: dict[str, ByteRange]
+    metadata: dict[str, str]
+
+    def tensor(self, name: str, axes: str) -> ByteRange:
+        """A tensor by name; a ValueError with the names that are there where it is not."""
+        if name not in self.tensors:
+            raise ValueError(
+                f"{self.path}: expected a tensor {name} {axes}, got {', '.join(sorted(self.tensors)) or 'none'}; "
+                "write it under that name"
+            )
+        return self.tensors[name]
+
+
+def contents(path: Path) -> Contents:
+    """Read the header of a safetensors file.
+
+    Raises:
+        ValueError: no such file, not a safetensors file, or one that was cut short.
+    """
+    with opened(path) as file:
+        size = os.fstat(file).st_size
+        length = int.from_bytes(os.pread(file, 8, 0), "little")
+        header = os.pread(file, length, 8) if length <= min(size - 8, HEADER) else b""
+    start = 8 + length
+    try:
+        described = json.loads(header)
+        metadata = described.pop("__metadata__", {})
+        ends = [entry["data_offsets"][1] for entry in described.values()]
+        stored = {
+            name: ByteRange(path, name, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+            for name, entry in described.items()
+        }
+        fits = all(
+            math.prod(tensor.shape) * DTYPES[tensor.kind].itemsize == end - tensor.start + start
+            for tensor, end in zip(stored.values(), ends, strict=True)
+            if tensor.kind in DTYPES
+        )
+        if not fits:
+            raise ValueError
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise ValueError(
+            f"expected a safetensors file, got {path}, whose header cannot be read; "
+            "write it with safetensors.torch.save_file"
+        ) from None
+    whole = start + max(ends, default=0)
+    if size < whole:
+        raise ValueError(f"{path}: expected {whole} bytes by its header, got {size}; it was cut short, write it again")
+    return Contents(path, stored, metadata)

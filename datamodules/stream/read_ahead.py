@@ -1,0 +1,147 @@
+"""Reads the next tensor in a background thread while the last one is used.
+
+Memory is used again, because fresh pages cost as much time as the reading, but never while somebody still has it: what
+is kept is not overwritten.
+"""
+
+import math
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import starmap
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.stream.store import Starmap
+
+Fill = Callable[[Tensor, Starmap], object]
+Job = tuple[tuple[int, ...], Fill]
+
+
+def copies(device: torch.device) -> int:
+    """How many times the largest tensor is held in this machine's memory, at most.
+
+    On the CPU one is in use while its successor is ready, and the one after that is being read. For a GPU there are two
+    pinned buffers, whose allocator rounds up to a power of two.
+    """
+    return 4 if device.type == "cuda" else 3
+
+
+def readers(device: torch.device) -> int:
+    """How many threads read: two fill memory as fast as it takes bytes, but not a GPU."""
+    return min(8 if device.type == "cuda" else 2, len(os.sched_getaffinity(0)))
+
+
+def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) -> Generator[Tensor, None, None]:
+    """Fill a tensor for each job, in order, one job ahead of whoever takes them.
+
+    Leaving the loop early ends the thread, as soon as what it is reading is read.
+
+    Args:
+        jobs: shape of each tensor, and what fills it: called with a contiguous CPU tensor and a `starmap` that spreads
+            calls over threads.
+        dtype: of all of them.
+        device: where they are wanted.
+
+    Raises:
+        Exception: whatever a job raises, when its tensor is asked for.
+    """
+    n_bytes = max(math.prod(shape) for shape, _ in jobs) * dtype.itemsize
+    place = _Pinned(n_bytes, device) if device.type == "cuda" else _Reused(n_bytes, len(jobs))
+    n_readers, coming = readers(device), deque()
+    try:
+        with ThreadPoolExecutor(n_readers, "reader") as pool, ThreadPoolExecutor(1, "read-ahead") as thread:
+            each = starmap if n_readers == 1 else _over(pool)
+            for shape, fill in jobs:
+                coming.append(thread.submit(place.read, shape, dtype, fill, each))
+                if len(coming) > 1:
+                    # No name here for what is handed out: it would stay alive until the next is asked for.
+                    yield place.hand_over(coming.popleft().result())
+            yield place.hand_over(coming.popleft().result())
+    finally:
+        place.close()
+
+
+def _over(pool: ThreadPoolExecutor) -> Starmap:
+    return lambda call, arguments: pool.map(lambda each: call(*each), arguments)
+
+
+class _Reused:
+    """CPU memory that comes back when no tensor shares it any more."""
+
+    def __init__(self, n_bytes: int, n_uses: int) -> None:
+        self.n_bytes, self.n_uses = n_bytes, n_uses
+        self.free: list[np.ndarray] = []
+
+    def read(self, shape: tuple[int, ...], dtype: torch.dtype, fill: Fill, each: Starmap) -> Tensor:
+        memory = self.free.pop() if self.free else _aligned(self.n_bytes)
+        self.n_uses -= 1
+        # The storage of what is handed out, and so every view of it, holds this array; nothing else does.
+        shared = memory.view()
+        weakref.finalize(shared, self._take_back, memory).atexit = False
+        acts = _shaped(torch.from_numpy(shared), shape, dtype)
+        fill(acts, each)
+        return acts
+
+    def hand_over(self, acts: Tensor) -> Tensor:
+        return acts
+
+    def close(self) -> None:
+        self.n_uses = 0
+        self.free.clear()
+
+    def _take_back(self, memory: np.ndarray) -> None:
+        if len(self.free) < self.n_uses:
+            self.free.append(memory)
+
+
+class _Pinned:
+    """Two pinned buffers, each copied to the GPU at once, on a stream of its own.
+
+    The copy runs while the other buffer is filled and while the consumer's stream works; device memory is new for each.
+    """
+
+    def __init__(self, n_bytes: int, device: torch.device) -> None:
+        self.n_bytes, self.device = n_bytes, device
+        self.stream = torch.cuda.Stream(device)
+        self.buffers: deque[tuple[Any, Any]] = deque([(None, None)] * 2)
+
+    def read(self, shape: tuple[int, ...], dtype: torch.dtype, fill: Fill, each: Starmap) -> Any:
+        memory, copied = self.buffers.popleft()
+        if memory is None:
+            # Made by this thread: one made by the consumer under inference_mode could not be filled here.
+            memory = torch.empty(self.n_bytes, dtype=torch.uint8, pin_memory=True)
+        else:
+            copied.synchronize()  # its last content has left
+        acts = _shaped(memory, shape, dtype)
+        fill(acts, each)
+        with torch.cuda.stream(self.stream):
+            there = acts.to(self.device, non_blocking=True)
+            copied = self.stream.record_event()
+        self.buffers.append((memory, copied))
+        return there, copied
+
+    def hand_over(self, copy: tuple[Tensor, torch.cuda.Event]) -> Tensor:
+        acts, copied = copy
+        consumer = torch.cuda.current_stream(self.device)
+        consumer.wait_event(copied)
+        acts.record_stream(consumer)  # its memory is not given out again before the consumer's work on it is done
+        return acts
+
+    def close(self) -> None:
+        self.buffers.clear()
+
+
+def _aligned(n_bytes: int) -> np.ndarray:
+    """Memory from numpy, which asks for huge pages: the first touch took a seventh of the time of torch's."""
+    memory = np.empty(n_bytes + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:n_bytes]  # as torch aligns its own
+
+
+def _shaped(memory: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return memory[: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)

@@ -1,0 +1,1 @@
+"""Pure functions of scores and maps. They neither fit nor draw."""

@@ -1,0 +1,1 @@
+"""Callbacks and drawings: what a run writes and prints."""

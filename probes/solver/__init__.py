@@ -1,0 +1,1 @@
+"""Exact fits of many cells at once, behind one door: `fit_logistic`."""

@@ -1,0 +1,144 @@
+"""Exact L2 logistic regression for many cells at once: every cell, label set and penalty to its own optimum.
+
+The objective is smooth and convex, so Newton's direction points downhill, and four things carry it to the minimum:
+
+* *The step.* Along the direction the objective is a convex function of one number, and its minimum is found almost
+  exactly from the slope: slopes keep their sign near the optimum, where differences of objectives drown in rounding.
+* *The space.* The weights are combinations of the rows, w = X'a. With fewer rows than columns that is the smaller
+  problem, it can be climbed row by row, and one Gram matrix XX' serves every label set and penalty of the cell.
+* *The origin.* Columns are centred first. The unpenalised intercept absorbs the shift, so the optimum is the same, and
+  offsets far larger than the spread cost no digits.
+* *The residual.* In the end logits and gradients are those of the activations as stored, in float64; only where many
+  label sets share a Gram matrix, and on a GPU, of their centred columns in float32. Whatever is rounded besides only
+  shapes directions: it can cost a step and moves no optimum.
+
+`methods` says which cells are solved how. On the CPU cells are dealt to the cores, each solved by one thread, so that
+no number of cores changes a bit; on a GPU they go in batches.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from probes.solver.inputs import aligned
+from probes.solver.methods import solve
+from probes.solver.newton import Optimum
+
+BATCH_BYTES = 2**31  # on a GPU, the memory one batch of cells may take
+# What `LogisticFit.reason` counts, the order being that in which they are looked for.
+REASONS = ("converged", "no valid row", "one class only", "constant features", "max_iter reached", "beyond float64")
+
+
+class LogisticFit(NamedTuple):
+    """Fitted probes; every field has shape [C, ...], [K, C, ...] with label sets, [P, ...] in front with P penalties.
+
+    weight [C, D] and bias [C] minimise the objective. `objective` is its value there in nats and `gradient_norm` the
+    2-norm of its gradient with respect to (weight, bias), both before rounding to the output dtype; `iterations` counts
+    Newton steps (int64); `converged` (bool) tells whether the cell met the test stated at `fit_logistic`, and
+    `REASONS[reason]` (int64) why not. Floating fields have the dtype of the activations, float32 for 16-bit ones, and
+    are NaN for a cell without a valid row, with one class only, or whose valid rows are all the same.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    objective: Tensor
+    gradient_norm: Tensor
+    iterations: Tensor
+    converged: Tensor
+    reason: Tensor
+
+
+def fit_logistic(
+    acts: Tensor,
+    labels: Tensor,
+    valid: Tensor | None = None,
+    l2: float | Sequence[float] = 1.0,
+    tol: float = 1e-4,
+    max_iter: int = 100,
+    standardize: bool = False,
+) -> LogisticFit:
+    """Fit one logistic regression per cell: minimise ∑ log(1 + exp(-s (x·w + b))) + l2/2 |w|² over its valid rows.
+
+    Here s = 2 label - 1, and the intercept b is not penalised: scikit-learn's objective with C = 1/l2. A cell has
+    converged once the 2-norm of the gradient with respect to (w, b), not divided by the number of rows, is at most
+    `tol`, and its last Newton step changed no logit z by more than 0.001 max(1, |z|). Where `tol` is below float64's
+    resolution, 1e-12 of the norm at the start (w = 0, b = log-odds), that takes its place.
+
+    A cell that cannot be fitted gets NaN, a reason, and does not touch the others. On the CPU a cell's result does not
+    depend, to the last bit, on which other cells are fitted with it, nor on the number of threads.
+
+    Args:
+        acts: activations [C, N, D], any floating dtype and strides. Rows that are not valid may hold anything.
+        labels: 0 or 1 where valid, any dtype; broadcasts to [C, N], or has label sets in front: [K, 1, N] or [K, C, N].
+        valid: bool, shaped like labels; which rows count. All of them by default.
+        l2: strength of the penalty, above 0; or several, which share the work.
+        tol: largest gradient norm of a converged cell.
+        max_iter: most Newton steps a cell may take, 1 to 15 as a rule; sweeps over the rows before them do not count.
+        standardize: penalise the weights of columns scaled to unit variance over the rows that are valid in any of the
+            cell's label sets; the weights returned act on the columns as they are, objective and gradient_norm are
+            those of the scaled problem.
+
+    Returns:
+        The fit on the device of acts.
+
+    Raises:
+        ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0.
+    """
+    labels, valid, has_sets = aligned(acts, labels, valid, sets_allowed=True)
+    has_path = getattr(l2, "ndim", 0) == 1 or (isinstance(l2, Sequence) and not isinstance(l2, str))
+    try:
+        path = [float(value) for value in (l2 if has_path else [l2])]  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        path = []
+    if not path or not all(0 < value < float("inf") for value in path):
+        raise ValueError(f"l2 must be above 0 and finite, got {l2}; a separable cell has no optimum without a penalty")
+    if not (tol >= 0 and max_iter >= 0):
+        raise ValueError(f"tol and max_iter must be 0 or more, got {tol} and {max_iter}")
+    (K, C, N), P, D = labels.shape, len(path), acts.shape[2]
+    sign = torch.where(labels, 1.0, -1.0).double() * valid  # s of the objective; 0 takes a row out of every sum
+    penalties = torch.tensor(path, dtype=torch.float64, device=acts.device)
+
+    def solve_cells(cells: Tensor) -> tuple[Optimum, Tensor]:
+        with torch.no_grad():
+            return solve(acts, sign, penalties, tol, max_iter, standardize, cells)
+
+    if acts.is_cuda:
+        solved = _in_batches(solve_cells, C, BATCH_BYTES // (24 * N * (D + P * K * min(N, D))), acts.device)
+    else:
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            solved = list(pool.map(solve_cells, torch.arange(C).split(1)))
+    dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
+    fields = [
+        torch.cat(parts).transpose(0, 1) for parts in zip(*((*opt, reason) for opt, reason in solved), strict=True)
+    ]
+    shape = ([P] if has_path else []) + ([K] if has_sets else []) + [C]
+    return LogisticFit(
+        *(
+            (field.to(dtype) if field.is_floating_point() else field).reshape(*shape, *field.shape[2:])
+            for field in fields
+        )
+    )
+
+
+def _in_batches(
+    solve: Callable[[Tensor], tuple[Optimum, Tensor]], C: int, at_once: int, device: torch.device
+) -> list[tuple[Optimum, Tensor]]:
+    """Solve `at_once` cells at a time, fewer where the device has no room for so many."""
+    solved, done, at_once, warned = [], 0, max(1, at_once), False
+    while done < C:
+        try:
+            solved.append(solve(torch.arange(done, min(done + at_once, C), device=device)))
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            at_once = (at_once + 1) // 2
+            if not warned:
+                warnings.warn("fit_logistic: out of device memory; going on with fewer cells at once", stacklevel=3)
+            warned = True
+        else:
+            done += at_once
+    return solved

@@ -1,0 +1,159 @@
+"""Which method solves which cells, and what they need: the rows that count, columns centred and scaled.
+
+* *Small cells*, of few rows or few columns: a system factored at every step (`newton`).
+* *Large cells on a CPU*: one at a time, by sweeps over the rows and Newton steps (`one_cell`).
+* *Large cells on a GPU, or with many label sets and fewer rows than columns*: all problems together, by Newton steps
+  with directions by conjugate gradients (`newton_cg`), mostly over a Gram matrix of the rows, swept first on a CPU.
+
+What rounding keeps the last two from solving is solved by factoring.
+"""
+
+import torch
+from torch import Tensor
+
+from probes.solver.gram import gram_matrix, symmetric_product
+from probes.solver.gram_ascent import ascend
+from probes.solver.inputs import not_finite
+from probes.solver.newton import Optimum, log_odds, newton
+from probes.solver.newton_cg import Combinations, Weights, border, newton_cg
+from probes.solver.one_cell import solve_cell
+from probes.solver.rows import Rows
+
+FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small
+GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
+GRAM_SETS = 6  # with fewer label sets, solving each for itself costs less than the Gram matrix
+
+
+def solve(
+    acts: Tensor, sign: Tensor, l2: Tensor, tol: float, max_iter: int, standardize: bool, cells: Tensor
+) -> tuple[Optimum, Tensor]:
+    """Solve c cells with K label sets for P penalties each.
+
+    Args:
+        acts: [C, N, D], any floating dtype.
+        sign: s of the objective, [K, C, N] float64 in {-1, 0, 1}; 0 takes a row out of every sum.
+        l2: penalties, [P] float64.
+        tol: as in `fit_logistic`.
+        max_iter: as in `fit_logistic`.
+        standardize: as in `fit_logistic`.
+        cells: numbers of the cells, [c] int64.
+
+    Returns:
+        The optimum, fields [c, P * K, ..] with the label sets varying fastest, NaN where there is none; and the number
+        of the reason, [c, P * K] int64.
+
+    Raises:
+        ValueError: NaN or infinity in a row that counts.
+    """
+    s = sign[:, cells].transpose(0, 1)  # [c, K, N]
+    rows = (s != 0).any(1).any(0).nonzero()[:, 0]
+    s = s[..., rows]
+    K, n, P, D = *s.shape[1:], len(l2), acts.shape[2]
+    X = acts[int(cells[0])][None] if len(cells) == 1 else acts[cells]  # of one cell, no copy
+    if n < acts.shape[1]:
+        X = X.index_select(1, rows)
+    used = (s != 0).any(1)
+    n_positive, n_negative = (s > 0).sum(-1), (s < 0).sum(-1)
+    constant = _constant(X, s != 0).expand_as(n_positive)
+    live = (n_positive > 0) & (n_negative > 0) & ~constant
+    causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
+    each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
+
+    large = n > FACTORED_ROWS and D > FACTORED_COLUMNS
+    if large and _one_at_a_time(X, K):
+        packed = Rows.of(X[0], standardize)
+        finite = bool(torch.from_numpy(packed.centre).isfinite().all())
+        optimum = solve_cell(packed, s[0], live[0] & finite, l2, tol, max_iter)
+    else:
+        dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
+        centred, mean, scale = _centred(X.to(dtype), used, standardize)
+        finite = bool(mean.isfinite().all())
+        optimum = (_conjugate if large else _factored)(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter)
+        optimum = optimum._replace(weight=optimum.weight / scale[:, None])
+    if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
+        cell, row = bad[0].tolist()
+        raise not_finite(f"in cell {int(cells[cell])}, row {int(rows[row])}")
+    signs, live, penalties = each
+    spoilt = live & ~optimum.converged & (optimum.iterations < max_iter)
+    if large and spoilt.any():
+        centred, mean, scale = _centred(X.double(), used, standardize)
+        exact = _factored(centred, mean, signs, spoilt, penalties, tol, max_iter)
+        exact = exact._replace(weight=exact.weight / scale[:, None])
+        optimum = Optimum(*(_where(spoilt, a, b) for a, b in zip(exact, optimum, strict=True)))
+
+    causes = [cause.repeat(1, P) for cause in causes]
+    causes += [~optimum.converged & (optimum.iterations >= max_iter), ~optimum.converged]
+    reason = torch.zeros_like(optimum.iterations)
+    for code, holds in enumerate(causes, 1):
+        reason = torch.where((reason == 0) & holds, code, reason)
+    nan = torch.full((), torch.nan, dtype=torch.float64, device=acts.device)
+    return Optimum(*(_where(live, x, nan) if x.is_floating_point() else x for x in optimum)), reason
+
+
+def _one_at_a_time(X: Tensor, K: int) -> bool:
+    """Whether to solve a large cell by itself, and its label sets one after another."""
+    _, n, D = X.shape
+    return len(X) == 1 and not X.is_cuda and (K < GRAM_SETS or n > min(GRAM_ROWS, D))
+
+
+def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
+    Z, columns = border(X)
+    if X.shape[1] > GRAM_ROWS:
+        return newton_cg(Weights(X), Z, columns, mean, s, live, l2, tol, max_iter)
+    space, start = Combinations(X, symmetric_product(X)), None
+    if len(X) == 1 and not X.is_cuda:
+        swept = ascend(space.G[0], Z[0], s[0], live[0], l2, log_odds(s[0], live[0]))
+        start = (swept[0][None], swept[1][None], swept[2][None])
+    return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter, start)
+
+
+def _factored(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
+    """Newton's method, on the CPU one problem at a time: together they would fall out of cache."""
+    gram = gram_matrix(X, float(l2.min())) if X.shape[1] < X.shape[2] else None
+    at_once = len(l2) if X.is_cuda else 1
+    parts = [
+        newton(X, mean, gram, s[:, j : j + at_once], live[:, j : j + at_once], l2[j : j + at_once], tol, max_iter)
+        for j in range(0, len(l2), at_once)
+    ]
+    return Optimum(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
+
+
+def _where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(chosen.view(*chosen.shape, *[1] * (a.ndim - chosen.ndim)), a, b)
+
+
+def _constant(X: Tensor, used: Tensor) -> Tensor:
+    """Label sets of cells whose used rows [c, K, n] are all the same, bool [c, K]."""
+    if bool((used == used[:, :1]).all()):
+        used = used[:, :1]
+    constant = torch.zeros_like(used.any(-1))
+    for k in range(used.shape[1]):
+        rows = used[0, k].nonzero()[:2, 0]
+        if len(X) == 1 and len(rows) == 2 and (X[0, rows[0]] != X[0, rows[1]]).any():
+            continue  # two rows tell, nearly always
+        if X.shape[1]:
+            chosen = used[:, k, :, None]
+            least, most = torch.where(chosen, X, torch.inf).amin(1), torch.where(chosen, X, -torch.inf).amax(1)
+            constant[:, k] = (least >= most).all(-1)
+    return constant
+
+
+def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """X [c, n, D] with columns centred, zero in rows that are not used, and divided by their standard deviation.
+
+    Also what was taken off, divided alike, and the divisor, one unless asked for; both [c, D] float64.
+    """
+    if not used.all():
+        X = torch.where(used[..., None], X, 0.0)
+    count = used.sum(1, keepdim=True).clamp(min=1)
+    mean = (X.sum(1, dtype=torch.float64) / count).to(X.dtype)
+    X = X - mean[:, None]
+    if not used.all():
+        X *= used[..., None]
+    scale = torch.ones_like(mean)
+    if standardize:
+        spread = (X.square().sum(1) / count).sqrt()
+        constant = spread <= X.shape[1] * torch.finfo(X.dtype).eps * mean.abs()  # but for rounding
+        scale = torch.where(constant, 1.0, spread)
+        X = torch.where(constant[:, None], 0.0, X / scale[:, None])
+    return X, mean.double() / scale, scale.double()

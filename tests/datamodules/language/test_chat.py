@@ -1,0 +1,110 @@
+"""Chat templates that drop the question, write the date, fail, or end turns in their own way."""
+
+from dataclasses import replace
+from datetime import date
+
+import pytest
+import torch
+
+from datamodules.labels.spans import asking
+from datamodules.language.chat import encode_turns, reads_clock, turn_end
+from datamodules.language.language_model import LanguageModel
+from datamodules.language.stages import LanguageModelStages
+from datamodules.questions.files import FileQuestions
+
+DAY = date(2024, 7, 26)
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"
+PARTS = "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+STRICT_PARTS = "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p['text'] }}{% else %}"
+STRICT_PARTS += "{{ raise_exception('no such part') }}{% endif %}{% endfor %}{% endfor %}"
+DATED = "{{ strftime_now('%d %b %Y') }}|" + PLAIN
+LLAMA = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+LLAMA += "{{ date_string }}|" + PLAIN
+
+
+@pytest.fixture
+def tokenizer(language_model):
+    return language_model.load_tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [(PLAIN, "<user>red  stone?"), (PARTS, "<user> red  stone?"), (STRICT_PARTS, " red  stone?")],
+)
+def test_the_question_is_in_the_prompt_whichever_form_the_template_takes(tokenizer, template, expected):
+    tokenizer.chat_template = template
+    ids = encode_turns(tokenizer, [" red  stone?", " red  stone?"], {}, DAY)
+    assert [tokenizer.decode(one) for one in ids] == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("<user>", "a prompt without the question"),
+        ("{% for m in messages %}{{ m.content[:3] }}{% endfor %}", "a prompt without the question"),
+        ("{{ raise_exception('roles alternate') }}", "roles alternate"),
+        ("{% for m in messages %}{{ m.content", "unexpected end of template"),
+        ("{{ messages[5].content }}", "has no element 5"),
+    ],
+)
+def test_a_template_that_fails_or_drops_the_question_is_refused_in_one_line(
+    language_model, tokenizer, template, reason
+):
+    tokenizer.chat_template = template
+    with pytest.raises(
+        ValueError, match=rf"^model.template: expected a chat template that puts .* got .*{reason}"
+    ) as told:
+        LanguageModel(language_model.id, chat=True).encode(tokenizer, ["red stone?"])
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "reads"),
+    [(PLAIN, {}, False), (DATED, {}, True), (LLAMA, {}, True), (LLAMA, {"date_string": "1 Jan 2000"}, False)],
+)
+def test_a_template_that_writes_the_date_is_noticed_and_its_date_stands_still(tokenizer, template, arguments, reads):
+    tokenizer.chat_template = template
+    assert reads_clock(tokenizer, arguments, DAY) is reads
+    (ids,) = encode_turns(tokenizer, ["red?"], arguments, DAY)
+    assert tokenizer.decode(ids).startswith("26 Jul 2024|") is reads
+    if arguments:
+        assert tokenizer.decode(ids).startswith("1 Jan 2000|")
+
+
+def test_the_date_of_the_model_is_that_of_its_prompts(language_model, tokenizer):
+    tokenizer.chat_template = DATED
+    model = LanguageModel(language_model.id, chat=True, date="2025-03-04")
+    assert model.writes_date(tokenizer)
+    assert tokenizer.decode(model.encode(tokenizer, ["red?"])[0]) == "04 Mar 2025|<user>red?"
+    assert not LanguageModel(language_model.id, chat=False).writes_date(tokenizer)
+    with pytest.raises(ValueError, match=r"model.date: expected a day such as 2024-07-26, got 'today'"):
+        LanguageModel("org/name", date="today")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}{{ m.content }}<turn>\n{% endfor %}", "<turn>"),
+        ("{% for m in messages %}{{ m.content }} </s>{% endfor %}", "</s>"),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", None),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", None),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}<turn>{% endfor %}", None),
+        ("{{ raise_exception('one turn only') }}", None),
+    ],
+)
+def test_the_token_behind_an_answer_ends_it(tokenizer, template, expected):
+    tokenizer.add_tokens(["<turn>"])
+    tokenizer.chat_template = template
+    assert turn_end(tokenizer) == (expected and tokenizer.convert_tokens_to_ids(expected))
+
+
+def test_the_date_in_prompts_is_told_once_however_often_the_model_is_asked(
+    language_model, questions_csv, tmp_path, caplog
+):
+    model, data = replace(language_model, chat=True), FileQuestions(path=str(questions_csv))
+    stages = LanguageModelStages(model, data, str(tmp_path), torch.device("cpu"))
+    stages.tokenizer.chat_template = DATED
+    with caplog.at_level("INFO"):
+        stages.prompts(["red?"])
+        stages.prompts(["blue?"], asking(model))
+    assert caplog.text.count("model.date: the chat template writes the date into prompts; they all say 2024-07-26") == 1

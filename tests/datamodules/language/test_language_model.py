@@ -1,0 +1,324 @@
+import json
+import shutil
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from datamodules.language.generation import generate_answers
+from datamodules.language.language_model import LanguageModel
+from tests.support.places import ROOT, SHARED
+
+MISTRAL = SHARED / "tokenizers" / "mistral-7b-v1"
+
+
+def test_loads_ready_for_inference(language_model):
+    network = language_model.load("cpu")
+    assert network.dtype == torch.float32
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_prompt_is_encoded_with_its_bos_once(language_model):
+    tokenizer = language_model.load_tokenizer()
+    model = LanguageModel(language_model.id, prompt="<s>Q: {question}\nA:")
+    ids = model.encode(tokenizer, ["{question} red?"])[0]
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids[1:]) == "Q: {question} red?\nA:"
+
+
+def test_chat_wraps_the_prompt_with_the_generation_prompt(language_model):
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %} bot:{% endif %}"
+    )
+    ids = LanguageModel(language_model.id, prompt="Say: {question}", chat=True).encode(tokenizer, ["red?"])[0]
+    assert tokenizer.decode(ids) == "<s>user: Say: red? bot:"
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %} [bot]{% endif %}{% if enable_thinking is false %} at once{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("chat", "template", "settings", "expected", "stop"),
+    [
+        ("auto", TEMPLATE, {}, "<s>[user] red? [bot]", None),
+        ("auto", None, {}, "Q: red?\nA:", "\n"),
+        (False, TEMPLATE, {}, "Q: red?\nA:", "\n"),
+        (True, TEMPLATE, {"prompt": "Say: {question}", "stop": "."}, "<s>[user] Say: red? [bot]", "."),
+        (True, TEMPLATE, {"template": {"enable_thinking": False}}, "<s>[user] red? [bot] at once", None),
+        ("auto", None, {"prompt": "{question}", "stop": None}, "red?", None),
+        (
+            True,
+            TEMPLATE,
+            {"chat_prompt": "{question} Now.", "base_prompt": "{question} is"},
+            "<s>[user] red? Now. [bot]",
+            None,
+        ),
+        (False, TEMPLATE, {"chat_prompt": "{question} Now.", "base_prompt": "{question} is"}, "red? is", "\n"),
+        (True, TEMPLATE, {"prompt": "{question}", "chat_prompt": "{question} Now."}, "<s>[user] red? [bot]", None),
+        (False, None, {"prompt": "{question}", "base_prompt": "{question} is"}, "red?", "\n"),
+        (True, TEMPLATE, {"template": {"add_generation_prompt": False}}, "<s>[user] red?", None),
+        (False, None, {"prompt": "<s><s>{question}"}, "<s>red?", "\n"),
+    ],
+)
+def test_chat_or_base_decides_prompt_and_stop(language_model, chat, template, settings, expected, stop):
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.chat_template = template
+    model = LanguageModel(language_model.id, **{"chat": chat, "stop": "auto", **settings})
+    assert tokenizer.decode(model.encode(tokenizer, ["red?"])[0]) == expected
+    assert model.stop_text(tokenizer) == stop
+
+
+def test_a_chat_without_a_template_is_refused(language_model):
+    model = LanguageModel(language_model.id, chat=True)
+    with pytest.raises(ValueError, match=r"model.chat: expected a tokenizer with a chat template, .*; set model.chat="):
+        model.encode(language_model.load_tokenizer(), ["red?"])[0]
+
+
+def test_bos_comes_once_where_tokenizer_and_prompt_both_write_it():
+    if not MISTRAL.is_dir():
+        pytest.skip(f"no tokenizer at {MISTRAL}")
+    tokenizer = AutoTokenizer.from_pretrained(MISTRAL)
+    for prompt in ("{question}", "<s>{question}"):
+        ids = LanguageModel("org/name", prompt=prompt).encode(tokenizer, ["Who wrote it?"])[0]
+        assert ids.count(tokenizer.bos_token_id) == 1
+        assert ids[0] == tokenizer.bos_token_id
+    tokenizer.add_eos_token = True
+    assert LanguageModel("org/name").encode(tokenizer, ["Who?"])[0][-1] != tokenizer.eos_token_id
+
+
+def test_a_tokenizer_that_cannot_pad_is_no_obstacle(language_model):
+    network, tokenizer = language_model.load("cpu"), language_model.load_tokenizer()
+    prompts = language_model.encode(tokenizer, ("red?", "blue stone river key?"))
+    expected = generate_answers(network, tokenizer, prompts, 8)
+    tokenizer.pad_token = None
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
+    tokenizer.eos_token = None
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
+
+
+def test_a_device_map_places_the_weights(language_model):
+    placed = replace(language_model, device_map={"": "cpu"}).load("cpu")
+    expected = language_model.load("cpu")
+    ids = torch.tensor([[1, 5, 9]])
+    assert torch.equal(placed(ids).logits, expected(ids).logits)
+
+
+def test_quantisation_is_part_of_what_activations_depend_on(language_model):
+    four = replace(language_model, quantisation={"load_in_4bit": True})
+    assert four.identity() != language_model.identity()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="what quantisation needs is installed")
+def test_what_quantisation_needs_is_named(language_model):
+    with pytest.raises(
+        ValueError, match=r"got .*bitsandbytes.*; pip install -c constraints.txt -e '.\[quantisation\]'$"
+    ):
+        replace(language_model, quantisation={"load_in_4bit": True}).load("cpu")
+
+
+def test_identity_follows_the_weights_not_the_folder(language_model, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(language_model.id, copy)
+    same = LanguageModel(str(copy), dtype="float32")
+    assert same.identity() == language_model.identity()
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert same.identity() != language_model.identity()
+
+
+def test_a_folder_without_a_tokenizer_is_refused(language_model, tmp_path):
+    copy = tmp_path / "bare"
+    shutil.copytree(language_model.id, copy, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ValueError, match=r"expected a tokenizer beside the weights.*tokenizer.save_pretrained"):
+        LanguageModel(str(copy)).load_tokenizer()
+
+
+def test_a_folder_without_weights_is_refused(language_model, tmp_path):
+    copy = tmp_path / "empty"
+    shutil.copytree(language_model.id, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ValueError, match="expected the weights of a causal language model"):
+        LanguageModel(str(copy)).load("cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"prompt": "Q: A:"}, r"model.prompt: expected a text with \{question\}"),
+        ({"chat_prompt": "Now."}, r"model.chat_prompt: expected a text with \{question\} in it, got 'Now.'; add it"),
+        ({"base_prompt": "A:"}, r"model.base_prompt: expected a text with \{question\} in it, got 'A:'; add it"),
+        ({"base_prompt": 5}, "model.base_prompt: expected a text or null, got 5"),
+        ({"dtype": "float12"}, "model.dtype: expected float32, bfloat16 or float16, got 'float12'"),
+        ({"dtype": "nn"}, "model.dtype"),
+        ({"dtype": "int8"}, "model.dtype: expected float32, bfloat16 or float16, got 'int8'"),
+        ({"dtype": 32}, "model.dtype: expected float32, bfloat16 or float16, got 32"),
+        (
+            {"quantisation": "4bit"},
+            r"model.quantisation: expected arguments such as \{load_in_4bit: true\}, got '4bit'",
+        ),
+        ({"chat": "yes"}, "model.chat: expected true, false or auto, got 'yes'"),
+        ({"batch_size": 0}, "model.batch_size: expected a whole number above 0, got 0"),
+        ({"max_new_tokens": "many"}, "model.max_new_tokens: expected a whole number above 0, got 'many'"),
+        ({"thinking_tokens": -1}, "model.thinking_tokens: expected a whole number, 0 or above, got -1"),
+        ({"thinking_tokens": True}, "model.thinking_tokens: expected a whole number, 0 or above, got True"),
+        ({"device_map": "auto", "tp_plan": "auto"}, "expected device_map or tp_plan, got both; leave one null"),
+        ({"stop": 5}, "model.stop: expected a text or null, got 5; quote it"),
+        ({"prompt": 5}, "model.prompt: expected a text or null, got 5"),
+        ({"revision": 5}, "model.revision: expected a text or null, got 5"),
+        ({"template": "foo"}, "model.template: expected arguments such as .*, got 'foo'"),
+        ({"template": {"tokenize": False}}, "model.template: expected arguments such as"),
+        ({"template": {"truncation": True, "max_length": 3}}, "model.template: expected arguments such as"),
+        ({"template": {"padding": True}}, "model.template: expected arguments such as"),
+        ({"dtype": "float8_e4m3fn"}, "model.dtype: expected float32, bfloat16 or float16, got 'float8_e4m3fn'"),
+        ({"id": None, "gguf": 1}, "model.gguf: expected a text or null, got 1; quote it"),
+        (
+            {"id": None, "gguf": ""},
+            "model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got None",
+        ),
+        ({"id": "~nobody-here/model"}, "model.id: expected a path, got ~nobody-here/model: this machine has no such"),
+        ({"gguf": "~nobody-here/a.gguf"}, "model.gguf: expected a path, got ~nobody-here/a.gguf: this machine has no"),
+        ({"gguf": "tests"}, "model.gguf=tests: expected a GGUF file, got tests: a folder; name the file in it"),
+        ({"gguf": "/dev/null"}, "expected a GGUF file, got /dev/null: no such file"),
+        ({"trust_remote_code": "maybe"}, "model.trust_remote_code: expected true or false, got 'maybe'"),
+    ],
+)
+def test_settings_are_checked(settings, text, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match=text):
+        LanguageModel(**{"id": "some/model"} | settings)
+
+
+def test_weights_cut_short_are_told(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match="expected the weights of a causal language model, got none that load") as told:
+        LanguageModel(str(folder), dtype="float32").load("cpu")
+    assert "\n" not in str(told.value)
+
+
+@pytest.fixture
+def altered(tiny_model, tmp_path):
+    """A copy of the model's folder with some of its settings changed."""
+
+    def alter(file, **changes):
+        folder = shutil.copytree(tiny_model, tmp_path / "altered")
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+        return LanguageModel(str(folder), dtype="float32")
+
+    return alter
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(altered):
+    model = altered("config.json", num_hidden_layers=4)
+    with pytest.raises(ValueError, match=r"expected every weight, got none for 9, such as model.layers.3.input_layern"):
+        model.load("cpu")
+
+
+def test_weights_of_another_shape_are_told(altered):
+    with pytest.raises(ValueError, match="expected the weights of a causal language model, got none that load") as told:
+        altered("config.json", intermediate_size=80).load("cpu")
+    assert "\n" not in str(told.value)
+
+
+def test_greedy_answers_are_greedy_whatever_the_model_comes_with(altered, language_model):
+    tokenizer = language_model.load_tokenizer()
+    prompts = language_model.encode(tokenizer, ("red?", "blue stone river key?"))
+    expected = generate_answers(language_model.load("cpu"), tokenizer, prompts, 8)
+    ends = language_model.load("cpu").generation_config.eos_token_id
+    assert ends == 2
+    network = altered(
+        "generation_config.json", num_beams=3, repetition_penalty=1.5, return_dict_in_generate=True, min_length=40
+    ).load("cpu")
+    assert network.generation_config.eos_token_id == ends  # type: ignore[union-attr]
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
+
+
+def test_a_folder_without_a_model_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"model.id: expected a folder with config.json, weights and tokenizer, got"):
+        LanguageModel(str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got ''"
+    ):
+        LanguageModel("")
+
+
+@pytest.mark.parametrize("key", ["prompt", "chat_prompt", "base_prompt"])
+def test_a_command_line_can_give_line_breaks_tabs_and_backslashes(language_model, key):
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    given: dict[str, Any] = {key: r"{question}\n\tA: \\nu \d"}
+    model = LanguageModel(language_model.id, chat=key == "chat_prompt", stop=r"\n\t", **given)
+    for one in (model, replace(model, batch_size=1)):
+        ids = one.encode(tokenizer, [r"\n?"])[0]
+        assert tokenizer.decode(ids) == "\\n?\n\tA: \\nu \\d"
+        assert one.stop_text(tokenizer) == "\n\t"
+
+
+def test_a_prompt_for_all_wins_over_those_for_chats_and_base_models(language_model):
+    tokenizer = language_model.load_tokenizer()
+    kinds: dict[str, Any] = {"chat_prompt": "chat {question}", "base_prompt": "base {question}"}
+    cases: list[tuple[dict[str, Any], str]] = [
+        (kinds, "base red?"),
+        (kinds | {"prompt": "all {question}"}, "all red?"),
+        (kinds | {"chat": True}, "<user>chat red?"),
+        (kinds | {"chat": True, "prompt": "all {question}"}, "<user>all red?"),
+        ({"chat": True}, "<user>red?"),
+        ({}, "Q: red?\nA:"),
+    ]
+    tokenizer.chat_template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}"
+    for settings, expected in cases:
+        model = LanguageModel(language_model.id, **settings)
+        assert tokenizer.decode(model.encode(tokenizer, ["red?"])[0]) == expected
+
+
+def test_answers_end_at_the_tokenizers_end_and_at_the_end_of_a_turn(language_model):
+    """Whichever of them the model's own settings leave out."""
+    tokenizer = language_model.load_tokenizer()
+    tokenizer.add_tokens(["<turn>"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<turn>\n{% endfor %}"
+    end, turn = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<turn>")
+    assert LanguageModel(language_model.id, chat=True).stop_ids(tokenizer) == sorted([end, turn])
+    assert LanguageModel(language_model.id, chat=False).stop_ids(tokenizer) == [end]
+    network, (prompt,) = language_model.load("cpu"), language_model.encode(tokenizer, ["red?"])
+    network.generation_config.eos_token_id = None
+    whole = generate_answers(network, tokenizer, [prompt], 8)[0]
+    third = whole.answer_ids[2]
+    cut = generate_answers(network, tokenizer, [prompt], 8, stop_ids=[third])[0]
+    n = list(whole.answer_ids).index(third) + 1
+    assert (list(cut.answer_ids), cut.finish) == (list(whole.answer_ids[:n]), "stop")
+    network.generation_config.eos_token_id = [third]
+    assert generate_answers(network, tokenizer, [prompt], 8, stop_ids=[end])[0] == cut
+
+
+def test_padding_has_an_embedding(language_model):
+    """A padding token behind the embeddings is never looked up."""
+    tokenizer, network = language_model.load_tokenizer(), language_model.load("cpu")
+    prompts = language_model.encode(tokenizer, ("red?", "blue stone river key?"))
+    expected = generate_answers(network, tokenizer, prompts, 8)
+    tokenizer.add_special_tokens({"pad_token": "<late>"})
+    assert tokenizer.pad_token_id >= network.get_input_embeddings().weight.shape[0]
+    assert generate_answers(network, tokenizer, prompts, 8) == expected
+
+
+def test_a_model_in_parts_needs_torchrun(tiny_model, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(
+        ValueError, match=r"model.tp_plan: expected torchrun, which starts the processes, got one started"
+    ):
+        LanguageModel(str(tiny_model), dtype="float32", tp_plan="auto").load("cpu")
+
+
+def test_a_missing_folder_is_not_taken_for_a_hub_id():
+    with pytest.raises(ValueError, match=r"got '/no/such/folder': no such folder"):
+        LanguageModel("/no/such/folder")

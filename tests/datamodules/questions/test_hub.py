@@ -1,0 +1,304 @@
+"""The sets of the hub in the hub's own layout: columns as published, Parquet, cards with configs, commits that move."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.language import snapshot
+from datamodules.language.cache.entry import CacheEntry
+from datamodules.questions.hub import HubQuestions
+from tests.support.hub_cache import publish, publish_dataset, repository, write_dataset
+from tests.test_configs import composed
+from train import build
+
+ROW = {"question": "a", "answer": "b"}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+
+
+def trivia(question, *aliases):
+    return {
+        "question": question, "question_id": "tc_1", "question_source": "x", "entity_pages": {"title": ["t"]},
+        "search_results": {"rank": [1]},
+        "answer": {"aliases": list(aliases), "normalized_aliases": [], "type": "WikipediaEntity", "value": aliases[-1]},
+    }  # fmt: skip
+
+
+def hotpot(question, answer, title):
+    return {
+        "id": "5a", "question": question, "answer": answer, "type": "bridge", "level": "hard",
+        "supporting_facts": {"title": [title], "sent_id": [0]},
+        "context": {"title": [title, "B"], "sentences": [[f"{title} is.", " It was."], ["B is."]]},
+    }  # fmt: skip
+
+
+MNLI_TEXT = 'For the statement "{}", does the hypothesis "{}" represent entailment, contradiction, or neutrality?'
+IMDB_TEXT = "{}\n\nIs this movie review positive or negative?"
+SETS: dict[str, Any] = {
+    "triviaqa": (
+        "unfiltered.nocontext",
+        {"train": [trivia("Who?", "Ann", "Anna"), trivia("Which?", "(B) b", "B")], "validation": [trivia("who", "C")]},
+        [("Which?", ("B", "(B) b"), "train"), ("who", ("C",), "test")],
+    ),
+    "hotpotqa": (
+        "distractor",
+        {"train": [hotpot("Who?", "Ann", "A")], "validation": [hotpot("Where?", "yes", "C")]},
+        [("Who?", ("Ann",), "train"), ("Where?", ("yes",), "test")],
+    ),
+    "hotpotqa_context": (
+        "distractor",
+        {"train": [hotpot("Who?", "Ann", "A")], "validation": [hotpot("Where?", "yes", "C")]},
+        [("A is. It was.\nB is.\nWho?", ("Ann",), "train"), ("C is. It was.\nB is.\nWhere?", ("yes",), "test")],
+    ),
+    "natural_questions": (
+        "nq_open",
+        {"train": [{"question": "who", "answer": ["A", "B"]}], "validation": [{"question": "where", "answer": ["C"]}]},
+        [("who", ("A", "B"), "train"), ("where", ("C",), "test")],
+    ),
+    "winogrande_hub": (
+        "winogrande_xl",
+        {
+            "train": [{"sentence": "_ left.", "option1": "Ann", "option2": "Bob", "answer": "2"}],
+            "test": [{"sentence": "_ stayed.", "option1": "Ann", "option2": "Bob", "answer": ""}],
+            "validation": [{"sentence": "_ came.", "option1": "Ann", "option2": "Bob", "answer": "1"}],
+        },
+        [
+            ("_ left. What does the blank refer to in the sentence?", ("Bob",), "train"),
+            ("_ came. What does the blank refer to in the sentence?", ("Ann",), "test"),
+        ],
+    ),
+    "mnli_hub": (
+        "mnli",
+        {
+            "train": [{"premise": "a", "hypothesis": "b", "label": 1, "idx": 0}],
+            "validation_matched": [{"premise": "c", "hypothesis": "d", "label": 2, "idx": 0}],
+        },
+        [(MNLI_TEXT.format("a", "b"), ("neutral",), "train"), (MNLI_TEXT.format("c", "d"), ("contradiction",), "test")],
+    ),
+    "imdb": (
+        "plain_text",
+        {
+            "train": [{"text": "Fine {it} was.", "label": 1}],
+            "test": [{"text": "Bad.", "label": 0}],
+            "unsupervised": [{"text": "?", "label": -1}],
+        },
+        [(IMDB_TEXT.format("Fine {{it}} was.").replace("{{", "{").replace("}}", "}"), ("positive",), "train"),
+         (IMDB_TEXT.format("Bad."), ("negative",), "test")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_sets_of_the_hub_as_published(name, tmp_path):
+    config, parts, expected = SETS[name]
+    folder = write_dataset(tmp_path / "set", config, parts)
+    dataset = build(composed(tmp_path, f"dataset={name}", f"dataset.id={folder}").dataset)
+    dataset.fetch()
+    assert [(q.text, q.answers, q.split) for q in dataset.load(lambda line: None)] == expected
+    assert dataset.identity() == {"hub": folder, "config": config, "commit": None}
+
+
+def test_the_type_of_a_column_says_which_numbers_are_short(tmp_path):
+    rows = {
+        "question": ["a"], "double": [3.14159265], "single": pa.array([0.1], pa.float32()),
+        "nested": pa.array([{"x": [0.2]}], pa.struct({"x": pa.list_(pa.float32())})),
+        "day": pa.array([datetime(2020, 1, 2)], pa.timestamp("us")),
+    }  # fmt: skip
+    folder = write_dataset(tmp_path / "set", "default", {"train": [{"question": "a", "answer": "b"}]})
+    pq.write_table(pa.table(rows), tmp_path / "set" / "default" / "train-00000-of-00001.parquet")
+    (asked,) = HubQuestions(id=folder, answer=["double", "single", "nested.x", "day"]).load()
+    assert asked.answers == ("3.14159265", "0.1", "0.2", "2020-01-02")
+
+
+def test_twins_of_the_sets_of_the_hub_are_held_together(tmp_path):
+    """A premise of MNLI with its hypotheses; the two sentences of Winogrande that differ in one word."""
+    said = "The trophy does not fit into the suitcase because the _ is too {}."
+    for name, rows in (
+        ("mnli_hub", [{"premise": "p", "hypothesis": f"h{i}", "label": i, "idx": i} for i in range(3)]),
+        (
+            "winogrande_hub",
+            [
+                {"sentence": said.format(word), "option1": "trophy", "option2": "suitcase", "answer": answer}
+                for word, answer in (("big", "1"), ("small", "2"))
+            ],
+        ),
+    ):
+        config, parts, _ = SETS[name]
+        parts = {**parts, "train": parts["train"] + rows}
+        folder = write_dataset(tmp_path / name, config, parts)
+        dataset = build(composed(tmp_path, f"dataset={name}", f"dataset.id={folder}").dataset)
+        groups = [q.group for q in dataset.load(lambda line: None) if q.split == "train"]
+        assert len(groups) == 1 + len(rows)
+        assert len(set(groups)) == 2
+
+
+def test_without_a_test_part_the_split_is_dealt(tmp_path):
+    folder = write_dataset(tmp_path / "set", "default", {"train": [{"question": "a", "answer": "b"}]})
+    (question,) = HubQuestions(id=folder).load()
+    assert (question.id, question.split) == ("set-00000", "")
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty hub cache on a machine without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(snapshot, "_unreachable", [])
+    monkeypatch.setattr(snapshot, "_told", set())
+    return tmp_path / "hub"
+
+
+def publish_files(cache, tmp_path, files, **how):
+    """Publish a data set `org/set` of these texts by file name."""
+    for name, text in files.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_text(text)
+    return publish(cache, "dataset", "org/set", tmp_path / "set", **how)
+
+
+def load(**settings):
+    """Texts of the questions of `org/set`, fetched first."""
+    dataset = HubQuestions(id="org/set", **settings)
+    dataset.fetch()
+    return [question.text for question in dataset.load(lambda line: None)]
+
+
+def test_the_commit_that_a_revision_leads_to_is_loaded_and_told(hub_cache):
+    commit = publish_dataset(hub_cache, "org/set", "c", {"train": [ROW]}, revision="v1")
+    dataset = HubQuestions(id="org/set", config="c", revision="v1")
+    dataset.fetch()
+    assert dataset.identity() == {"hub": "org/set", "config": "c", "commit": commit}
+    assert dataset.about() == {"dataset": "set", "revision": "v1"}
+    assert [question.id for question in dataset.load()] == ["set-00000"]
+    assert dataset.folder.name == commit
+
+
+def test_a_revision_that_moved_is_refused_and_a_commit_is_not(hub_cache, tmp_path):
+    def cache(dataset):
+        CacheEntry(tmp_path, "answers", {"dataset": dataset.identity()}, 1, dataset.about())
+
+    old = publish_dataset(hub_cache, "org/set", "c", {"train": [ROW]})
+    publish_dataset(hub_cache, "org/other", "c", {"train": [ROW]})
+    cache(HubQuestions(id="org/set", revision="main"))
+    HubQuestions(id="org/set", revision="main").check_unmoved(str(tmp_path))
+    new = publish_dataset(hub_cache, "org/set", "c", {"train": [ROW, {"question": "c", "answer": "d"}]})
+    with pytest.raises(
+        ValueError, match=rf"dataset.revision: expected main of org/set to be the commit {old}, .*got {new}"
+    ):
+        HubQuestions(id="org/set", revision="main").check_unmoved(str(tmp_path))
+    for other in (
+        HubQuestions(id="org/set", revision=new),
+        HubQuestions(id="org/set", revision=old),
+        HubQuestions(id="org/set"),
+        HubQuestions(id="org/set", config="other", revision="main"),
+        HubQuestions(id="org/other", revision="main"),
+    ):
+        other.check_unmoved(str(tmp_path))
+    (tmp_path / "answers" / "broken").mkdir()
+    (repository(hub_cache, "dataset", "org/set") / "refs" / "v").write_text(new)
+    for content in ("", "[]", json.dumps({"about": None}), json.dumps({"about": {"revision": "v"}, "dataset": None})):
+        (tmp_path / "answers" / "broken" / "manifest.json").write_text(content)
+        HubQuestions(id="org/set", revision="v").check_unmoved(str(tmp_path))
+
+
+TWO = """---
+configs:
+- config_name: one
+  data_files:
+  - split: train
+    path: one.csv
+- config_name: two{default}
+  data_files:
+  - split: train
+    path: two.csv
+---
+"""
+TEXTS = {"one.csv": "question,answer\nof one,b\n", "two.csv": "question,answer\nof two,b\n"}
+
+
+@pytest.mark.parametrize(
+    ("default", "config", "expected"),
+    [
+        ("", "one", "of one"),
+        ("", "two", "of two"),
+        ("\n  default: true", None, "of two"),
+        ("", "three", None),
+        ("", None, None),
+    ],
+)
+def test_of_several_configurations_one_is_named_or_the_default(default, config, expected, hub_cache, tmp_path):
+    publish_files(hub_cache, tmp_path, TEXTS | {"README.md": TWO.format(default=default)})
+    if expected:
+        assert load(config=config) == [expected]
+        return
+    line = rf"^dataset.config: expected one of one, two for org/set, got {config}; name one$"
+    with pytest.raises(ValueError, match=line):
+        load(config=config)
+
+
+def test_a_card_names_what_separates_columns_and_says_what_is_no_setting(hub_cache, tmp_path):
+    card = """---
+configs:
+- config_name: default
+  description: Tabs between columns.
+  data_files: some.tsv
+  sep: "\\t"
+---
+"""
+    publish_files(hub_cache, tmp_path, {"README.md": card, "some.tsv": "question\tanswer\na, and b\tc\n"})
+    assert load() == ["a, and b"]
+
+
+@pytest.mark.parametrize("card", [None, "", "# A set\n", "---\nlicense: mit\n---\n"])
+def test_a_set_whose_card_describes_nothing_is_told_by_the_names_of_its_files(card, hub_cache, tmp_path):
+    files = {"data/train.csv": "question,answer\na,b\n", "data/test.csv": "question,answer\nc,d\n"}
+    publish_files(hub_cache, tmp_path, files if card is None else files | {"README.md": card})
+    assert load(test_split="test") == ["a", "c"]
+    with pytest.raises(ValueError, match=r"^dataset: expected a part 'validation' of org/set, got t\w+, t\w+$"):
+        load(test_split="validation")
+
+
+def test_only_the_files_of_the_parts_in_use_are_needed(hub_cache):
+    """As a download of these parts leaves them: the list of all files, and some of them."""
+    parts = {"train": [ROW], "validation": [{"question": "c", "answer": "d"}], "test": [ROW]}
+    commit = publish_dataset(hub_cache, "org/set", "c", parts, listed=True)
+    folder = repository(hub_cache, "dataset", "org/set") / "snapshots" / commit / "c"
+    (folder / "test-00000-of-00001.parquet").unlink()
+    assert load(config="c", test_split="validation") == ["a", "c"]
+    with pytest.raises(
+        ValueError, match=r"^dataset.id=org/set: expected a network, or a data set fetched whole before, got a download"
+    ):
+        load(config="c", test_split="test")
+
+
+def test_files_that_are_not_there_are_told_where_no_list_names_them(hub_cache):
+    commit = publish_dataset(hub_cache, "org/set", "c", {"train": [ROW]})
+    (repository(hub_cache, "dataset", "org/set") / "snapshots" / commit / "c" / "train-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"^dataset.id=org/set: expected a data set that loads, got ") as told:
+        load(config="c")
+    assert "\n" not in str(told.value)
+
+
+def test_without_a_network_a_set_not_fetched_before_is_told(hub_cache):
+    line = r"^dataset.id=org/set: expected a network, or a data set fetched before, got neither; connect once, or give"
+    with pytest.raises(ValueError, match=line):
+        HubQuestions(id="org/set").fetch()
+    with pytest.raises(ValueError, match=line):
+        HubQuestions(id="org/set").load()
+
+
+def test_a_part_a_config_or_a_column_that_is_not_there_is_named(tmp_path):
+    folder = write_dataset(tmp_path / "set", "one", {"train": [ROW]})
+    with pytest.raises(ValueError, match=r"dataset: expected a part 'test' of .*set, got train"):
+        HubQuestions(id=folder, config="one", test_split="test").load()
+    with pytest.raises(ValueError, match=r"^dataset.config: expected one of one for .*set, got two; name one$"):
+        HubQuestions(id=folder, config="two").load()
+    with pytest.raises(ValueError, match=r"expected column gold in set, got question; set the option of dataset"):
+        HubQuestions(id=folder, answer="gold").load()

@@ -1,0 +1,441 @@
+import json
+import re
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from datamodules.activations import ActivationDataModule
+from datamodules.examples import Span
+from datamodules.labels.labelling import label_examples, replies
+from datamodules.labels.rules import TextRule, gold, substring
+from datamodules.labels.spans import ModelSpans, RuleSpans
+from datamodules.language.cache.entry import CacheEntry
+from datamodules.language.capture import capture
+from datamodules.language.positions import Positions, Rule
+from datamodules.language.stages import LanguageModelStages
+from datamodules.questions.files import FileQuestions
+from datamodules.split import GroupSplit
+from tests.datamodules.language.test_positions import shipped
+
+COLOURS = FileQuestions(path="colours.csv")
+
+
+def make(language_model, questions_csv, cache_root, **changes):
+    settings = {
+        "model": language_model,
+        "dataset": FileQuestions(path=str(questions_csv), pattern=r"\w+"),
+        "rule": TextRule(gold),
+        "spans": RuleSpans(),
+        "positions": Positions(shipped("paper")),
+        "site": "resid_post",
+        "split": GroupSplit(),
+        "cache_root": str(cache_root),
+    }
+    return ActivationDataModule(**(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def cache_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def datamodule(language_model, questions_csv, cache_root):
+    built = make(language_model, questions_csv, cache_root)
+    built.setup()
+    return built
+
+
+def test_blocks_hold_what_the_model_computes(datamodule, language_model, questions_csv):
+    """Oracle: each test question answered alone, its hidden states read off `output_hidden_states`."""
+    network = language_model.load("cpu")
+    table = pq.read_table(next(iter(datamodule._shards[0])).parents[1] / "index.parquet").to_pylist()
+    asked = {q.text: q for q in FileQuestions(path=str(questions_csv)).load()}
+    blocks = list(datamodule.test_dataloader())
+    rows = datamodule._rows["test"]
+    acts = torch.cat([block["acts"] for block in blocks]).unflatten(0, (3, 15))
+    valid = torch.cat([block["valid"] for block in blocks]).unflatten(0, (3, 15))
+    for i in (0, 7, len(rows) - 1):
+        row = table[rows[i]]
+        assert blocks[0]["labels"][i] == gold(row["answer"], asked[row["question"]]).right == row["label"]
+        states = network.model(
+            torch.tensor([row["prompt_ids"] + row["answer_ids"]]), output_hidden_states=True
+        ).hidden_states
+        for position in range(15):
+            assert valid[0, position, i] == row["valid"][position]
+            if row["valid"][position]:
+                for layer in (0, 1):  # the last entry of hidden_states is after the final norm
+                    expected = states[layer + 1][0, row["first_token"][position]]
+                    torch.testing.assert_close(acts[layer, position, i].float(), expected, rtol=2**-7, atol=1e-3)
+
+
+def test_the_card_describes_the_grid(datamodule):
+    card = datamodule.card
+    assert json.loads(json.dumps(card, allow_nan=False)) == card
+    assert card["layers"] == [0, 1, 2]
+    assert card["positions"] == [rule["name"] for rule in shipped("paper")]
+    assert card["width"] == 32
+    assert sum(card["split"][name]["n"] for name in ("train", "val", "test")) == 300
+    labels = datamodule._labels
+    assert sum(card["split"][name]["n_positive"] for name in ("train", "val", "test")) == labels.sum()
+    assert card["n_valid"] == datamodule._valid.sum(0).tolist()
+
+
+def test_a_second_run_loads_no_model(datamodule, language_model, questions_csv, cache_root, monkeypatch, caplog):
+    monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
+    again = make(language_model, questions_csv, cache_root)
+    with caplog.at_level("INFO"):
+        again.setup()
+    assert again.card == datamodule.card
+    assert "answers: 300 reused from" in caplog.text
+    assert "resid_post: 300 reused from" in caplog.text
+
+
+def test_another_site_reuses_the_answers(datamodule, language_model, questions_csv, cache_root, caplog):
+    with caplog.at_level("INFO"):
+        make(language_model, questions_csv, cache_root, site="mlp_out", layers=[2]).setup()
+    assert "answers: 300 reused from" in caplog.text
+    assert "mlp_out: 300 of 300 to make" in caplog.text
+
+
+def test_another_batch_size_gives_the_same_answers(language_model, questions_csv, tmp_path):
+    asked = [(q.id, q.text) for q in FileQuestions(path=str(questions_csv), limit=40).load()]
+    answers = []
+    for batch_size in (8, 1):
+        model = replace(language_model, batch_size=batch_size)
+        with LanguageModelStages(model, COLOURS, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
+            ids, texts = zip(*asked, strict=True)
+            answers.append(stages.answers(ids, stages.prompts(texts)))
+    assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
+    assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
+
+
+def test_a_run_that_failed_goes_on_where_it_stopped(language_model, questions_csv, tmp_path, monkeypatch):
+    """The first shard of activations is kept, and what follows has the bytes of a run left alone."""
+    alone = make(language_model, questions_csv, tmp_path / "alone")
+    alone.setup()
+    calls = []
+
+    def fails_late(network, sequences, *rest):
+        calls.append(len(sequences))
+        if sum(calls) > 256:
+            raise RuntimeError("power cut")
+        return capture(network, sequences, *rest)
+
+    monkeypatch.setattr("datamodules.language.stages.capture", fails_late)
+    with pytest.raises(RuntimeError, match="power cut"):
+        make(language_model, questions_csv, tmp_path / "cut").setup()
+    monkeypatch.undo()
+    calls.clear()
+    monkeypatch.setattr(
+        "datamodules.language.stages.capture", lambda n, s, *r: calls.append(len(s)) or capture(n, s, *r)
+    )
+    resumed = make(language_model, questions_csv, tmp_path / "cut")
+    resumed.setup()
+    assert sum(calls) == 300 - 256
+    for one, other in zip(alone._shards, resumed._shards, strict=True):
+        assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+def test_activations_that_are_not_finite_are_named_and_not_stored(language_model, questions_csv, tmp_path, monkeypatch):
+    def broken(network, sequences, tokens, sites, layers):
+        acts = capture(network, sequences, tokens, sites, layers)["resid_post"].clone()
+        acts[0, 1, 2, 3] = torch.inf
+        return {"resid_post": acts}
+
+    monkeypatch.setattr("datamodules.language.stages.capture", broken)
+    with pytest.raises(ValueError, match=r"got inf at layer 1, position second_answer, example colours-\d{5}"):
+        make(language_model, questions_csv, tmp_path).setup()
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+def test_one_sided_labels_are_refused(language_model, tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("question,answer\n" + "".join(f"q{i}?,never said\n" for i in range(30)))
+    with pytest.raises(ValueError, match="at least 10 right and 10 wrong answers, got 0 right and 30 wrong of 30"):
+        make(language_model, path, tmp_path).setup()
+
+
+def test_a_layer_outside_the_model_is_refused(language_model, questions_csv, cache_root):
+    with pytest.raises(ValueError, match=r"expected layers of the model, 0 to 2, got \[7\]"):
+        make(language_model, questions_csv, cache_root, layers=[7]).setup()
+
+
+def test_an_unknown_site_is_refused_before_any_work(language_model, questions_csv, cache_root):
+    with pytest.raises(ValueError, match="expected one of resid_pre"):
+        make(language_model, questions_csv, cache_root, site="residual")
+
+
+def test_ranks_get_their_own_cells(datamodule):
+    seen = []
+    for rank in range(2):
+        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        seen += [cell for block in datamodule.train_dataloader() for cell in block["cells"].tolist()]
+    datamodule.trainer = None
+    assert sorted(seen) == list(range(45))
+
+
+def test_a_model_that_computes_nonsense_is_named_before_anything_is_stored(language_model, questions_csv, tmp_path):
+    network = language_model.load("cpu")
+    network.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    network.save_pretrained(tmp_path / "model")
+    language_model.load_tokenizer().save_pretrained(tmp_path / "model")
+    broken = replace(language_model, id=str(tmp_path / "model"))
+    with pytest.raises(ValueError, match=r"got nan at layer 1, position last_q, example colours-\d{5}"):
+        make(broken, questions_csv, tmp_path / "cache").setup()
+    assert not list((tmp_path / "cache").rglob("*.parquet*"))
+
+
+def test_positions_that_are_absent_are_stored_as_zeros(datamodule):
+    for block in datamodule.test_dataloader():
+        assert not block["acts"][~block["valid"]].any()
+        assert block["acts"][block["valid"]].any(-1).all()
+
+
+def test_a_split_short_of_a_class_is_told(language_model, questions_csv, cache_root, caplog):
+    few = make(language_model, questions_csv, cache_root, split=GroupSplit(val=0.05, test=0.25))
+    few.setup()
+    assert "split: val has" in caplog.text
+    assert "split: test has" not in caplog.text
+
+
+def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tmp_path, monkeypatch, caplog):
+    forwards = []
+
+    def counted(*arguments):
+        forwards.append(arguments[3])
+        return capture(*arguments)
+
+    monkeypatch.setattr("datamodules.language.stages.capture", counted)
+    together = {"site": "z", "also": ["mlp_post", "z", "resid_pre"]}
+    make(language_model, questions_csv, tmp_path / "together", **together).setup()
+    assert {tuple(sorted(sites)) for sites in forwards} == {("mlp_post", "resid_pre", "z")}
+    for site in ("z", "mlp_post", "resid_pre"):
+        alone = make(language_model, questions_csv, tmp_path / "alone", site=site)
+        alone.setup()
+        forwards.clear()
+        reused = make(language_model, questions_csv, tmp_path / "together", site=site)
+        reused.setup()
+        assert not forwards
+        for one, other in zip(alone._shards, reused._shards, strict=True):
+            assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+def test_a_mean_is_cached_as_a_mean(language_model, questions_csv, cache_root):
+    rules = [Rule("answer_mean", "answer", "mean"), Rule("-1", "answer", -1)]
+    built = make(language_model, questions_csv, cache_root, positions=Positions(rules), layers=[1])
+    built.setup()
+    table = pq.read_table(built._shards[0][0].parents[1] / "index.parquet").to_pylist()
+    acts = torch.cat([block["acts"] for block in built.test_dataloader()])
+    network = language_model.load("cpu")
+    for i in (0, 5):
+        row = table[built._rows["test"][i]]
+        ids = row["prompt_ids"] + row["answer_ids"]
+        states = network.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
+        expected = states[len(row["prompt_ids"]) :].mean(0)
+        torch.testing.assert_close(acts[0, i].float(), expected, rtol=2**-7, atol=1e-3)
+        assert row["exact_answer_by"] == "not looked for"
+
+
+def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model, questions_csv, tmp_path, caplog):
+    text = questions_csv.read_text()
+    long = "red " * 200
+    path = tmp_path / "long.csv"
+    path.write_text(text + f"{long}?,nothing\n{long}!,nothing\n")
+    built = make(language_model, path, tmp_path)
+    with caplog.at_level("INFO"):
+        built.setup()
+    assert sum(built.card["split"][name]["n"] for name in ("train", "val", "test")) == 300
+    assert (
+        "skipped 2 of 302 texts, too long to leave 14 of the 128 tokens of context to the answer "
+        "(a model with a longer context or fewer model.max_new_tokens would keep them): long-00300, long-00301"
+    ) in caplog.text
+    with pytest.raises(ValueError, match=r"that leave 127 of the 128 tokens of context to the answer, got \d+ tokens"):
+        make(replace(language_model, max_new_tokens=127), questions_csv, tmp_path).setup()
+
+
+def test_no_exact_answer_in_over_half_of_the_rows_stops_and_shows_five(language_model, questions_csv, cache_root):
+    data = FileQuestions(path=str(questions_csv), pattern="never said")
+    with pytest.raises(ValueError, match="expected exact answers in over half of 300 answers, got 0 ") as error:
+        make(language_model, questions_csv, cache_root, dataset=data).setup()
+    assert str(error.value).count("colours-") == 5
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_is_asked_for_exact_answers_once_and_remembered(
+    language_model, questions_csv, cache_root, monkeypatch, caplog
+):
+    asked = make(language_model, questions_csv, cache_root, spans=ModelSpans(tries=2))
+    for attempt in (1, 2):
+        with pytest.raises(ValueError, match=r"do not stand in the answer: ask another model with \+model@"):
+            asked.setup()
+        if attempt == 1:
+            monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
+
+
+def test_the_page_and_the_table_stand_beside_the_activations(datamodule):
+    folder = datamodule._shards[0][0].parents[1]
+    page = (folder / "exact_answers.html").read_text()
+    table = pq.read_table(folder / "index.parquet").to_pylist()
+    assert "<td>pattern</td><td>right</td>" in page
+    for row in table:
+        match = re.search(r"\w+", row["answer"])
+        assert row["exact_answer"] == (match.group() if match else None)
+
+
+def entries(root, kind):
+    return sorted(path.name for path in (root / kind).iterdir())
+
+
+def test_answers_are_known_by_model_prompts_and_decoding(language_model, tiny_model, tmp_path):
+    network = language_model.load("cpu")
+    network.lm_head.weight[0, 0] += 1
+    network.save_pretrained(tmp_path / "other")
+    language_model.load_tokenizer().save_pretrained(tmp_path / "other")
+    ways = [
+        {},
+        {"id": str(tmp_path / "other")},
+        {"dtype": "bfloat16"},
+        {"stop": "red"},
+        {"max_new_tokens": 3},
+        {"prompt": "{question}"},
+    ]
+    for count, way in enumerate([*ways, {"batch_size": 2}, {"name": "other name"}], 1):
+        model = replace(language_model, **way)
+        with LanguageModelStages(model, COLOURS, str(tmp_path / "cache"), torch.device("cpu"), quiet=True) as stages:
+            stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+        assert len(entries(tmp_path / "cache", "answers")) == min(count, len(ways))
+
+
+def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(language_model, tmp_path):
+    with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+        answers = stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+        usual: dict[str, Any] = {
+            "ids": ["a", "b"], "answers": answers, "names": ["x"], "tokens": torch.tensor([[[3, 3]], [[2, 2]]]),
+            "valid": torch.ones(2, 1, dtype=torch.bool), "sites": ["z"], "layers": [0, 1],
+        }  # fmt: skip
+        ways: list[dict[str, Any]] = [
+            {},
+            {"answers": answers[::-1]},
+            {"names": ["y"]},
+            {"tokens": torch.tensor([[[3, 3]], [[1, 2]]])},
+            {"valid": torch.tensor([[True], [False]])},
+            {"sites": ["mlp_out"]},
+            {"layers": [0]},
+            {"ids": ["c", "d"]},  # names that no content depends on
+        ]
+        for count, way in enumerate(ways, 1):
+            stages.activations(**usual | way)
+            assert len(entries(tmp_path, "activations")) == min(count, len(ways) - 1)
+
+
+def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
+    questions = FileQuestions(path=str(questions_csv)).load()
+    tokenizer = language_model.load_tokenizer()
+    longest = max(map(len, language_model.encode(tokenizer, [q.text for q in questions])))
+    with LanguageModelStages(
+        replace(language_model, max_new_tokens=128 - longest), COLOURS, str(tmp_path), torch.device("cpu"), True
+    ) as stages:
+        assert len(label_examples(stages, questions, TextRule(gold), None).questions) == 300
+        stages.model = replace(stages.model, max_new_tokens=129 - longest)
+        assert 0 < len(label_examples(stages, questions, TextRule(gold), None).questions) < 300
+
+
+def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_path):
+    with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+        told: list[str] = []
+        short, long = replies(stages, language_model, ["a", "b"], ["red?", "red " * 300], told.append)
+        assert short
+        assert long == ""
+        assert replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
+        assert [line[:44] for line in told] == [
+            f"1 of {n} texts are not put to {language_model.name}"[:44] for n in (2, 1)
+        ]
+
+
+def test_a_class_without_exact_answers_stops(language_model, questions_csv, cache_root):
+    """Without a pattern only right answers have one; here they are made the most."""
+    rows = [line for line in questions_csv.read_text().splitlines()[1:] if not line.endswith(",nothing")]
+    path = cache_root / "right.csv"
+    others = [line for line in questions_csv.read_text().splitlines()[1:] if line.endswith(",nothing")][:30]
+    path.write_text("\n".join(["question,answer", *rows, *others]))
+    with pytest.raises(
+        ValueError,
+        match=r"expected exact answers in at least 10 right and 10 wrong answers, got \d+ of \d+ right and \d of "
+        r"\d+ wrong; \d+ of \d+ without one are cut off at model.max_new_tokens=14: raise it, or choose positions",
+    ):
+        make(language_model, path, cache_root, dataset=FileQuestions(path=str(path))).setup()
+
+
+def test_answers_without_an_exact_answer_are_named(language_model, questions_csv, cache_root, caplog):
+    def find_in_two_of_three(questions, answers, labels, ask):
+        return [Span((0, 1) if i % 3 else None, "mine") for i in range(len(questions))]
+
+    with caplog.at_level("INFO"):
+        make(language_model, questions_csv, cache_root, spans=find_in_two_of_three).setup()
+    listed = next(r.message for r in caplog.records if r.message.startswith("exact answers: none in"))
+    assert re.findall(r"colours-(\d+)", listed) == [f"{i:05}" for i in range(0, 60, 3)]
+    assert listed.endswith(" and 80 more, see index.parquet; their exact-answer positions are invalid")
+
+
+def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cache_root):
+    split = replace(language_model, tp_plan="auto")
+    with pytest.raises(ValueError, match=r"expected a site of the width of the stream, .* got z; choose"):
+        make(split, questions_csv, cache_root, also=["z"]).setup()
+
+
+def test_tokens_without_an_embedding_are_refused_where_they_are_used(language_model, tiny_model, tmp_path):
+    """gemma-3-1b and CodeLlama-34b have such tokens in their tokenizers."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = language_model.load_tokenizer()
+    rows = len(tokenizer)
+    tokenizer.add_tokens([f"<more-{i}>" for i in range(9)])
+    tokenizer.save_pretrained(folder)
+    model = replace(language_model, id=str(folder))
+    with LanguageModelStages(model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
+        (answer,) = stages.answers(["a"], stages.prompts(["red?"]))
+        assert answer.answer_ids
+        with pytest.raises(
+            ValueError, match=rf"expected tokens below {rows}, .* got {rows + 3} \('<more-3>'\); the tokenizer belongs"
+        ):
+            stages.answers(["a", "b"], stages.prompts(["red?", "<more-3> blue?"]))
+
+
+def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
+    language_model, questions_csv, tmp_path, monkeypatch, caplog
+):
+    first = make(language_model, questions_csv, tmp_path)
+    first.setup()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refuse(*_):
+        raise OSError("cache.root: expected a folder that can be written")
+
+    monkeypatch.setattr(CacheEntry, "write", refuse)
+    other = make(language_model, questions_csv, tmp_path, rule=TextRule(substring))
+    other.setup()
+    assert other.card["split"] != {}
+    assert "what the cache says of the examples is not brought up to date: cache.root: expected" in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_test_part_that_is_left_out_is_never_asked(language_model, questions_csv, tmp_path):
+    lines = questions_csv.read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(lines[:201]))
+    (tmp_path / "test.csv").write_text("\n".join([lines[0], *lines[201:]]))
+    dataset = FileQuestions(
+        path=str(tmp_path / "train.csv"), test_path=str(tmp_path / "test.csv"), pattern=r"\w+", limit=60
+    )
+    split = GroupSplit(val=0, test=0.5, own_test=False)
+    built = make(language_model, questions_csv, tmp_path, dataset=dataset, split=split, layers=[1])
+    built.setup()
+    table = pq.read_table(next(iter(built._shards[0])).parents[1] / "index.parquet").to_pylist()
+    assert len(table) == 60
+    assert {row["question"] for row in table} <= {line.split(",")[0] for line in lines[1:201]}
+    assert [built.card["split"][name]["n"] for name in ("train", "val", "test")] == [30, 0, 30]
+    assert built.val_dataloader() == []

@@ -1,0 +1,253 @@
+import json
+import math
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from probes.analysis.auc_map import AUCMap
+from probes.analysis.reading import read_map
+from probes.report.heatmap import NO_AUC
+from probes.report.summary import Report, load_probes, print_map, short_labels
+
+PAPER = (
+    "last_q", "first_answer", "second_answer", "exact_answer_before_first", "exact_answer_first", "exact_answer_last",
+    "exact_answer_after_last", "-8", "-7", "-6", "-5", "-4", "-3", "-2", "-1",
+)  # fmt: skip
+
+
+def a_map(L=8, T=15, split="test", seed=0) -> AUCMap:
+    generator = torch.Generator().manual_seed(seed)
+    auc = 0.5 + 0.5 * torch.rand(L, T, generator=generator, dtype=torch.float64)
+    n = torch.full((L, T), 200)
+    return AUCMap(split, tuple(range(L)), PAPER[:T], auc, auc * 0.05, n, n // 2)
+
+
+def a_module(L=8, T=15, **maps) -> SimpleNamespace:
+    maps = maps or {"val": a_map(L, T, "val", 1), "test": a_map(L, T)}
+    coincidence = [[1.0 if row == column else 0.0 for column in range(T)] for row in range(T)]
+    if T > 1:
+        coincidence[0][1] = coincidence[1][0] = 0.25
+    card = {
+        "model": "tiny [x]", "dataset": "capitals", "site": "resid_post", "target": "correctness",
+        "layers": list(range(L)), "positions": list(PAPER[:T]), "width": 4,
+        "split": {"seed": 0, **{name: {"n": 200, "n_positive": 92} for name in ("train", "val", "test")}},
+        "coincidence": coincidence, "n_valid": [1000] * T,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(L, T, 4, generator=generator)
+    weight[0, 0] = math.nan
+    bias = torch.randn(L, T, generator=generator)
+    tensors = {"weight": torch.nn.Parameter(weight), "bias": torch.nn.Parameter(bias)}
+    fitted = {"probe": "logistic"}
+    return SimpleNamespace(maps=maps, fitted=fitted, described="logistic, l2 = 1", card=card, tensors=lambda: tensors)
+
+
+def report(folder, module, **changes) -> None:
+    trainer: Any = SimpleNamespace(**({"is_global_zero": True} | changes))
+    Report(folder).on_test_end(trainer, module)
+    Report(folder).teardown(trainer, module, "test")
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def tiles(auc_map, width=100) -> list[str]:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        print_map(console, auc_map)
+    return capture.get().splitlines()
+
+
+def test_summary_holds_the_run_its_reading_and_the_extent_of_both_maps(tmp_path):
+    module = a_module()
+    module.maps["test"].n_positive[0, 0] = 3
+    module.maps["test"].auc[0, 0] = 1.0  # unreadable, so not the best
+    report(tmp_path, module)
+    summary = strict((tmp_path / "summary.json").read_text())
+    card, maps = module.card, module.maps
+    for key in ("model", "dataset", "site", "target", "layers", "positions", "split", "coincidence", "n_valid"):
+        assert summary.pop(key) == card[key]
+    assert summary.pop("reading") == read_map(maps["test"], card["coincidence"], card["n_valid"])
+    assert summary.pop("fit") == {"probe": "logistic"}
+    test = maps["test"].auc.flatten()[1:]
+    assert summary["test"]["best_auc"] == float(test.max())
+    assert summary["test"]["mean_auc"] == pytest.approx(float(test.mean()), abs=1e-12)
+    assert summary["val"]["best_auc"] == float(maps["val"].auc.max())
+    assert set(summary) == {"val", "test"}
+
+
+def test_summary_without_validation(tmp_path):
+    report(tmp_path, a_module(test=a_map()))
+    assert strict((tmp_path / "summary.json").read_text())["val"] is None
+
+
+def test_nothing_readable_is_reported_not_fatal(tmp_path, capsys):
+    module = a_module()
+    module.maps["test"].auc[:] = math.nan
+    report(tmp_path, module)
+    summary = strict((tmp_path / "summary.json").read_text())
+    assert summary["test"] == {"best_auc": None, "mean_auc": None}
+    assert "None of the 120 cells can be read." in capsys.readouterr().out
+
+
+def test_probes_come_back_bit_for_bit(tmp_path):
+    module = a_module(3, 2)
+    module.maps["val"].auc[1, 1] = math.nan
+    report(tmp_path, module)
+    weight, bias, card = load_probes(tmp_path / "probes.safetensors")
+    assert weight.dtype == bias.dtype == torch.float32
+    assert torch.equal(weight.nan_to_num(7), module.tensors()["weight"].nan_to_num(7))
+    assert torch.equal(bias, module.tensors()["bias"])
+    auc = card.pop("auc")
+    assert card == module.card
+    assert auc["test"] == module.maps["test"].auc.tolist()
+    assert auc["val"][1][1] is None
+    assert auc["val"][2] == module.maps["val"].auc[2].tolist()
+
+
+def test_other_safetensors_are_refused(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"expected probes written by Report, got .*other\.safetensors without a card"):
+        load_probes(tmp_path / "other.safetensors")
+
+
+def test_probes_that_are_not_linear_keep_the_names_of_their_tensors(tmp_path):
+    module = a_module(3, 2)
+    tensors = {"weight_in": torch.randn(3, 2, 5, 4), "bias_out": torch.randn(2, 3).T}
+    module.tensors = lambda: tensors
+    report(tmp_path, module)
+    saved = load_file(tmp_path / "probes.safetensors")
+    assert saved.keys() == tensors.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in tensors.items())
+    with pytest.raises(
+        ValueError, match=r"expected linear probes, got .*probes\.safetensors with bias_out, weight_in; "
+    ):
+        load_probes(tmp_path / "probes.safetensors")
+
+
+def test_only_global_rank_zero_reports(tmp_path, capsys):
+    report(tmp_path / "none", a_module(), is_global_zero=False)
+    assert not (tmp_path / "none").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_files_are_whole_and_the_same_every_time(tmp_path):
+    contents = []
+    for name in ("one", "two"):
+        report(tmp_path / name, a_module())
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert set(contents[0]) == {"summary.json", "probes.safetensors"}  # and nothing temporary
+    assert contents[0] == contents[1]
+
+
+def test_terminal_says_map_reading_and_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    folder = tmp_path / "sweep [a,b]"  # brackets are markup to rich
+    folder.mkdir()
+    (folder / "heatmap.png").touch()
+    module = a_module(32)
+    report(folder, module)
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(len(line) for line in lines if str(folder) not in line) <= 100
+    assert "tiny [x] · resid_post · logistic, l2 = 1 · test split · n = 200 · base rate 46%" in lines
+    assert str(folder / "heatmap.png") in lines
+    best = read_map(module.maps["test"])["best_cells"][0]
+    digits = f"{best['auc']:.3f}".removeprefix("0").replace(".", r"\.")
+    assert re.search(rf"^ *{best['layer']} +{best['position']} +{digits} ± \.\d\d\d +200$", out, re.MULTILINE)
+    assert re.search(r"last_q\s+first_answer\s+25\.0%", out)
+    rectangle = read_map(module.maps["test"])["rectangle"]
+    assert f"layers {rectangle['layers'][0]} to {rectangle['layers'][1]}" in out
+
+
+def test_nothing_is_printed_before_the_end_of_the_test(tmp_path, capsys):
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    Report(tmp_path).on_test_end(trainer, a_module())
+    Report(tmp_path).teardown(trainer, a_module(), "fit")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("L", "width"), [(8, 80), (32, 100)])
+def test_every_cell_of_the_map_is_in_the_terminal(L, width):
+    auc_map = a_map(L)
+    auc_map.n_positive[2, 3] = 9
+    lines = tiles(auc_map, width)
+    start = next(row for row, line in enumerate(lines) if line.startswith("layer"))
+    assert lines[start].split() == ["layer", *"abcdefg", *PAPER[7:]]
+    for layer in range(L):
+        number, *cells = lines[start + 1 + layer].split()
+        assert number == str(layer)
+        for column, cell in enumerate(cells):
+            if (layer, column) == (2, 3):
+                assert cell == "··"
+            else:
+                assert float(cell) == pytest.approx(float(auc_map.auc[layer, column]), abs=0.0051)
+        assert len(cells) == 15
+    legend = " ".join(lines[start + 1 + L :])
+    assert "g exact_answer_after_last" in legend
+    assert NO_AUC in legend
+    assert max(map(len, lines)) <= width
+
+
+def test_a_narrow_terminal_gets_the_map_in_bands():
+    lines = tiles(a_map(2, 15), width=40)
+    headers = [line.split()[1:] for line in lines if line.startswith("layer")]
+    assert [len(header) for header in headers] == [7, 7, 1]
+    assert [label for header in headers for label in header] == [*"abcdefg", *PAPER[7:]]
+
+
+def test_one_rounds_to_one():
+    auc_map = a_map(1, 3)
+    auc_map.auc[:] = torch.tensor([[1.0, 0.994, 0.0]])
+    assert tiles(auc_map)[2].split() == ["0", "1.0", ".99", ".00"]
+
+
+def test_darker_tiles_have_higher_auc():
+    auc_map = a_map(1, 3)
+    auc_map.auc[:] = torch.tensor([[0.2, 0.75, 1.0]])
+    console = Console(width=100, force_terminal=True, color_system="truecolor", legacy_windows=False)
+    with console.capture() as capture:
+        print_map(console, auc_map)
+    backgrounds = [sum(map(int, channels)) for channels in re.findall(r"48;2;(\d+);(\d+);(\d+)", capture.get())]
+    assert len(backgrounds) == 3
+    assert backgrounds == sorted(backgrounds, reverse=True)
+    assert backgrounds[0] == 247 + 251 + 255  # below one half: the lightest blue
+
+
+def test_short_labels_are_short_unique_and_leave_short_names_alone():
+    names = ["a", "-1", "ab", *(f"position_{number}" for number in range(200))]
+    labels = short_labels(names)
+    assert labels[:3] == names[:3]
+    assert labels[3] == "b"
+    assert len(set(labels)) == len(names)
+    assert max(map(len, labels)) <= 4
+
+
+def test_positions_that_never_meet_are_told(tmp_path, capsys):
+    module = a_module()
+    report(tmp_path, module)
+    assert "No two positions ever" not in capsys.readouterr().out
+    T = len(module.card["positions"])
+    module.card["coincidence"] = [[float(i == j) for j in range(T)] for i in range(T)]
+    report(tmp_path, module)
+    assert "No two positions ever fall on one token." in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_tokens_that_are_not_known(tmp_path, capsys):
+    module = a_module()
+    module.card["coincidence"] = None
+    report(tmp_path, module)
+    printed = capsys.readouterr().out
+    assert "Best layer of each position" in printed
+    assert "fall on one token" not in printed
+    assert "Positions on one token" not in printed
+    assert strict((tmp_path / "summary.json").read_text())["reading"]["coincidences"] is None

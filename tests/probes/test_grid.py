@@ -1,0 +1,172 @@
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from probes.analysis.auroc import auroc
+from probes.exact_grid import LogisticGrid
+from probes.solver.penalty import PATH, fit_chosen
+from tests.support.trainers import quiet_trainer
+
+L, T, N, D = 2, 3, 400, 6
+
+
+class Stream:
+    """A sized iterable; Lightning would take a list for several loaders."""
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+
+    def __len__(self):
+        return len(self.blocks)
+
+    def __iter__(self):
+        return iter(self.blocks)
+
+
+class Blocks(pl.LightningDataModule):
+    """Cells whose signal grows with their number; the last cell has no valid example of one class."""
+
+    def __init__(self, cells_per_block=4):
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.labels = torch.arange(N) % 2
+        strength = torch.linspace(0, 1.5, L * T)[:, None, None]
+        self.acts = torch.randn(L * T, N, D, generator=rng) + strength * self.labels[:, None]
+        self.valid = torch.rand(L * T, N, generator=rng) < 0.9
+        self.valid[-1] &= self.labels == 1
+        self.rows = {"train": range(0, 240), "val": range(240, 300), "test": range(300, N)}
+        self.cells_per_block = cells_per_block
+        self.card = {"layers": [0, 4], "positions": ["a", "b", "c"], "width": D, "split": {}}
+
+    def blocks(self, split):
+        rows = list(self.rows[split])
+        return [
+            {
+                "acts": self.acts[cells][:, rows],
+                "labels": self.labels[rows],
+                "valid": self.valid[cells][:, rows],
+                "cells": cells,
+                "groups": torch.arange(len(rows)),
+            }
+            for cells in torch.arange(L * T).split(self.cells_per_block)
+        ]
+
+    def train_dataloader(self):
+        return Stream(self.blocks("train"))
+
+    def val_dataloader(self):
+        return Stream(self.blocks("val"))
+
+    def test_dataloader(self):
+        return Stream(self.blocks("test"))
+
+
+def fit(tmp_path, data, **settings):
+    trainer = quiet_trainer(tmp_path)
+    grid = LogisticGrid(**settings)
+    trainer.fit(grid, data)
+    trainer.test(grid, data, verbose=False)
+    return trainer, grid
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    data = Blocks()
+    return (*fit(tmp_path_factory.mktemp("grid"), data, l2=0.5), data)
+
+
+def test_every_cell_against_scikit_learn(fitted):
+    _, grid, data = fitted
+    for cell in range(L * T - 1):
+        train, test = ([i for i in data.rows[s] if data.valid[cell, i]] for s in ("train", "test"))
+        oracle = LogisticRegression(C=2.0, tol=1e-10, max_iter=10_000)
+        oracle.fit(data.acts[cell, train].double().numpy(), data.labels[train].numpy())
+        at = divmod(cell, T)
+        np.testing.assert_allclose(grid.weight[at].detach(), oracle.coef_[0], atol=1e-4)
+        np.testing.assert_allclose(grid.bias[at].detach(), np.ravel(oracle.intercept_)[0], atol=1e-4)
+        scores = oracle.decision_function(data.acts[cell, test].double().numpy())
+        test_map = grid.maps["test"]
+        assert test_map.auc[at] == pytest.approx(roc_auc_score(data.labels[test], scores), abs=1e-9)
+        assert test_map.n[at] == len(test)
+        assert test_map.n_positive[at] == data.labels[test].sum()
+
+
+def test_a_cell_of_one_class_is_nan_and_disturbs_no_other(fitted):
+    _, grid, _ = fitted
+    assert grid.weight[1, 2].isnan().all()
+    assert grid.bias.isnan().sum() == 1
+    assert grid.maps["val"].auc.isnan().sum() == grid.maps["test"].auc.isnan().sum() == 1
+
+
+def test_summary_metrics_are_logged(fitted):
+    trainer, grid, _ = fitted
+    auc = grid.maps["test"].auc[grid.maps["test"].readable()]
+    assert trainer.callback_metrics["test/auc_best"] == pytest.approx(float(auc.max()), abs=1e-6)
+    assert trainer.callback_metrics["test/auc_mean"] == pytest.approx(float(auc.mean()), abs=1e-6)
+
+
+def test_block_size_does_not_change_the_probes(fitted, tmp_path):
+    _, grid, _ = fitted
+    _, one_by_one = fit(tmp_path, Blocks(cells_per_block=1), l2=0.5)
+    torch.testing.assert_close(grid.weight, one_by_one.weight, rtol=0, atol=1e-7, equal_nan=True)
+    torch.testing.assert_close(grid.maps["test"].auc, one_by_one.maps["test"].auc, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_checkpoint_reloads_without_the_datamodule(fitted, tmp_path):
+    trainer, grid, data = fitted
+    trainer.save_checkpoint(tmp_path / "probe.ckpt")
+    again = LogisticGrid.load_from_checkpoint(tmp_path / "probe.ckpt")
+    assert again.card == grid.card
+    assert again.path == [0.5]
+    rows = list(data.rows["test"])
+    scores = again(data.acts[:, rows], torch.arange(L * T))
+    auc = auroc(scores, data.labels[rows], data.valid[:, rows]).view(L, T)
+    torch.testing.assert_close(auc, grid.maps["test"].auc, rtol=0, atol=1e-6, equal_nan=True)
+
+
+def test_steps_that_run_out_are_told(tmp_path, capsys):
+    fit(tmp_path, Blocks(), max_iter=1, tol=1e-9)
+    assert "5 cells stopped within 1 steps, short of the optimum" in capsys.readouterr().out
+
+
+def test_l2_is_checked():
+    for l2 in (0.0, -1.0, float("nan"), [], [1.0, -2.0], "best"):
+        with pytest.raises(ValueError, match=r"probe.l2: expected a number above 0, a list of such, or auto; got"):
+            LogisticGrid(l2=l2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("l2", ["auto", [1.0, 100.0]])
+def test_the_penalty_that_each_cell_takes_is_reported(tmp_path, l2):
+    data = Blocks()
+    _, grid = fit(tmp_path, data, l2=l2)
+    rows = list(data.rows["train"])
+    path = PATH if l2 == "auto" else l2
+    arguments = data.acts[:, rows], data.labels[rows], data.valid[:, rows], torch.arange(len(rows))
+    expected, penalty = fit_chosen(*arguments, path)
+    torch.testing.assert_close(grid.weight.flatten(0, 1), expected.weight, rtol=0, atol=1e-6, equal_nan=True)
+    reported = grid.fitted["l2"]
+    assert [len(row) for row in reported] == [T] * L
+    assert [value for row in reported for value in row] == [None if p != p else p for p in penalty.tolist()]
+    assert grid.fitted["cells"] == {"converged": 5, "one class only": 1}
+
+
+def test_the_shape_comes_from_the_card():
+    grid = LogisticGrid()
+    grid._trainer = cast(Any, SimpleNamespace(datamodule=Blocks()))
+    grid.setup("fit")
+    assert grid.weight.shape == (L, T, D)
+    assert grid.bias.shape == (L, T)
+
+
+def test_a_row_to_be_scored_that_is_not_finite_is_named(tmp_path):
+    data = Blocks()
+    data.valid[1, 250] = True
+    data.acts[1, 250, 2] = torch.nan
+    with pytest.raises(ValueError, match="at layer 0, position b, row 10 of the val split; mark the row invalid"):
+        fit(tmp_path, data)
