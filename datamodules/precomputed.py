@@ -1,17 +1,23 @@
 """The datamodule of one's own activations: a safetensors file, streamed in place."""
 
 import json
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from datamodules.base import GridDataModule
+from datamodules.card import Card
+from datamodules.examples import write_table
 from datamodules.split import GroupSplit
 from datamodules.stream.byte_ranges import Contents, contents
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import TensorFile
+from datamodules.targets import split_targets
 
 AXES = "[N, L, T, D]"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -21,15 +27,16 @@ class PrecomputedDataModule(GridDataModule):
     """Activations that another program computed.
 
     The file holds `acts [N, L, T, D]` in any of float16, bfloat16, float32 and float64, and `labels [N]`, 0 or 1 in any
-    dtype; where it likes also `groups [N]`, equal numbers for examples that no split may part, and `valid [N, T]` bool,
-    false where an example lacks a position. Its metadata may name the rows and columns of the grid, `layers` and
-    `positions`, as JSON lists of L whole numbers and T strings, and say for people what `model`, `dataset`, `site` and
+    dtype; or `labels [M, N]`, M label sets that are fitted together. It may hold `groups [N]`, equal numbers for
+    examples that no split may part, and `valid [N, T]` bool, false where an example lacks a position. Its metadata may
+    name the rows and columns of the grid, `layers` and `positions`, as JSON lists of L whole numbers and T strings, and
+    the label sets, `targets`, as M strings; and say for people what `model`, `dataset`, `site` and, of one label set,
     `target` (what label 1 means) were.
 
     Args:
         path: the file; it may exceed memory.
         split: deals groups to train, val and test.
-        block_bytes, batch_size, seed: see `GridDataModule`.
+        folder, block_bytes, batch_size, seed: see `GridDataModule`.
     """
 
     classes = ("labelled 0", "labelled 1")
@@ -39,11 +46,12 @@ class PrecomputedDataModule(GridDataModule):
         self,
         path: str,
         split: GroupSplit,
+        folder: str | Path | None = None,
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(split, block_bytes, batch_size, seed)
+        super().__init__(split, folder, block_bytes, batch_size, seed)
         self.path = expand_user(path, "datamodule.path")
 
     def setup(self, stage: str | None = None) -> None:
@@ -61,24 +69,43 @@ class PrecomputedDataModule(GridDataModule):
         if acts.dtype not in FLOATS:
             self._refuse("acts in float16, bfloat16, float32 or float64", acts.dtype, "convert it")
         N, L, T, _ = acts.shape
-        labels = self._labels_in(self._load(file, "labels", {"N": N}))
+        names, labels = self._label_sets(file, N)
         groups = self._load(file, "groups", {"N": N}) if "groups" in file.tensors else torch.arange(N)
         if groups.isnan().any():
             self._refuse("groups as numbers", "NaN", "give each example one")
         valid = self._load(file, "valid", {"N": N, "T": T}) if "valid" in file.tensors else torch.ones(N, T).bool()
         if valid.dtype != torch.bool:
             self._refuse("valid in bool", valid.dtype, "convert it")
-        card = {
-            "model": metadata.get("model", "precomputed"),
-            "dataset": metadata.get("dataset", self.path.stem),
-            "site": metadata.get("site", "activations"),
-            "target": metadata.get("target", "label 1"),
-            "layers": self._names(metadata, "layers", int, "L whole numbers", L) or list(range(L)),
-            "positions": self._names(metadata, "positions", str, "T strings", T) or [f"position {t}" for t in range(T)],
-            "coincidence": None,  # which tokens the positions fell on is not in the file
-        }
-        groups = groups.double() if groups.is_floating_point() else groups
-        self.serve(TensorFile(acts), labels, valid, groups.tolist(), card)
+        groups = (groups.double() if groups.is_floating_point() else groups).tolist()
+        targets = split_targets(labels, names, self.split, groups)
+        card = Card(
+            model=metadata.get("model", "precomputed"),
+            dataset=metadata.get("dataset", self.path.stem),
+            site=metadata.get("site", "activations"),
+            layers=tuple(self._names(metadata, "layers", int, "L whole numbers", L) or range(L)),
+            positions=tuple(
+                self._names(metadata, "positions", str, "T strings", T) or (f"position {t}" for t in range(T))
+            ),
+            width=acts.shape[3],
+            targets=targets.cards(),
+            classes=self.classes,
+            n_valid=tuple(valid.sum(0).tolist()),
+        )
+        schema = pa.schema({"row": pa.int64(), "group": pa.from_numpy_dtype(np.asarray(groups).dtype)})
+        table = write_table(lambda part: {"row": list(range(N)[part]), "group": groups[part]}, schema, valid, targets)
+        self.keep("examples.parquet", table)
+        self.serve(TensorFile(acts), targets, valid, groups, card)
+
+    def _label_sets(self, file: Contents, N: int) -> tuple[list[str], Tensor]:
+        """What label 1 of each label set says, and the sets [M, N] int64."""
+        several = "labels" in file.tensors and len(file.tensors["labels"].shape) == 2
+        M = file.tensors["labels"].shape[0] if several else 1
+        labels = self._load(file, "labels", {"M": M, "N": N} if several else {"N": N}).reshape(M, N)
+        metadata = file.metadata
+        names = self._names(metadata, "targets", str, "M strings", M) if several else None
+        label = metadata.get("target", "label 1")
+        names = names or ([label] if M == 1 else [f"{label} of set {m}" for m in range(M)])
+        return names, torch.stack([self._labels_in(row) for row in labels])
 
     def _load(self, file: Contents, name: str, axes: dict[str, int]) -> Tensor:
         """One of the small tensors, whose axes have to fit those of acts."""

@@ -60,6 +60,7 @@ class LanguageModelStages:
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
         self.identity = model.identity(memory=Path(cache_root).expanduser() / "digests")
         self.batches = Batches(model.batch_size, quiet)
+        self.keys: dict[str, str] = {}  # of the cache entries of the answers and of the site that is read
         self._dated = False  # whether people know of the date in prompts: a model may be asked many times
 
     def __enter__(self) -> "LanguageModelStages":
@@ -241,9 +242,10 @@ class LanguageModelStages:
     def _entry(self, kind: str, content: dict[str, Any], n: int) -> CacheEntry:
         source = self.dataset.identity()
         about = {"model": self.model.name, "examples": n, **self.dataset.about()}
-        return CacheEntry(
-            self.cache_root, kind, content | ({"dataset": source} if source else {}), count_shards(n), about
-        )
+        content |= {"dataset": source} if source else {}
+        entry = CacheEntry(self.cache_root, kind, content, count_shards(n), about)
+        self.keys.setdefault(kind, entry.key)  # later ones are of what is asked about the answers, and of more sites
+        return entry
 
     def _refuse(self, prompt: Sequence[int], example: str) -> NoReturn:
         """Say where the numbers of a prompt stop being finite."""
