@@ -122,12 +122,12 @@ class LogisticGrid(ExactGrid):
         self.reasons = torch.zeros(len(REASONS), dtype=torch.int64, device=self.device)
 
     def solve(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Fit by `fit_logistic`: all targets in one call, unless each needs folds or a scale of its own."""
+        """Fit by `fit_logistic`, targets with the same train rows in one call."""
         acts, labels, valid = block["acts"], block["labels"][:, None], block["valid"]
         settings: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter, "standardize": self.standardize}
         if len(self.path) == 1:
-            # The scale of a column is that of all rows in a call, and another split's test rows must not be among them.
-            at_once = 1 if self.standardize and not bool((valid == valid[:1]).all()) else len(valid)
+            # Label sets on the same rows share a cell's work. Others would add rows, and change each other's scale.
+            at_once = len(valid) if bool((valid == valid[:1]).all()) else 1
             fits = [
                 fit_logistic(acts, labels[k : k + at_once], valid[k : k + at_once], self.path[0], **settings)
                 for k in range(0, len(valid), at_once)
