@@ -135,10 +135,11 @@ class LogisticGrid(ExactGrid):
             fit = LogisticFit(*(torch.cat(field) for field in zip(*fits, strict=True)))
             penalty = torch.full_like(fit.bias, self.path[0], dtype=torch.float64)
         else:
-            chosen = [
-                fit_chosen(acts, labels[k, 0], valid[k], block["groups"], self.path, **settings)
-                for k in range(len(valid))
-            ]
+            chosen = []
+            for k, held in enumerate(block["held"]):  # folds are dealt among the rows of the target alone
+                rows = slice(None) if bool(held.all()) else held.nonzero()[:, 0]
+                given = acts[:, rows], labels[k, 0, rows], valid[k][:, rows], block["groups"][rows]
+                chosen.append(fit_chosen(*given, self.path, **settings))
             fit = LogisticFit(*(torch.stack(field) for field in zip(*(fit for fit, _ in chosen), strict=True)))
             penalty = torch.stack([penalty for _, penalty in chosen])
         self.penalty.flatten(1, 2)[:, block["cells"]] = penalty

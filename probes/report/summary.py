@@ -36,6 +36,7 @@ class Report(pl.Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._seconds: dict[str, float] = {}
+        self._start = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Count the seconds of the fit from here, its validation included."""
