@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from probes.exact_grid import LogisticGrid
-from probes.report.summary import load_probes
+from probes.report.probes_file import load_probes
 from tests.support.places import ROOT
 
 TRAIN = ROOT / "train.py"
@@ -83,6 +83,10 @@ def test_a_run_leaves_everything_it_promises(alone):
         "heatmap.png",
         "heatmap.pdf",
         "heatmap.csv",
+        "examples.parquet",
+        "scores.safetensors",
+        "labels.md",
+        "exact_answers.html",
         "coincidence.csv",
         "coincidence.png",
         "summary.json",
@@ -93,7 +97,7 @@ def test_a_run_leaves_everything_it_promises(alone):
     }
     assert (folder / "outputs" / "latest").resolve() == folder / "run"
     rows = table(folder)
-    assert list(rows[0]) == ["split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
+    assert list(rows[0]) == ["target", "split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
     assert len(rows) == 2 * 3 * 15
     assert "answers: 300 of 300 to make" in err
     assert str(folder / "run" / "heatmap.png") in out
@@ -111,10 +115,10 @@ def test_the_signal_that_was_put_there_is_found(alone):
 
 def test_probes_and_checkpoint_agree_with_the_table(alone):
     folder = alone[0]
-    weight, bias, card = load_probes(folder / "run" / "probes.safetensors")
-    assert weight.shape == (3, 15, 32)
-    assert bias.shape == (3, 15)
-    assert card["site"] == "resid_post"
+    weight, bias, card, _ = load_probes(folder / "run" / "probes.safetensors")
+    assert weight.shape == (1, 3, 15, 32)
+    assert bias.shape == (1, 3, 15)
+    assert card.site == "resid_post"
     grid = LogisticGrid.load_from_checkpoint(folder / "run" / "probe.ckpt")
     torch.testing.assert_close(grid.weight.detach(), weight, rtol=0, atol=0, equal_nan=True)
     with safe_open(folder / "run" / "probes.safetensors", "pt") as file:
@@ -186,11 +190,11 @@ def test_the_study_s_settings_on_the_embedded_model(tmp_path):
     assert {row["split"] for row in rows} == {"test"}
     assert len(rows) == 15
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["site"], summary["val"], summary["split"]["val"]["n"]) == ("mlp_out", None, 0)
-    assert summary["split"]["test"]["n"] == pytest.approx(40, abs=4)
+    counts = summary["targets"][0]["counts"]
+    assert (summary["site"], summary["val"], counts["val"]["n"]) == ("mlp_out", None, 0)
+    assert counts["test"]["n"] == pytest.approx(40, abs=4)
     assert summary["fit"]["l2"] == 1
-    (index,) = (tmp_path / "cache").glob("activations/*/index.parquet")
-    examples = pq.read_table(index).to_pylist()
+    examples = pq.read_table(tmp_path / "run" / "examples.parquet").to_pylist()
     # a question of this set has a pattern, which tells the exact answer whatever the label; nobody is asked
     without = sum(not any(example["valid"]) for example in examples)
     assert f"positions: {without} of 200 examples without an exact answer are in no column" in err

@@ -35,8 +35,8 @@ def save_probes(path: Path, tensors: dict[str, Tensor], card: Card, maps: dict[s
     """Write the tensors [K, L, T, ..] of a grid as safetensors, the card and every AUC as its metadata."""
     auc = {split: [nested(one.auc) for one in of_split] for split, of_split in maps.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"card": json.dumps(card.to_json(), allow_nan=False), "auc": json.dumps(auc, allow_nan=False)}
-    path.write_bytes(save(tensors, metadata))  # not save_file, which makes a file that only its owner can read
+    # One entry of metadata: safetensors writes several in any order. Not save_file: only its owner could read the file.
+    path.write_bytes(save(tensors, {"card": json.dumps(card.to_json() | {"auc": auc}, allow_nan=False)}))
 
 
 def load_probes(path: str | Path) -> Probes:
@@ -56,4 +56,4 @@ def load_probes(path: str | Path) -> Probes:
         weight, bias, card = file.get_tensor("weight"), file.get_tensor("bias"), json.loads(metadata["card"])
     if bias.ndim == 2:
         return Probes(weight[None], bias[None], Card.from_json(card), {k: [v] for k, v in card["auc"].items()})
-    return Probes(weight, bias, Card.from_json(card), json.loads(metadata["auc"]))
+    return Probes(weight, bias, Card.from_json(card), card["auc"])
