@@ -55,7 +55,7 @@ def tree(text):
     """Paths of the annotated tree of CONTRIBUTING.md: files, and folders."""
     block = next(block for block in code_blocks(text) if "datamodules/" in block)
     files, folders, above = [], [], {}
-    for line in block.splitlines():
+    for line in filter(str.strip, block.splitlines()):
         indent, entry = len(line) - len(line.lstrip()), line.split()[0]
         parent = above.get(indent - 2, "") if indent else ""
         if entry.endswith("/"):
