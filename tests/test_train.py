@@ -139,7 +139,8 @@ def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp
     status, out, err = run(tmp_path, *own, "experiment=cache_only")
     assert status == 0, err
     assert "resid_post: 300 of 300 to make, about 864 kB and " in err
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", "train.log"}
+    kept = {"examples.parquet", "labels.md", "exact_answers.html"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", "train.log", *kept}
     files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "cache").rglob("*") if ".local" not in p.parts)
     assert files == sorted(
         str(p.relative_to(alone[0])) for p in (alone[0] / "cache").rglob("*") if ".local" not in p.parts
@@ -293,7 +294,7 @@ OWN = {
             "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, got 'abc'"),
+        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, or a list of different ones, got 'abc'"),
         (["probe=mass_mean", "probe.whiten=no"], "probe.whiten: expected true or false, got 'no'"),
         (["probe=minibatch", "probe.l2=auto"], "probe.l2: expected a number above 0, got auto; auto and lists are for"),
         (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
