@@ -2,9 +2,9 @@
 
 A block is a dict of tensors, the one thing that passes from the data side to the probes: `acts [C, N, D]` in the dtype
 of the store, zero where the example lacks the position; `labels [K, N]` int64; `held [K, N]` bool, whether this split
-of a target holds the example; `valid [K, C, N]` bool, whether it does and the example has the position; `cells [C]` int64, where cell `l * T + t` is the l-th read
-layer at position t; `groups [N]` int64, equal where examples must not be parted by a split; `examples [N]` int64, row
-numbers in examples.parquet.
+of a target holds the example; `valid [K, C, N]` bool, whether it does and the example has the position; `cells [C]`
+int64, where cell `l * T + t` is the l-th read layer at position t; `groups [N]` int64, equal where examples must not be
+parted by a split; `examples [N]` int64, row numbers in examples.parquet.
 
 Every block is a tensor of its own as long as it is kept. The next one is read while it is used, and takes the memory of
 those that are gone.
