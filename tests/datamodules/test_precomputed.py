@@ -38,8 +38,9 @@ def write(path, changes=None, metadata=None, **more):
     return str(path)
 
 
-def make(path, **changes):
+def make(path, trainer=None, **changes):
     built = PrecomputedDataModule(**({"path": path, "split": GroupSplit()} | changes))
+    built.trainer = trainer
     built.setup()
     return built
 
