@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import stat
+import sys
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from datamodules.questions.question import Question
 from datamodules.split import GroupSplit
 from datamodules.stream.whole_file import write_whole
 from datamodules.targets import NO_SPLIT, Targets
+from tests.datamodules.stream.test_accidents import in_a_small_disk, needs_mounts
 from tests.datamodules.test_activations import make as make_model
 from tests.datamodules.test_precomputed import N, make, tensors, write
 
@@ -214,3 +216,34 @@ def test_a_run_folder_that_is_full_keeps_nothing_half(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device"):
         make(path, folder=tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+KEEPS = """
+import sys
+from pathlib import Path
+from datamodules.stream.whole_file import write_whole
+
+disk = Path(sys.argv[1])
+write_whole(disk / "some.txt", b"before")
+for path, size in ((disk / "some.txt", 2_000_000), (disk / "frozen" / "run" / "some.txt", 1)):
+    try:
+        write_whole(path, bytes(size))
+    except OSError as error:
+        print(error)
+print((disk / "some.txt").read_bytes(), sorted(path.name for path in disk.rglob("*")))
+"""
+
+
+@needs_mounts
+def test_a_real_disk_that_is_full_and_one_that_is_read_only(tmp_path):
+    frozen = f"mkdir '{tmp_path}/frozen' && mount -t tmpfs -o ro tmpfs '{tmp_path}/frozen'"
+    done = in_a_small_disk(tmp_path, f"{frozen} && '{sys.executable}' -c '{KEEPS}' '{tmp_path}'")
+    assert done.returncode == 0, done.stderr
+    full, read_only, left = done.stdout.splitlines()
+    expected = "expected a folder that can be written, with room for"
+    assert full == (
+        f"{tmp_path}/some.txt: {expected} 2.0 MB, got: No space left on device; free some space, or choose another "
+        "folder"
+    )
+    assert read_only.startswith(f"{tmp_path}/frozen/run/some.txt: {expected} 0.0 MB, got: Read-only file system; free")
+    assert left == "b'before' ['frozen', 'some.txt']"
