@@ -166,13 +166,13 @@ class ActivationDataModule(GridDataModule):
         """Write what the run folder says of its examples: their table, the report on labels, the page of spans."""
         if self.quiet:
             return
-        self.keep("examples.parquet", write_examples(examples, tokens, valid, targets))
+        self.keep("examples.parquet", lambda: write_examples(examples, tokens, valid, targets))
         if not self.dataset.stated:
             judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
-            path = self.keep("labels.md", label_report(*judged).encode())
+            path = self.keep("labels.md", lambda: label_report(*judged).encode())
             log.info(f"labels: {label_summary(*judged)}" + (f"; see {path}" if path else ""))
         if self.positions.need_exact_answers:
-            path = self.keep("exact_answers.html", span_page(stages.tokenizer, examples).encode())
+            path = self.keep("exact_answers.html", lambda: span_page(stages.tokenizer, examples).encode())
             if path:
                 log.info(f"exact answers: see {path}")
 

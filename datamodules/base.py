@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,13 @@ class GridDataModule(pl.LightningDataModule):
         }
         self._budget = Budget(self.block_bytes, self.trainer.num_devices if self.trainer else 1, self.quiet)
 
-    def keep(self, name: str, content: bytes) -> Path | None:
-        """Write a file of the run's record, whole or not at all; its path, or None where there is no run folder."""
-        if self.folder is None or self.quiet:
-            return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return write_whole(self.folder / name, content)
+    def keep(self, name: str, make: Callable[[], bytes]) -> Path | None:
+        """Make and write a file of the run's record, whole or not at all; only where there is a run folder.
+
+        Returns:
+            Its path; None where nothing was written, as there is no run folder or another rank writes.
+        """
+        return None if self.folder is None or self.quiet else write_whole(self.folder / name, make())
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

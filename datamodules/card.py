@@ -98,7 +98,8 @@ class Card:
         """Hold this card against that of probes which are to be tested on it; order does not matter.
 
         Raises:
-            ValueError: a layer, a position or the width of the probes is missing here, or the targets cannot be paired.
+            ValueError: a layer, a position or the width of the probes is missing here, or the targets cannot be paired:
+                they are paired in their order, one alone with all.
         """
         probes = f"the probes that were fitted on {fitted.dataset}"
         for name, wanted, here in (
@@ -115,10 +116,18 @@ class Card:
                 f"test: expected activations of width {fitted.width}, that of {probes}, got width {self.width} of "
                 f"{self.model}; take the same model and site"
             )
-        K, here = len(fitted.targets), len(self.targets)
-        if here != K and 1 not in (K, here):
+        names, own = ([target.name for target in card.targets] for card in (fitted, self))
+        if 1 in (len(names), len(own)):
+            return
+        if len(names) != len(own):
             raise ValueError(
-                f"test: expected one target or {K}, as many as {probes} have, got {here}; choose as many split seeds"
+                f"test: expected one target or {len(names)}, as many as {probes} have, got {len(own)}; choose as many "
+                "split seeds"
+            )
+        if any(name in own and own.index(name) != k for k, name in enumerate(names)):
+            raise ValueError(
+                f"test: expected targets in the order of {probes}, {'; '.join(names)}, got {'; '.join(own)}; put them "
+                "in that order"
             )
 
     def to_json(self) -> dict[str, Any]:

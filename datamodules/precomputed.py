@@ -92,20 +92,26 @@ class PrecomputedDataModule(GridDataModule):
             n_valid=tuple(valid.sum(0).tolist()),
         )
         schema = pa.schema({"row": pa.int64(), "group": pa.from_numpy_dtype(np.asarray(groups).dtype)})
-        table = write_table(lambda part: {"row": list(range(N)[part]), "group": groups[part]}, schema, valid, targets)
-        self.keep("examples.parquet", table)
+
+        def columns(part: slice) -> dict[str, list[Any]]:
+            return {"row": list(range(N)[part]), "group": groups[part]}
+
+        self.keep("examples.parquet", lambda: write_table(columns, schema, valid, targets))
         self.serve(TensorFile(acts), targets, valid, groups, card)
 
     def _label_sets(self, file: Contents, N: int) -> tuple[list[str], Tensor]:
         """What label 1 of each label set says, and the sets [M, N] int64."""
-        several = "labels" in file.tensors and len(file.tensors["labels"].shape) == 2
-        M = file.tensors["labels"].shape[0] if several else 1
-        labels = self._load(file, "labels", {"M": M, "N": N} if several else {"N": N}).reshape(M, N)
-        metadata = file.metadata
-        names = self._names(metadata, "targets", str, "M strings", M) if several else None
-        label = metadata.get("target", "label 1")
+        shape = list(file.tensor("labels", "[N]").shape)
+        if len(shape) == 2 and (shape[0] == 0 or shape[1] != N):
+            beside = f"acts {AXES} = {list(file.tensors['acts'].shape)}"
+            self._refuse(f"labels [N] = [{N}] or [M, N] for M label sets beside {beside}", shape, "give one of these")
+        axes = {"M": shape[0], "N": N} if len(shape) == 2 else {"N": N}
+        sets = self._load(file, "labels", axes).reshape(-1, N)
+        M, label = len(sets), file.metadata.get("target", "label 1")
+        names = self._names(file.metadata, "targets", str, "M strings", M)
         names = names or ([label] if M == 1 else [f"{label} of set {m}" for m in range(M)])
-        return names, torch.stack([self._labels_in(row) for row in labels])
+        of = [f" of {name}" if M > 1 else "" for name in names]
+        return names, torch.stack([self._labels_in(*one) for one in zip(sets, of, strict=True)])
 
     def _load(self, file: Contents, name: str, axes: dict[str, int]) -> Tensor:
         """One of the small tensors, whose axes have to fit those of acts."""
@@ -119,13 +125,15 @@ class PrecomputedDataModule(GridDataModule):
             )
         return found.load()
 
-    def _labels_in(self, labels: Tensor) -> Tensor:
-        """Labels of any dtype as int64."""
+    def _labels_in(self, labels: Tensor, of: str) -> Tensor:
+        """One label set of any dtype as int64; `of` says which it is."""
         wrong = ((labels != 0) & (labels != 1)).nonzero()[:, 0].tolist()
         if wrong:
-            self._refuse("labels 0 and 1", f"{labels[wrong[0]].item()} in row {wrong[0]}", "map them to these")
+            self._refuse("labels 0 and 1", f"{labels[wrong[0]].item()} in row {wrong[0]}{of}", "map them to these")
         if len(labels.unique()) == 1:
-            self._refuse("labels 0 and 1", f"{int(labels[0])} in all {len(labels)} rows", "add examples of the other")
+            self._refuse(
+                "labels 0 and 1", f"{int(labels[0])} in all {len(labels)} rows{of}", "add examples of the other"
+            )
         return labels.long()
 
     def _names(self, metadata: dict[str, str], key: str, kind: type, what: str, n: int) -> list[Any] | None:

@@ -86,7 +86,7 @@ def label_examples(
         exact = find_exact(questions, [answer.text for answer in answers], labels, ask)
         check_exact(questions, answers, labels, exact, stages.model.max_new_tokens, tell, warn)
         if names := [question.id for question, one in zip(questions, exact, strict=True) if one.span is None]:
-            listed = _listed(names, ", see index.parquet")
+            listed = _listed(names, ", see examples.parquet")
             tell(f"exact answers: none in {listed}; their exact-answer positions are invalid")
     spans = [
         covering(stages.tokenizer, answer.answer_ids, one.span) if one.span else None
