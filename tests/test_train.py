@@ -294,7 +294,7 @@ OWN = {
             "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, or a list of different ones, got 'abc'"),
+        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, or a list of different ones, got"),
         (["probe=mass_mean", "probe.whiten=no"], "probe.whiten: expected true or false, got 'no'"),
         (["probe=minibatch", "probe.l2=auto"], "probe.l2: expected a number above 0, got auto; auto and lists are for"),
         (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
