@@ -46,7 +46,7 @@ def make(path, trainer=None, **changes):
 
 
 def card_of(path, **changes) -> Card:
-    card = card_of(path, **changes)
+    card = make(path, **changes).card
     assert card
     return card
 
