@@ -48,8 +48,9 @@ class ExactGrid(ProbeGrid):
         cells = block["cells"]
         try:
             weight, bias = self.solve(block)
-        except NotFiniteError as found:
-            raise self.locate(int(cells[found.cell]), int(block["examples"][found.row])) from None
+        except NotFiniteError:
+            self.refuse_not_finite(block)
+            raise
         with torch.no_grad():
             self.weight.flatten(1, 2)[:, cells] = weight.to(self.weight)
             self.bias.flatten(1, 2)[:, cells] = bias.to(self.bias)

@@ -133,10 +133,8 @@ class ProbeGrid(pl.LightningModule):
                 return {}
         scores = self(acts, cells).float()  # as they are recorded
         finite = scores.isfinite()
-        broken = (valid & ~finite & finite.any(-1, keepdim=True)).nonzero()  # a cell without a fit has no score
-        if len(broken):
-            _, cell, row = broken[0].tolist()
-            raise self.locate(int(cells[cell]), int(block["examples"][row]))
+        if (valid & ~finite & finite.any(-1, keepdim=True)).any():  # a cell without a fit has no score
+            self.refuse_not_finite(block)
         K = len(scores)
         labels, valid = block["labels"].expand(K, -1), valid.expand(K, -1, -1)
         metric = cast(GridAUROC, self.aurocs[split])
@@ -151,10 +149,18 @@ class ProbeGrid(pl.LightningModule):
             "held": block["held"].expand(K, -1),
         }
 
-    def locate(self, cell: int, example: int) -> NotFiniteError:
-        """The error for activations that are not finite, at a cell of the probes and a row of examples.parquet."""
-        place = self.name_cells(torch.tensor([cell]))
-        return NotFiniteError(cell, example, f"at {place}, example {example} (a row of examples.parquet)")
+    def refuse_not_finite(self, block: dict[str, Tensor]) -> None:
+        """Name layer, position and example of the first valid activation of a block that is not finite, if any.
+
+        Raises:
+            ValueError: there is one.
+        """
+        cells = self.own_cells[block["cells"]]
+        broken = (block["valid"].any(0) & ~block["acts"].isfinite().all(-1) & (cells >= 0)[:, None]).nonzero()
+        if len(broken):
+            cell, row = broken[0].tolist()
+            place, example = self.name_cells(cells[cell : cell + 1]), int(block["examples"][row])
+            raise NotFiniteError(f"at {place}, example {example} (a row of examples.parquet)")
 
     def name_cells(self, cells: Tensor, most: int = 3) -> str:
         """Layer and position of cells [c] of the probes, the first few of many."""

@@ -148,7 +148,7 @@ class MinibatchGrid(ProbeGrid):
                     total[k, cell] += rows.sum(0)
                     squares[k, cell] += rows.square().sum(0)
             if not total.isfinite().all():
-                self._refuse_not_finite(block)
+                self.refuse_not_finite(block)
             n_rows += valid.shape[2]
             n += valid.sum(2)
             n_positive += (valid & (labels[:, None] == 1)).sum(2)
@@ -157,12 +157,6 @@ class MinibatchGrid(ProbeGrid):
         rows = n.clamp(min=1)[:, None]
         mean = total / rows
         return n_rows, n, n_positive, mean, (squares / rows - mean.square()).clamp(min=0)
-
-    def _refuse_not_finite(self, block: dict[str, Tensor]) -> None:
-        broken = (block["valid"].any(0) & ~block["acts"].isfinite().all(-1)).nonzero()
-        if len(broken):
-            cell, row = broken[0].tolist()
-            raise self.locate(int(block["cells"][cell]), int(block["examples"][row]))
 
     def training_step(self, block: dict[str, Tensor]) -> Tensor:
         """Sum over cells of the objective, estimated from a block of B examples.

@@ -42,18 +42,12 @@ def aligned(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bo
 
 
 class NotFiniteError(ValueError):
-    """NaN or infinity in a valid row of the activations.
+    """NaN or infinity in a valid row of the activations, which stands at `place`."""
 
-    Attributes:
-        cell: number of the cell, among those given.
-        row: number of the row, among those given.
-    """
-
-    def __init__(self, cell: int, row: int, place: str | None = None) -> None:
-        self.cell, self.row = cell, row
+    def __init__(self, place: str) -> None:
         super().__init__(
-            f"acts must be finite in valid rows, got NaN or infinity {place or f'in cell {cell}, row {row}'}; "
-            "mark the row invalid, or capture it in a dtype with more range"
+            f"acts must be finite in valid rows, got NaN or infinity {place}; mark the row invalid, or capture it in a "
+            "dtype with more range"
         )
 
 

@@ -48,7 +48,7 @@ def fit_mass_mean(
         X, y = acts[cell, valid[cell]].double(), labels[cell, valid[cell]]
         if not X.isfinite().all():
             row = valid[cell].nonzero()[:, 0][~X.isfinite().all(-1)][0]
-            raise NotFiniteError(cell, int(row))
+            raise NotFiniteError(f"in cell {cell}, row {int(row)}")
         if not y.any() or y.all():
             continue
         mean_0, mean_1 = X[~y].mean(0), X[y].mean(0)

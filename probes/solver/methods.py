@@ -72,7 +72,7 @@ def solve(
         optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
-        raise NotFiniteError(int(cells[cell]), int(rows[row]))
+        raise NotFiniteError(f"in cell {int(cells[cell])}, row {int(rows[row])}")
     signs, live, penalties = each
     spoilt = live & ~optimum.converged & (optimum.iterations < max_iter)
     if large and spoilt.any():
