@@ -106,7 +106,7 @@ class ActivationDataModule(GridDataModule):
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
-                examples.spans,
+                examples.span_tokens,
                 [answer.thought_ids for answer in examples.answers],
             )
             if not valid.any():
@@ -115,7 +115,7 @@ class ActivationDataModule(GridDataModule):
                     f"{len(valid)}; choose others"
                 )
             if self.positions.require_exact_answer and not self.quiet:
-                without = sum(span is None for span in examples.spans)
+                without = sum(span is None for span in examples.span_tokens)
                 log.info(f"positions: {without} of {len(valid)} examples without an exact answer are in no column")
             names, ids = self.positions.names, [question.id for question in examples.questions]
             # Kept, so that nobody removes it while it is streamed.

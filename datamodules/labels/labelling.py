@@ -85,11 +85,11 @@ def label_examples(
         labels = [bool(verdict.right) for verdict in verdicts]
         exact = find_exact(questions, [answer.text for answer in answers], labels, ask)
         check_exact(questions, answers, labels, exact, stages.model.max_new_tokens, tell, warn)
-        if names := [question.id for question, one in zip(questions, exact, strict=True) if one.span is None]:
+        if names := [question.id for question, one in zip(questions, exact, strict=True) if one.characters is None]:
             listed = _listed(names, ", see index.parquet")
             tell(f"exact answers: none in {listed}; their exact-answer positions are invalid")
     spans = [
-        covering(stages.tokenizer, answer.answer_ids, one.span) if one.span else None
+        covering(stages.tokenizer, answer.answer_ids, one.characters) if one.characters else None
         for answer, one in zip(answers, exact, strict=True)
     ]
     return LabelledExamples(questions, answers, verdicts, exact, spans)

@@ -52,7 +52,7 @@ def count_found(answers: Sequence[str], labels: Sequence[bool], exact: Sequence[
     for how in sorted({one.how for one in exact}):
         for label in CLASSES:
             rows = [i for i, one in enumerate(exact) if one.how == how and bool(labels[i]) == (label == "right")]
-            having = [i for i in rows if exact[i].span]
+            having = [i for i in rows if exact[i].characters]
             shares = [marked_share(answers[i], exact[i]) for i in having]
             parts = sum(is_part(answers[i], exact[i]) for i in having)
             if rows:
@@ -62,12 +62,12 @@ def count_found(answers: Sequence[str], labels: Sequence[bool], exact: Sequence[
 
 def is_part(answer: str, exact: Span) -> bool:
     """Whether an exact answer is part of a word because the words that were sought stand nowhere else."""
-    return exact.how in SEARCHED and exact.span is not None and cuts_word(answer, exact.span)
+    return exact.how in SEARCHED and exact.characters is not None and cuts_word(answer, exact.characters)
 
 
 def marked_share(answer: str, exact: Span) -> float:
     """Share of an answer's words that is its exact answer, 0 where there is none."""
-    marked = answer[slice(*exact.span)] if exact.span else ""
+    marked = answer[slice(*exact.characters)] if exact.characters else ""
     return min(1.0, count_words(marked) / max(1, count_words(answer)))
 
 
@@ -101,16 +101,16 @@ def check_exact(
     for row in count_found(texts, labels, exact):
         share = "" if row.share is None else f"; median share of the answer's words {row.share:.1%}"
         tell(f"exact answers: {row.how}, {row.label} answers: found in {_ratio(row.found, row.n)}{share}")
-    found = [i for i, one in enumerate(exact) if one.span]
+    found = [i for i, one in enumerate(exact) if one.characters]
     if parts := [i for i in found if is_part(texts[i], exact[i])]:
-        span = exact[parts[0]].span or (0, 0)
+        span = exact[parts[0]].characters or (0, 0)
         tell(
             f"exact answers: {len(parts)} of {len(found)} are parts of a word, as {texts[parts[0]][slice(*span)]!r} of "
             f"{_word_around(texts[parts[0]], span)!r}: what was sought stands nowhere in their answers as a whole word"
         )
     rows = {name: [i for i, label in enumerate(labels) if bool(label) == (name == "right")] for name in CLASSES}
-    having = {name: [i for i in rows[name] if exact[i].span] for name in CLASSES}
-    lacking = {name: [i for i in rows[name] if not exact[i].span] for name in CLASSES}
+    having = {name: [i for i in rows[name] if exact[i].characters] for name in CLASSES}
+    lacking = {name: [i for i in rows[name] if not exact[i].characters] for name in CLASSES}
     counts = " and ".join(f"{len(having[name])} of {len(rows[name])} {name}" for name in CLASSES)
     wanted, without = "", []
     if 2 * len(found) < len(exact):

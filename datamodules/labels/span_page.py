@@ -48,7 +48,7 @@ def span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples) ->
         share of the answer they are; then up to `SHOWN` examples each of right answers, wrong answers, exact answers
         that are parts of a word, and answers without one.
     """
-    labels, exact, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.exact, examples.spans
+    labels, exact, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.spans, examples.span_tokens
     texts = [answer.text for answer in examples.answers]
     rows = "".join(
         f"<tr><td>{row.how}</td><td>{row.label}</td><td>{row.n}</td><td>{row.found}</td>"
@@ -77,7 +77,12 @@ def span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples) ->
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples, i: int) -> str:
-    question, answer, exact, span = examples.questions[i], examples.answers[i], examples.exact[i], examples.spans[i]
+    question, answer, exact, span = (
+        examples.questions[i],
+        examples.answers[i],
+        examples.spans[i],
+        examples.span_tokens[i],
+    )
     text, ranges = token_ranges(tokenizer, answer.answer_ids)
     tokens, done = [], 0
     for k, (_, end) in enumerate(ranges):  # of a character over several tokens the first shows it all

@@ -47,7 +47,7 @@ class Run:
         return str(error.value)
 
     def advice(self):
-        lacking = [i for i, one in enumerate(self.exact) if one.span is None]
+        lacking = [i for i, one in enumerate(self.exact) if one.characters is None]
         return advise(self.questions, self.answers, self.exact, lacking, 24)
 
 

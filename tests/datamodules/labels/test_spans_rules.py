@@ -18,7 +18,7 @@ def nobody(*_):
 
 
 def words(answer, exact):
-    return answer[slice(*exact.span)] if exact.span else None
+    return answer[slice(*exact.characters)] if exact.characters else None
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_who_is_asked_gets_a_turn_of_its_own_whatever_the_answers_had():
 def test_the_option_that_is_marked_is_the_one_that_is_judged(answer, marked):
     question = Question("a", "a", "?", ("B",), options=(("A",), ("B",)))
     exact = RuleSpans("options").one(question, answer)
-    assert (exact.span and answer[slice(*exact.span)]) == marked
+    assert (exact.characters and answer[slice(*exact.characters)]) == marked
     verdict = options(answer, question)
     assert verdict.right is (marked == "B")
     assert (verdict.branch == "no option named") is (marked is None)
@@ -260,5 +260,5 @@ def test_the_option_that_is_marked_is_the_one_that_is_judged(answer, marked):
 def test_an_option_is_marked_without_its_article_as_it_is_judged(answer, marked, right):
     question = Question("a", "a", "?", ("the nurse",), options=(("the nurse",), ("the mechanic",)))
     exact = RuleSpans("options").one(question, answer)
-    assert (exact.span and answer[slice(*exact.span)]) == marked
+    assert (exact.characters and answer[slice(*exact.characters)]) == marked
     assert options(answer, question).right is right

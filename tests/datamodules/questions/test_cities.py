@@ -199,7 +199,7 @@ def test_questions_have_aliases_one_pattern_and_a_group_by_wish():
         assert pattern(answer, question).right is right, answer
     rule = RuleSpans()
     for answer, country in (("It is in France, not in England.", "France"), ("A British city.", None)):
-        span = rule.one(leeds, answer).span
+        span = rule.one(leeds, answer).characters
         assert (answer[slice(*span)] if span else None) == country
     drawn = city_questions(question=ASKED, name="cities", limit=200, seed=1, group="country").load()
     assert len(drawn) == 200

@@ -84,7 +84,7 @@ ANSWERS = [
 def test_the_number_that_is_judged_is_the_one_that_is_marked(answer, words, value):
     said = answer_number(answer)
     assert (said and said.value) == value
-    marked = RuleSpans("number").one(Question("q0", "g", "?", ("1",)), answer).span
+    marked = RuleSpans("number").one(Question("q0", "g", "?", ("1",)), answer).characters
     assert (marked and answer[slice(*marked)]) == words
     values = {one.value for one in find_numbers(answer)} | {123456.0}
     assert [v for v in values if number(answer, Question("q0", "g", "?", (str(v),))).right] == (

@@ -83,10 +83,10 @@ def test_a_marked_phrase_is_found_in_what_a_tokenizer_gives_back(tmp_path, marke
     question = write(tmp_path, f'"{marked}",1').load()[0]
     assert "[" not in question.text
     (exact,) = RuleSpans()([question], [said], [True], lambda *_: [])
-    assert exact.span
-    assert said[slice(*exact.span)] == phrase
+    assert exact.characters
+    assert said[slice(*exact.characters)] == phrase
     before = marked.replace("]]", "").split("[[")[0]
-    assert len("".join(said[: exact.span[0]].split())) == len("".join(before.split())) or "[[" not in marked
+    assert len("".join(said[: exact.characters[0]].split())) == len("".join(before.split())) or "[[" not in marked
 
 
 def made(model, tmp_path, **changes):
