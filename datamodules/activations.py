@@ -119,17 +119,13 @@ class ActivationDataModule(GridDataModule):
                 log.info(f"positions: {without} of {len(valid)} examples without an exact answer are in no column")
             names, ids = self.positions.names, [question.id for question in examples.questions]
             # Kept, so that nobody removes it while it is streamed.
-            self._entry = entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)
+            self._cached = cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
             if not self.quiet:
                 try:
-                    self._write_for_people(entry, stages, examples, tokens, valid)
+                    self._write_for_people(cached.entry, stages, examples, tokens, valid)
                 except OSError as error:  # a cache that others own can be read all the same
                     log.warning(f"what the cache says of the examples is not brought up to date: {error}")
-        files = [entry.files(shard) for shard in range(entry.n_shards)]
-        self._shards = [
-            [path for shard in files for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
-            for layer in layers
-        ]
+        self._shards = cached.files
         shares = coincidence(tokens, valid).tolist()
         card = {
             "model": self.model.name,
@@ -141,7 +137,7 @@ class ActivationDataModule(GridDataModule):
             "coincidence": [[None if share != share else share for share in row] for row in shares],
         }
         groups, given = [q.group for q in examples.questions], [q.split for q in examples.questions]
-        self.serve(Shards(self._shards), examples.labels, valid, groups, card, given)
+        self.serve(Shards(cached.files, cached.positions), examples.labels, valid, groups, card, given)
         if not self.quiet:
             tell_near_duplicates([q.text for q in examples.questions], self._rows["test"], log.info)
 

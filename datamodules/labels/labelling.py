@@ -57,9 +57,10 @@ def label_examples(
     def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
         if model is None:
             return replies(stages, asking(stages.model), ids, texts, tell)
-        stages.free()
+        stages.running.free()
         model.fetch()
-        with LanguageModelStages(model, stages.dataset, stages.cache_root, stages.device, stages.quiet) as others:
+        device = stages.running.device
+        with LanguageModelStages(model, stages.dataset, stages.cache_root, device, stages.quiet) as others:
             return replies(others, asking(model), ids, texts, tell)
 
     questions, answers = _answers(stages, questions, tell)
@@ -106,15 +107,16 @@ def replies(
 
     A model that thinks first, whatever the template says, is asked again with the length of its answers added.
     """
-    prompts, said, todo = stages.prompts(texts, asked), [""] * len(texts), list(range(len(texts)))
+    prompts, said, todo = stages.encode(texts, asked), [""] * len(texts), list(range(len(texts)))
     for limited in (asked, replace(asked, thinking_tokens=stages.model.token_limit)):
-        fit = [i for i in todo if len(prompts[i]) + limited.token_limit <= stages.context]
+        fit = [i for i in todo if len(prompts[i]) + limited.token_limit <= stages.running.context]
         if len(fit) < len(todo):
             tell(
                 f"{len(todo) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with "
-                f"{limited.token_limit} tokens of reply they are longer than its context of {stages.context} tokens"
+                f"{limited.token_limit} tokens of reply they are longer than its context of "
+                f"{stages.running.context} tokens"
             )
-        given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], limited) if fit else []
+        given = stages.answer([ids[i] for i in fit], [prompts[i] for i in fit], limited) if fit else []
         todo = []
         for i, reply in zip(fit, given, strict=True):
             reply = cut_thinking(stages.tokenizer, reply)
@@ -135,11 +137,11 @@ def _answers(
     """Answers, or statements as if they were, of the questions that the model can hold; the others are named."""
     texts = [question.text for question in questions]
     statements = as_if_said(stages.tokenizer, texts) if stages.dataset.stated else []
-    prompts = [] if stages.dataset.stated else stages.prompts(texts)
+    prompts = [] if stages.dataset.stated else stages.encode(texts)
     room = 0 if stages.dataset.stated else stages.model.token_limit
     lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]
-    fits = [i for i, length in enumerate(lengths) if length + room <= stages.context]
-    context = f"{stages.context} tokens of context"
+    fits = [i for i, length in enumerate(lengths) if length + room <= stages.running.context]
+    context = f"{stages.running.context} tokens of context"
     fewer = "fewer model.max_new_tokens" + (" or model.thinking_tokens" if stages.model.thinking_tokens else "")
     if not fits:
         raise ValueError(
@@ -147,14 +149,14 @@ def _answers(
             f"more; choose a model with a longer context, or {fewer}"
         )
     if len(fits) < len(questions):
-        names = [questions[i].id for i, length in enumerate(lengths) if length + room > stages.context]
+        names = [questions[i].id for i, length in enumerate(lengths) if length + room > stages.running.context]
         limit = f"too long to leave {room} of the {context} to the answer" if room else f"longer than the {context}"
         cure = "a model with a longer context" + (f" or {fewer}" if room else "") + " would keep them"
         tell(f"skipped {len(names)} of {len(questions)} texts, {limit} ({cure}): {_listed(names)}")
     kept = [questions[i] for i in fits]
     if stages.dataset.stated:
         return kept, [statements[i] for i in fits]
-    given = stages.answers([question.id for question in kept], [prompts[i] for i in fits])
+    given = stages.answer([question.id for question in kept], [prompts[i] for i in fits])
     return kept, [cut_thinking(stages.tokenizer, answer) for answer in given]
 
 

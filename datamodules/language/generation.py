@@ -29,7 +29,7 @@ from datamodules.language.thinking import count_thought, find_answer, opens_bloc
 CHUNK = 16  # tokens between two looks at which answers have ended: each look costs as much as a small part of a step
 VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
 
-STORED = pa.schema(
+SCHEMA = pa.schema(
     {
         "prompt_ids": pa.list_(pa.int32()),
         "answer_ids": pa.list_(pa.int32()),
@@ -254,15 +254,15 @@ def as_if_said(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     return answers
 
 
-def stored(answers: Sequence[Answer]) -> bytes:
-    """N answers as a Parquet file."""
+def write_answers(answers: Sequence[Answer]) -> bytes:
+    """Write N answers as a Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], STORED), buffer)
+    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], SCHEMA), buffer)
     return buffer.getvalue()
 
 
-def read(path: Path) -> list[Answer]:
-    """Answers of a Parquet file, their numbers in arrays of four bytes each: sets can have many."""
+def read_answers(path: Path) -> list[Answer]:
+    """Read the answers of a Parquet file, their numbers in arrays of four bytes each: sets can have many."""
     table = pq.read_table(path)
     rows = [_arrays(table[name], code) for name, code in (("prompt_ids", "i"), ("answer_ids", "i"), ("logprobs", "f"))]
     return [Answer(*row) for row in zip(*rows, table["finish"].to_pylist(), table["text"].to_pylist(), strict=True)]

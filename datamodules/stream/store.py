@@ -59,12 +59,15 @@ class Shards:
 
     Args:
         files: for each layer, its shards in order.
+        positions: which of the T stored positions are served, in which order, one perhaps more than once; all where
+            None. Only their bytes are read.
 
     Raises:
-        ValueError: a file that cannot be read, or whose shape or dtype does not fit the others.
+        ValueError: a file that cannot be read, or whose shape or dtype does not fit the others; a position that the
+            files do not hold.
     """
 
-    def __init__(self, files: Sequence[Sequence[Path]]) -> None:
+    def __init__(self, files: Sequence[Sequence[Path]], positions: Sequence[int] | None = None) -> None:
         self._files = [[contents(path).tensor("h", "[T, n, D]") for path in layer] for layer in files]
         first = self._files[0][0]
         T, D = first.shape[0], first.shape[-1]
@@ -76,8 +79,13 @@ class Shards:
                         f"{shard.path}: expected h [T, n, D] = {[T, n, D]} in {first.kind} as in the other shards, "
                         f"got {list(shard.shape)} in {shard.kind}; remove it and its record, and run again"
                     )
+        self._positions = list(range(T)) if positions is None else list(positions)
+        if absent := [position for position in self._positions if not 0 <= position < T]:
+            raise ValueError(
+                f"{first.path}: expected positions 0 to {T - 1} of h [T, n, D], got {absent[0]}; choose others"
+            )
         self.dtype = first.dtype
-        self.shape = (sum(sizes), len(self._files), T, D)
+        self.shape = (sum(sizes), len(self._files), len(self._positions), D)
         self._starts = np.cumsum([0, *sizes])
         self._row = D * self.dtype.itemsize  # bytes
         self.scratch = max(self._row, min(SCRATCH, max(sizes) * self._row))
@@ -103,7 +111,8 @@ class Shards:
         ]
 
         def read_cell(i: int, cell: int) -> None:
-            layer, position = divmod(cell, T)
+            layer, column = divmod(cell, T)
+            position = self._positions[column]
             for number, first, wanted, place in parts:
                 shard = self._files[layer][number]
                 count = int(wanted[-1]) + 1

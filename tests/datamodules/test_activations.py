@@ -17,6 +17,7 @@ from datamodules.labels.spans import ModelSpans, RuleSpans
 from datamodules.language.cache.entry import CacheEntry
 from datamodules.language.capture import capture
 from datamodules.language.positions import Positions, Rule
+from datamodules.language.running_model import RunningModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 from datamodules.split import GroupSplit
@@ -87,7 +88,7 @@ def test_the_card_describes_the_grid(datamodule):
 
 
 def test_a_second_run_loads_no_model(datamodule, language_model, questions_csv, cache_root, monkeypatch, caplog):
-    monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
+    monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))
     again = make(language_model, questions_csv, cache_root)
     with caplog.at_level("INFO"):
         again.setup()
@@ -110,7 +111,7 @@ def test_another_batch_size_gives_the_same_answers(language_model, questions_csv
         model = replace(language_model, batch_size=batch_size)
         with LanguageModelStages(model, COLOURS, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
             ids, texts = zip(*asked, strict=True)
-            answers.append(stages.answers(ids, stages.prompts(texts)))
+            answers.append(stages.answer(ids, stages.encode(texts)))
     assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
     assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
 
@@ -127,13 +128,13 @@ def test_a_run_that_failed_goes_on_where_it_stopped(language_model, questions_cs
             raise RuntimeError("power cut")
         return capture(network, sequences, *rest)
 
-    monkeypatch.setattr("datamodules.language.stages.capture", fails_late)
+    monkeypatch.setattr("datamodules.language.activation_stage.capture", fails_late)
     with pytest.raises(RuntimeError, match="power cut"):
         make(language_model, questions_csv, tmp_path / "cut").setup()
     monkeypatch.undo()
     calls.clear()
     monkeypatch.setattr(
-        "datamodules.language.stages.capture", lambda n, s, *r: calls.append(len(s)) or capture(n, s, *r)
+        "datamodules.language.activation_stage.capture", lambda n, s, *r: calls.append(len(s)) or capture(n, s, *r)
     )
     resumed = make(language_model, questions_csv, tmp_path / "cut")
     resumed.setup()
@@ -148,7 +149,7 @@ def test_activations_that_are_not_finite_are_named_and_not_stored(language_model
         acts[0, 1, 2, 3] = torch.inf
         return {"resid_post": acts}
 
-    monkeypatch.setattr("datamodules.language.stages.capture", broken)
+    monkeypatch.setattr("datamodules.language.activation_stage.capture", broken)
     with pytest.raises(ValueError, match=r"got inf at layer 1, position second_answer, example colours-\d{5}"):
         make(language_model, questions_csv, tmp_path).setup()
     assert not list(tmp_path.rglob("*.safetensors*"))
@@ -211,7 +212,7 @@ def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tm
         forwards.append(arguments[3])
         return capture(*arguments)
 
-    monkeypatch.setattr("datamodules.language.stages.capture", counted)
+    monkeypatch.setattr("datamodules.language.activation_stage.capture", counted)
     together = {"site": "z", "also": ["mlp_post", "z", "resid_pre"]}
     make(language_model, questions_csv, tmp_path / "together", **together).setup()
     assert {tuple(sorted(sites)) for sites in forwards} == {("mlp_post", "resid_pre", "z")}
@@ -275,7 +276,7 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
         with pytest.raises(ValueError, match=r"do not stand in the answer: ask another model with \+model@"):
             asked.setup()
         if attempt == 1:
-            monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
+            monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))
 
 
 def test_the_page_and_the_table_stand_beside_the_activations(datamodule):
@@ -308,13 +309,13 @@ def test_answers_are_known_by_model_prompts_and_decoding(language_model, tiny_mo
     for count, way in enumerate([*ways, {"batch_size": 2}, {"name": "other name"}], 1):
         model = replace(language_model, **way)
         with LanguageModelStages(model, COLOURS, str(tmp_path / "cache"), torch.device("cpu"), quiet=True) as stages:
-            stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+            stages.answer(["a", "b"], stages.encode(["red?", "blue?"]))
         assert len(entries(tmp_path / "cache", "answers")) == min(count, len(ways))
 
 
-def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(language_model, tmp_path):
+def test_activations_are_known_by_sequences_tokens_sites_and_layers(language_model, tmp_path):
     with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        answers = stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+        answers = stages.answer(["a", "b"], stages.encode(["red?", "blue?"]))
         usual: dict[str, Any] = {
             "ids": ["a", "b"], "answers": answers, "names": ["x"], "tokens": torch.tensor([[[3, 3]], [[2, 2]]]),
             "valid": torch.ones(2, 1, dtype=torch.bool), "sites": ["z"], "layers": [0, 1],
@@ -322,16 +323,17 @@ def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(la
         ways: list[dict[str, Any]] = [
             {},
             {"answers": answers[::-1]},
-            {"names": ["y"]},
             {"tokens": torch.tensor([[[3, 3]], [[1, 2]]])},
             {"valid": torch.tensor([[True], [False]])},
             {"sites": ["mlp_out"]},
-            {"layers": [0]},
+            {"layers": [0, 2]},
             {"ids": ["c", "d"]},  # names that no content depends on
+            {"names": ["y"]},  # the same tokens under another name
+            {"layers": [0]},  # which another entry holds
         ]
         for count, way in enumerate(ways, 1):
-            stages.activations(**usual | way)
-            assert len(entries(tmp_path, "activations")) == min(count, len(ways) - 1)
+            stages.capture(**usual | way)
+            assert len(entries(tmp_path, "activations")) == min(count, len(ways) - 3)
 
 
 def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
@@ -398,12 +400,12 @@ def test_tokens_without_an_embedding_are_refused_where_they_are_used(language_mo
     tokenizer.save_pretrained(folder)
     model = replace(language_model, id=str(folder))
     with LanguageModelStages(model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        (answer,) = stages.answers(["a"], stages.prompts(["red?"]))
+        (answer,) = stages.answer(["a"], stages.encode(["red?"]))
         assert answer.answer_ids
         with pytest.raises(
             ValueError, match=rf"expected tokens below {rows}, .* got {rows + 3} \('<more-3>'\); the tokenizer belongs"
         ):
-            stages.answers(["a", "b"], stages.prompts(["red?", "<more-3> blue?"]))
+            stages.answer(["a", "b"], stages.encode(["red?", "<more-3> blue?"]))
 
 
 def test_a_whole_cache_that_cannot_be_written_serves_another_rule(

@@ -33,6 +33,8 @@ class CacheEntry:
         content: JSON-ready description of everything the content depends on; its hash is the key.
         n_shards: how many shards make the entry whole.
         about: what the manifest also says, for people; not part of the key.
+        contains: what the manifest also says, for runs that look for an entry holding more than they want; not part of
+            the key.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -40,15 +42,22 @@ class CacheEntry:
     """
 
     def __init__(
-        self, root: str | Path, kind: str, content: dict[str, Any], n_shards: int, about: dict[str, Any] | None = None
+        self,
+        root: str | Path,
+        kind: str,
+        content: dict[str, Any],
+        n_shards: int,
+        about: dict[str, Any] | None = None,
+        contains: dict[str, Any] | None = None,
     ) -> None:
-        described = json.dumps({"cache": VERSION, **content}, sort_keys=True)
-        self.key = hashlib.sha256(described.encode()).hexdigest()[:20]
+        self.key = compute_key(content)
         self.folder = Path(root).expanduser().absolute() / kind / self.key
         self.n_shards = n_shards
         with _told(f"a folder that can be written, got {root}"):
             (self.folder / ".local").mkdir(parents=True, exist_ok=True)
         manifest = {"cache": VERSION, "about": about or {}, "shards": n_shards, **content}
+        if contains:
+            manifest["contains"] = contains
         if not (self.folder / "manifest.json").exists():
             self.write_once("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
         self._check_version()
@@ -60,7 +69,7 @@ class CacheEntry:
 
     def missing(self) -> list[int]:
         """Shards without a record."""
-        return [shard for shard in range(self.n_shards) if not self._record(shard).exists()]
+        return find_missing(self.folder, self.n_shards)
 
     def require_room(self, needed: int) -> None:
         """Hold an estimate, in bytes, of what is missing against the free disk space.
@@ -190,7 +199,7 @@ class CacheEntry:
             )
 
     def _record(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05d}.json"
+        return _record_path(self.folder, shard)
 
     def _finish(self, shard: int, files: dict[str, bytes]) -> None:
         for leftover in self.folder.glob(f"**/.*shard-{shard:05d}.*.tmp"):
@@ -221,6 +230,26 @@ class CacheEntry:
                 yield False
                 return
             yield True  # closing the file drops the lock
+
+
+def compute_key(content: dict[str, Any]) -> str:
+    """Key of an entry: the hash of everything its content depends on.
+
+    Example:
+        >>> compute_key({"stage": "answers"})
+        'c74bc78445208b6541cd'
+    """
+    described = json.dumps({"cache": VERSION, **content}, sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:20]
+
+
+def find_missing(folder: Path, n_shards: int) -> list[int]:
+    """Shards of an entry's folder without a record; all where there is no such folder."""
+    return [shard for shard in range(n_shards) if not _record_path(folder, shard).exists()]
+
+
+def _record_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.json"
 
 
 @contextmanager

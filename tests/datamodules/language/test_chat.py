@@ -105,6 +105,6 @@ def test_the_date_in_prompts_is_told_once_however_often_the_model_is_asked(
     stages = LanguageModelStages(model, data, str(tmp_path), torch.device("cpu"))
     stages.tokenizer.chat_template = DATED
     with caplog.at_level("INFO"):
-        stages.prompts(["red?"])
-        stages.prompts(["blue?"], asking(model))
+        stages.encode(["red?"])
+        stages.encode(["blue?"], asking(model))
     assert caplog.text.count("model.date: the chat template writes the date into prompts; they all say 2024-07-26") == 1

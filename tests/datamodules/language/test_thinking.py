@@ -265,7 +265,7 @@ def script(tokenizer, thinks):
 
 
 def run(thinker, quiz, root, monkeypatch, generate):
-    monkeypatch.setattr("datamodules.language.stages.generate_answers", generate)
+    monkeypatch.setattr("datamodules.language.answer_stage.generate_answers", generate)
     made = ActivationDataModule(
         thinker,
         FileQuestions(path=str(quiz), pattern="red|blue"),
@@ -394,7 +394,7 @@ def test_a_model_that_always_thinks_gets_room_for_it_before_its_reply(thinker, t
             answers.append(Answer(prompt, ids, [-0.5] * len(ids), "stop", decode(tokenizer, ids)))
         return answers
 
-    monkeypatch.setattr("datamodules.language.stages.generate_answers", generate)
+    monkeypatch.setattr("datamodules.language.answer_stage.generate_answers", generate)
     told = []
     with LanguageModelStages(
         replace(thinker, max_new_tokens=10, thinking_tokens=room),
