@@ -146,12 +146,13 @@ def test_what_holds_something_else_does_not_serve(language_model, root, changes,
         capture(model, root, **changes)
 
 
-def test_what_lacks_a_shard_does_not_serve(language_model, root, monkeypatch):
+def test_what_lacks_a_shard_does_not_serve(language_model, root, caplog):
     (entry,) = (root / "activations").iterdir()
     (entry / "shard-00001.json").unlink()
     cached = capture(language_model, root, [0], [1])
     assert cached.entry.folder != entry
     assert len(keys(root)) == 2
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]  # nothing is wrong with it
 
 
 @pytest.mark.parametrize("harm", ["unlink", "alter"])
