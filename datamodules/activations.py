@@ -10,13 +10,13 @@ from datamodules.base import GridDataModule
 from datamodules.examples import LabelledExamples, table_of
 from datamodules.labels.judge import Judge
 from datamodules.labels.labelling import LabelRule, label_examples
-from datamodules.labels.report import label_report, label_summary
-from datamodules.labels.rules import TextRule, given
-from datamodules.labels.span_page import span_page
+from datamodules.labels.report import summarise_labels, write_label_report
+from datamodules.labels.rules import TextRule, judge_as_given
+from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.cache.entry import CacheEntry
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.positions import Positions, coincidence
+from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.sites import check_site, choose_layers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.near_duplicates import tell_near_duplicates
@@ -102,7 +102,7 @@ class ActivationDataModule(GridDataModule):
             examples = label_examples(
                 stages, questions, self.rule, self.spans if self.positions.need_exact_answers else None
             )
-            tokens, valid = self.positions.tokens(
+            tokens, valid = self.positions.resolve(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
@@ -126,7 +126,7 @@ class ActivationDataModule(GridDataModule):
                 except OSError as error:  # a cache that others own can be read all the same
                     log.warning(f"what the cache says of the examples is not brought up to date: {error}")
         self._shards = cached.files
-        shares = coincidence(tokens, valid).tolist()
+        shares = compute_coincidence(tokens, valid).tolist()
         card = {
             "model": self.model.name,
             "dataset": self.dataset.name,
@@ -148,10 +148,10 @@ class ActivationDataModule(GridDataModule):
         entry.write_once("index.parquet", table_of(examples, tokens, valid))
         if not self.dataset.stated:
             judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
-            path = entry.write_once("labels.md", label_report(*judged).encode())
-            log.info(f"labels: {label_summary(*judged)}; see {path}")
+            path = entry.write_once("labels.md", write_label_report(*judged).encode())
+            log.info(f"labels: {summarise_labels(*judged)}; see {path}")
         if self.positions.need_exact_answers:
-            page = span_page(stages.tokenizer, examples)
+            page = write_span_page(stages.tokenizer, examples)
             log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")
 
 
@@ -159,7 +159,7 @@ def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
     """Refuse a rule that looks for gold answers, which statements have none of, and labels that questions lack."""
     if not isinstance(rule, TextRule | Judge):
         return
-    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is given
+    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is judge_as_given
     if dataset.stated and not reads_labels:
         raise ValueError(
             f"rule: expected rule=given for {dataset.name}, whose statements come with their labels, got one that "

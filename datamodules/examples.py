@@ -43,7 +43,7 @@ class Span:
 
     Attributes:
         characters: first character and one past the last; None where there is none.
-        how: `gold`, the name of a rule, or `asked`.
+        how: `gold`, the name of a rule, or `model`.
         replies: what the model replied, try by try, where one was asked.
     """
 

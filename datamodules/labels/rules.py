@@ -9,23 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from datamodules.examples import Verdict
-from datamodules.questions.numbers import answer_number, find_numbers, same_number
+from datamodules.questions.numbers import find_answer_number, find_numbers, is_same_number
 from datamodules.questions.question import Question
-from datamodules.questions.words import first, fold, without_article
+from datamodules.questions.words import drop_article, find_words, fold
 
 Rule = Callable[[str, Question], Verdict]
 
 
-def gold(answer: str, question: Question) -> Verdict:
+def judge_by_gold(answer: str, question: Question) -> Verdict:
     """Right where the gold answer, or any of its aliases, occurs as whole words."""
     said = fold(answer)
     for i, accepted in enumerate(question.answers):
-        if first(accepted, said) is not None:
+        if find_words(accepted, said) is not None:
             return Verdict(True, "an alias occurs" if i else "the gold answer occurs")
     return Verdict(False, "none occurs")
 
 
-def pattern(answer: str, question: Question) -> Verdict:
+def judge_by_pattern(answer: str, question: Question) -> Verdict:
     """Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
 
     So Guinea is not right where Equatorial Guinea is said, nor is what an answer names later on.
@@ -43,7 +43,7 @@ def pattern(answer: str, question: Question) -> Verdict:
     return Verdict(right, "a gold answer first" if right else "another match first")
 
 
-def number(answer: str, question: Question) -> Verdict:
+def judge_by_number(answer: str, question: Question) -> Verdict:
     """Right where the number that the answer gives is the gold one: 9 is `9.0`, `$9`, `nine` and `18/2`.
 
     `numbers.answer_number` says which number that is, the one that `spans=number` marks: the one after `answer is`, or
@@ -58,14 +58,14 @@ def number(answer: str, question: Question) -> Verdict:
             f"rule=number: expected a number as the gold answer of {question.id}, got {question.answers[0]!r}; "
             "choose rule=gold"
         )
-    said = answer_number(answer)
+    said = find_answer_number(answer)
     if said is None:
         return Verdict(False, "no number")
-    right = any(same_number(said.value, other) for other in wanted)
+    right = any(is_same_number(said.value, other) for other in wanted)
     return Verdict(right, "the gold number" if right else "another number")
 
 
-def options(answer: str, question: Question) -> Verdict:
+def judge_by_options(answer: str, question: Question) -> Verdict:
     """Right where the gold option is the first to be named, in any of its spellings; of two at one place the longer."""
     if len(question.options) < 2:
         raise ValueError(
@@ -76,8 +76,8 @@ def options(answer: str, question: Question) -> Verdict:
     named = [
         (at, -len(fold(name).words), option[0])
         for option in question.options
-        for name in map(without_article, option)  # which would stand before the name that begins with it
-        if (at := first(name, said)) is not None
+        for name in map(drop_article, option)  # which would stand before the name that begins with it
+        if (at := find_words(name, said)) is not None
     ]
     if not named:
         return Verdict(False, "no option named")
@@ -85,7 +85,7 @@ def options(answer: str, question: Question) -> Verdict:
     return Verdict(right, "the gold option first" if right else "another option first")
 
 
-def substring(answer: str, question: Question) -> Verdict:
+def judge_by_substring(answer: str, question: Question) -> Verdict:
     """Right where a gold answer occurs as it is written, anywhere, even inside a word; only case is folded.
 
     The rule of the study's own code, for comparison: `1` is in `1999`. Where there are options, the one found first.
@@ -99,7 +99,7 @@ def substring(answer: str, question: Question) -> Verdict:
     return Verdict(right, "found" if right else "not found")
 
 
-def given(answer: str, question: Question) -> Verdict:
+def judge_as_given(answer: str, question: Question) -> Verdict:
     """The label that came with the text."""
     return Verdict(question.label, f"given as {int(bool(question.label))}")
 

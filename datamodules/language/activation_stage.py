@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.language.cache.shards import shard_name
+from datamodules.language.cache.shards import name_shard
 from datamodules.language.capture import VERSION, capture, check_finite
 from datamodules.language.generation import Answer
 from datamodules.language.progress import Speed
 from datamodules.language.running_model import RunningModel
 from datamodules.language.sequences import digest_sequences
-from datamodules.language.sites import width_of
+from datamodules.language.sites import get_width
 
 IN_PARTS = ("z", "mlp_post")  # sites that a model split over processes leaves in parts
 STORE = torch.bfloat16
@@ -77,13 +77,13 @@ class ActivationStage:
 
     def cost(self, outputs: Sequence[str]) -> int:
         """Bytes that one example of some sites takes in the cache."""
-        width = sum(width_of(self.running.config, site) for site in outputs)
+        width = sum(get_width(self.running.config, site) for site in outputs)
         return STORE.itemsize * len(self.layers) * len(self.names) * width
 
     def estimate(self, n: int) -> float:
         """Seconds that n examples will take; loads the model."""
         mean = sum(self.tokens) // len(self.tokens)
-        return Speed(self.running.network).of_batches(n, self.running.model.batch_size, mean)
+        return Speed(self.running.network).estimate_batches(n, self.running.model.batch_size, mean)
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
@@ -119,7 +119,7 @@ class ActivationStage:
             advance(batch)
         return {
             site: {
-                f"layer={layer:02d}/{shard_name(rows, 'safetensors')}": save({"h": h[i]})
+                f"layer={layer:02d}/{name_shard(rows, 'safetensors')}": save({"h": h[i]})
                 for i, layer in enumerate(self.layers)
             }
             for site, h in acts.items()

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from datamodules.language.cache.shards import shard_name
+from datamodules.language.cache.shards import name_shard
 from datamodules.language.capture import capture, check_finite
 from datamodules.language.generation import VERSION, Answer, generate_answers, write_answers
 from datamodules.language.language_model import LanguageModel
@@ -35,7 +35,7 @@ class AnswerStage:
     ) -> None:
         self.running, self.ids, self.prompts = running, ids, prompts
         self.limit, self.batch_size = settings.token_limit, settings.batch_size
-        self.stop, self.stop_ids = settings.stop_text(running.tokenizer), settings.stop_ids(running.tokenizer)
+        self.stop, self.stop_ids = settings.find_stop_text(running.tokenizer), settings.find_stop_ids(running.tokenizer)
         self.tokens = [len(prompt) + self.limit for prompt in prompts]
 
     def describe(self, output: str = OUTPUT) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class AnswerStage:
     def estimate(self, n: int) -> float:
         """Seconds that n examples will take; loads the model."""
         mean = sum(map(len, self.prompts)) // len(self.prompts)
-        return Speed(self.running.network).of_batches(n, self.batch_size, mean, self.limit)
+        return Speed(self.running.network).estimate_batches(n, self.batch_size, mean, self.limit)
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
@@ -83,7 +83,7 @@ class AnswerStage:
                     self._refuse(i, answer)
                 answers[i] = answer
             advance(batch)
-        return {OUTPUT: {shard_name(rows, "parquet"): write_answers([answers[i] for i in rows])}}
+        return {OUTPUT: {name_shard(rows, "parquet"): write_answers([answers[i] for i in rows])}}
 
     def _generate(self, batch: list[int]) -> list[Answer]:
         prompts = [list(self.prompts[i]) for i in batch]

@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from datamodules.language.cache.cached_activations import CachedActivations, find_larger
 from datamodules.language.cache.entry import CacheEntry, compute_key, find_missing
-from datamodules.language.cache.shards import count_shards, rows_of
-from datamodules.language.progress import bar, duration, size
+from datamodules.language.cache.shards import count_shards, get_rows
+from datamodules.language.progress import format_duration, format_size, show_bar
 from datamodules.language.running_model import RunningModel
 from datamodules.questions.question import QuestionSet
 
@@ -60,18 +60,18 @@ class StageRunner:
 
     def __init__(self, running: RunningModel, dataset: QuestionSet, cache_root: str, quiet: bool = False) -> None:
         self.running, self.dataset, self.cache_root, self.quiet = running, dataset, cache_root, quiet
-        self.identity = running.model.identity(memory=Path(cache_root).expanduser() / "digests")
+        self.identity = running.model.identify(memory=Path(cache_root).expanduser() / "digests")
 
     def describe(self, stage: Stage, output: str) -> dict[str, Any]:
         """Everything an output depends on; its hash is the key of its entry."""
-        source = self.dataset.identity()
+        source = self.dataset.identify()
         content = {"stage": stage.kind, "model": self.identity, **stage.describe(output)}
         return content | ({"dataset": source} if source else {})
 
     def open(self, stage: Stage, output: str, contains: dict[str, Any] | None = None) -> CacheEntry:
         """Open the entry of an output, or begin it; `contains` is what its manifest says for later runs."""
         n = len(stage.tokens)
-        about = {"model": self.running.model.name, "examples": n, **self.dataset.about()}
+        about = {"model": self.running.model.name, "examples": n, **self.dataset.describe()}
         return CacheEntry(self.cache_root, stage.kind, self.describe(stage, output), count_shards(n), about, contains)
 
     def find_larger(self, stage: Stage, site: str, digests: Sequence[str]) -> CachedActivations | None:
@@ -86,14 +86,14 @@ class StageRunner:
         """Make what the entries of a stage's outputs lack; what several lack of one shard is made at once."""
 
         def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> dict[str, bytes]:
-            also = [other for other, entry in entries.items() if other != output and shard in entry.missing()]
-            files = stage.make(rows_of(shard, len(stage.tokens)), [output, *also], advance)
+            also = [other for other, entry in entries.items() if other != output and shard in entry.list_missing()]
+            files = stage.make(get_rows(shard, len(stage.tokens)), [output, *also], advance)
             for other in also:
                 entries[other].offer(shard, files[other], wait=self.running.split)
             return files[output]
 
         for output in sorted(entries):  # the same order for all who build them, whichever they want first
-            lacking = {output} | {other for other, entry in entries.items() if entry.missing()}
+            lacking = {output} | {other for other, entry in entries.items() if entry.list_missing()}
             self._run(stage, output, entries[output], stage.cost(sorted(lacking)), make)
 
     def _run(
@@ -106,7 +106,7 @@ class StageRunner:
     ) -> None:
         """Build what an entry lacks, with a bar, or say that nothing is lacking."""
         costs, n = stage.tokens, len(stage.tokens)
-        missing = [rows_of(shard, n) for shard in entry.missing()]
+        missing = [get_rows(shard, n) for shard in entry.list_missing()]
         if not missing:
             return self.say(f"{output}: {n} reused from {entry.folder}")
         todo = sum(map(len, missing))
@@ -115,16 +115,16 @@ class StageRunner:
         if not self.quiet:
             ranks = dist.get_world_size() if dist.is_initialized() and not self.running.split else 1
             expected = stage.estimate(math.ceil(todo / ranks))
-            cost = f"about {size(todo * bytes_each)} and {duration(expected)}"
+            cost = f"about {format_size(todo * bytes_each)} and {format_duration(expected)}"
             log.info(f"{output}: {todo} of {n} to make, {cost}, into {entry.folder}")
-        with bar(output, todo, self.quiet, expected, sum(costs[i] for rows in missing for i in rows)) as done:
+        with show_bar(output, todo, self.quiet, expected, sum(costs[i] for rows in missing for i in rows)) as done:
 
             def advance(rows: Sequence[int]) -> None:
                 done(len(rows), sum(costs[i] for i in rows))
 
             entry.build(
                 make=lambda shard: make(output, shard, advance),
-                made_elsewhere=lambda shard: advance(rows_of(shard, n)),
+                skip=lambda shard: advance(get_rows(shard, n)),
                 together=self.running.split,
             )
 

@@ -88,7 +88,7 @@ class LanguageModelStages:
         stage = AnswerStage(self.running, ids, prompts, settings or self.model)
         entry = self.runner.open(stage, OUTPUT)
         self.runner.build(stage, {OUTPUT: entry})
-        paths = (path for shard in range(entry.n_shards) for path in entry.files(shard).values())
+        paths = (path for shard in range(entry.n_shards) for path in entry.check_files(shard).values())
         return [answer for path in paths for answer in read_answers(path)]
 
     def capture(

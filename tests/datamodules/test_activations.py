@@ -11,8 +11,8 @@ import torch
 
 from datamodules.activations import ActivationDataModule
 from datamodules.examples import Span
-from datamodules.labels.labelling import label_examples, replies
-from datamodules.labels.rules import TextRule, gold, substring
+from datamodules.labels.labelling import collect_replies, label_examples
+from datamodules.labels.rules import TextRule, judge_by_gold, judge_by_substring
 from datamodules.labels.spans import ModelSpans, RuleSpans
 from datamodules.language.cache.entry import CacheEntry
 from datamodules.language.capture import capture
@@ -30,7 +30,7 @@ def make(language_model, questions_csv, cache_root, **changes):
     settings = {
         "model": language_model,
         "dataset": FileQuestions(path=str(questions_csv), pattern=r"\w+"),
-        "rule": TextRule(gold),
+        "rule": TextRule(judge_by_gold),
         "spans": RuleSpans(),
         "positions": Positions(shipped("paper")),
         "site": "resid_post",
@@ -63,7 +63,7 @@ def test_blocks_hold_what_the_model_computes(datamodule, language_model, questio
     valid = torch.cat([block["valid"] for block in blocks]).unflatten(0, (3, 15))
     for i in (0, 7, len(rows) - 1):
         row = table[rows[i]]
-        assert blocks[0]["labels"][i] == gold(row["answer"], asked[row["question"]]).right == row["label"]
+        assert blocks[0]["labels"][i] == judge_by_gold(row["answer"], asked[row["question"]]).right == row["label"]
         states = network.model(
             torch.tensor([row["prompt_ids"] + row["answer_ids"]]), output_hidden_states=True
         ).hidden_states
@@ -343,18 +343,18 @@ def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path
     with LanguageModelStages(
         replace(language_model, max_new_tokens=128 - longest), COLOURS, str(tmp_path), torch.device("cpu"), True
     ) as stages:
-        assert len(label_examples(stages, questions, TextRule(gold), None).questions) == 300
+        assert len(label_examples(stages, questions, TextRule(judge_by_gold), None).questions) == 300
         stages.model = replace(stages.model, max_new_tokens=129 - longest)
-        assert 0 < len(label_examples(stages, questions, TextRule(gold), None).questions) < 300
+        assert 0 < len(label_examples(stages, questions, TextRule(judge_by_gold), None).questions) < 300
 
 
 def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_path):
     with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
         told: list[str] = []
-        short, long = replies(stages, language_model, ["a", "b"], ["red?", "red " * 300], told.append)
+        short, long = collect_replies(stages, language_model, ["a", "b"], ["red?", "red " * 300], told.append)
         assert short
         assert long == ""
-        assert replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
+        assert collect_replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
         assert [line[:44] for line in told] == [
             f"1 of {n} texts are not put to {language_model.name}"[:44] for n in (2, 1)
         ]
@@ -382,7 +382,7 @@ def test_answers_without_an_exact_answer_are_named(language_model, questions_csv
         make(language_model, questions_csv, cache_root, spans=find_in_two_of_three).setup()
     listed = next(r.message for r in caplog.records if r.message.startswith("exact answers: none in"))
     assert re.findall(r"colours-(\d+)", listed) == [f"{i:05}" for i in range(0, 60, 3)]
-    assert listed.endswith(" and 80 more, see index.parquet; their exact-answer positions are invalid")
+    assert listed.endswith(" and 80 more, see examples.parquet; their exact-answer positions are invalid")
 
 
 def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cache_root):
@@ -419,7 +419,7 @@ def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
         raise OSError("cache.root: expected a folder that can be written")
 
     monkeypatch.setattr(CacheEntry, "write", refuse)
-    other = make(language_model, questions_csv, tmp_path, rule=TextRule(substring))
+    other = make(language_model, questions_csv, tmp_path, rule=TextRule(judge_by_substring))
     other.setup()
     assert other.card["split"] != {}
     assert "what the cache says of the examples is not brought up to date: cache.root: expected" in caplog.text

@@ -51,7 +51,7 @@ def open_activations(
     Raises:
         ValueError: a file is missing, truncated or altered; says how to rebuild it.
     """
-    shards = [entry.files(shard) for shard in range(entry.n_shards)]
+    shards = [entry.check_files(shard) for shard in range(entry.n_shards)]
     files = [
         [path for shard in shards for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
         for layer in layers

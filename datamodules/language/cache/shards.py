@@ -8,11 +8,11 @@ def count_shards(n: int) -> int:
     return -(-n // SHARD)
 
 
-def rows_of(shard: int, n: int) -> range:
+def get_rows(shard: int, n: int) -> range:
     """Numbers of the examples in one shard of n examples."""
     return range(shard * SHARD, min(n, (shard + 1) * SHARD))
 
 
-def shard_name(rows: range, suffix: str) -> str:
+def name_shard(rows: range, suffix: str) -> str:
     """Name of the file for the examples of one shard."""
     return f"shard-{rows.start // SHARD:05d}.{suffix}"

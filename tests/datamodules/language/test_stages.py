@@ -7,7 +7,7 @@ import torch
 
 from datamodules.language.activation_stage import ActivationStage
 from datamodules.language.answer_stage import AnswerStage
-from datamodules.language.cache.shards import rows_of
+from datamodules.language.cache.shards import get_rows
 from datamodules.language.generation import Answer, read_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.running_model import RunningModel
@@ -29,7 +29,7 @@ def running(language_model):
 
 
 def test_keys_are_those_that_earlier_versions_wrote(language_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(LanguageModel, "identity", lambda self, memory=None: {"source": "tiny", "dtype": self.dtype})
+    monkeypatch.setattr(LanguageModel, "identify", lambda self, memory=None: {"source": "tiny", "dtype": self.dtype})
     with LanguageModelStages(language_model, FileQuestions(path="colours.csv"), str(tmp_path), CPU, True) as stages:
         stages.answer(["a", "b"], PROMPTS)
         stages.capture(["a", "b"], ANSWERS, NAMES, TOKENS, VALID, ["z", "resid_post"], [0, 2])
@@ -43,7 +43,7 @@ def test_keys_are_those_that_earlier_versions_wrote(language_model, tmp_path, mo
 def test_answers_are_made_shard_by_shard(running, language_model, tmp_path):
     stage = AnswerStage(running, ["a", "b"], PROMPTS, language_model)
     advanced = []
-    ((name, content),) = stage.make(rows_of(0, 2), ["answers"], advanced.extend)["answers"].items()
+    ((name, content),) = stage.make(get_rows(0, 2), ["answers"], advanced.extend)["answers"].items()
     assert name == "shard-00000.parquet"
     (tmp_path / name).write_bytes(content)
     answers = read_answers(tmp_path / name)
@@ -57,7 +57,7 @@ def test_answers_are_made_shard_by_shard(running, language_model, tmp_path):
 def test_activations_cost_their_bytes(running):
     sites = ["z", "mlp_post"]
     stage = ActivationStage(running, ["a", "b"], ANSWERS, NAMES, TOKENS, VALID, sites, [0, 2])
-    made = stage.make(rows_of(0, 2), sites, lambda rows: None)
+    made = stage.make(get_rows(0, 2), sites, lambda rows: None)
     assert sorted(made["z"]) == ["layer=00/shard-00000.safetensors", "layer=02/shard-00000.safetensors"]
     assert stage.cost(sites) == 2 * 2 * 2 * (32 + 64)
     stored = sum(len(content) for files in made.values() for content in files.values())
@@ -76,7 +76,7 @@ def test_numbers_too_large_for_the_store_are_named(running, monkeypatch):
     monkeypatch.setattr("datamodules.language.activation_stage.capture", capture)
     stage = ActivationStage(running, ["a", "b"], ANSWERS, NAMES, TOKENS, VALID, ["resid_post"], [0, 2])
     with pytest.raises(ValueError, match="got inf at layer 2, position last_q, example b; try model"):
-        stage.make(rows_of(0, 2), ["resid_post"], lambda rows: None)
+        stage.make(get_rows(0, 2), ["resid_post"], lambda rows: None)
 
 
 def break_answers(monkeypatch, at):
@@ -112,7 +112,7 @@ def test_answers_that_are_not_finite_name_layer_position_and_example(
     spoil_token(running.network, 1, token)
     stage = AnswerStage(running, ["a", "b"], PROMPTS, language_model)
     with pytest.raises(ValueError, match=f"finite numbers, got nan at layer 1, position {place}, example b; try"):
-        stage.make(rows_of(0, 2), ["answers"], lambda rows: None)
+        stage.make(get_rows(0, 2), ["answers"], lambda rows: None)
 
 
 def test_log_probabilities_that_the_head_spoils_name_position_and_example(running, language_model, monkeypatch):
@@ -120,4 +120,4 @@ def test_log_probabilities_that_the_head_spoils_name_position_and_example(runnin
     stage = AnswerStage(running, ["a", "b"], PROMPTS, language_model)
     line = "got nan from answer token 2 of example b, behind layer 2, the last one, whose numbers are finite; try"
     with pytest.raises(ValueError, match=re.escape(line)):
-        stage.make(rows_of(0, 2), ["answers"], lambda rows: None)
+        stage.make(get_rows(0, 2), ["answers"], lambda rows: None)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from datamodules.stream import store as store_module
-from datamodules.stream.byte_ranges import ByteRange, contents
+from datamodules.stream.byte_ranges import ByteRange, read_header
 from datamodules.stream.store import Shards, TensorFile
 
 L, T, N, D = 3, 5, 50, 8
@@ -43,7 +43,7 @@ def make(kind, folder, dtype=torch.bfloat16):
         return acts, Shards(save_shards(folder, acts, 16))
     # another tensor before it, so that the first byte is not where the header ends
     save_file({"acts": acts, "aaa": torch.zeros(3)}, folder / "acts.safetensors")
-    return acts, TensorFile(contents(folder / "acts.safetensors").tensor("acts", ""))
+    return acts, TensorFile(read_header(folder / "acts.safetensors").get_tensor("acts", ""))
 
 
 def read(store, cells, rows, **more):

@@ -13,7 +13,7 @@ import torch
 from datamodules.language.cache import entry as cache_entry
 from datamodules.language.cache.cached_activations import digest_positions
 from datamodules.language.cache.entry import CacheEntry, compute_key
-from datamodules.language.cache.inventory import cache_info, held
+from datamodules.language.cache.inventory import list_entries, show_cache
 from datamodules.language.cache.shards import count_shards
 from datamodules.language.generation import Answer
 from datamodules.language.positions import Positions
@@ -136,7 +136,7 @@ def test_what_holds_something_else_does_not_serve(language_model, root, changes,
     changes = dict(changes)
     model = replace(language_model, **changes.pop("model", {}))
     if changes.pop("dataset", False):
-        monkeypatch.setattr(FileQuestions, "identity", lambda self: {"rows": "others"})
+        monkeypatch.setattr(FileQuestions, "identify", lambda self: {"rows": "others"})
 
     def load(_):
         raise InterruptedError("the model is loaded")
@@ -229,14 +229,14 @@ def test_what_serves_is_in_use_and_counts_as_used(language_model, root):
     (entry,) = (root / "activations").iterdir()
     os.utime(entry / ".local" / "used", (1, 1))
     cached = capture(language_model, root, [3], [0])
-    assert held(root)[0].used.timestamp() > 10**9
+    assert list_entries(root)[0].used.timestamp() > 10**9
     with pytest.raises(ValueError, match="expected entries that no run is using"):
-        cache_info(str(root), entry.name)
+        show_cache(str(root), entry.name)
     with (entry / ".local" / "used").open() as used, pytest.raises(BlockingIOError):
         fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
     del cached
-    cache_info(str(root), entry.name)
-    assert held(root) == []
+    show_cache(str(root), entry.name)
+    assert list_entries(root) == []
 
 
 def test_positions_are_told_apart_by_their_tokens_and_where_they_are():
@@ -253,7 +253,7 @@ def test_the_key_is_what_it_was(language_model, root):
     manifest = json.loads((entry / "manifest.json").read_text())
     content = {key: value for key, value in manifest.items() if key not in ("cache", "about", "shards", "contains")}
     assert compute_key(content) == entry.name
-    assert CacheEntry(root, "activations", content, count_shards(N)).missing() == []
+    assert CacheEntry(root, "activations", content, count_shards(N)).list_missing() == []
 
 
 def test_a_data_module_takes_fewer_positions_or_layers_from_the_same_cache(
