@@ -41,7 +41,7 @@ def label_examples(
 
     Raises:
         ValueError: nothing fits, a rule gives statements other labels than their own, one class is nearly empty, or too
-            few have an exact answer (see `check_exact`).
+            few have an exact answer (see `check_spans`).
     """
     logged: set[str] = set()
 

@@ -82,7 +82,7 @@ def write_label_report(questions: Sequence[Question], answers: Sequence[str], ve
 def summarise_labels(questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> str:
     """The report in one line, for the log: labels that the substring rule would give otherwise, gold numbers repeated.
 
-    Args: as of `label_report`.
+    Args: as of `write_label_report`.
     """
     differs = _find_differing(questions, answers, verdicts)
     line = (

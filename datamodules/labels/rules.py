@@ -46,7 +46,7 @@ def judge_by_pattern(answer: str, question: Question) -> Verdict:
 def judge_by_number(answer: str, question: Question) -> Verdict:
     """Right where the number that the answer gives is the gold one: 9 is `9.0`, `$9`, `nine` and `18/2`.
 
-    `numbers.answer_number` says which number that is, the one that `spans=number` marks: the one after `answer is`, or
+    `numbers.find_answer_number` says which number that is, the one that `spans=number` marks: the one after `answer is`, or
     after a final `=`, else the last. So `3 * 6 = 18` is no right answer where the gold number is 3.
 
     Raises:

@@ -46,7 +46,7 @@ class RuleSpans:
     Attributes:
         rule: `pattern`: the first match of the question's regular expression, or of its group `exact`. `options`: the
             option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
-            see `numbers.answer_number`. `auto`: pattern or options where the question has them, else the gold answer
+            see `numbers.find_answer_number`. `auto`: pattern or options where the question has them, else the gold answer
             where it occurs, which leaves wrong answers without.
     """
 

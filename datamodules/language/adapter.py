@@ -139,8 +139,8 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
         ValueError: it cannot be merged, or belongs to another model; `model` is not to be used then.
 
     Example:
-        >>> model = AutoModelForCausalLM.from_pretrained(folder, **WITHOUT_ADAPTER)
-        >>> model = apply_adapter(model, folder, name="org/name")
+        >>> model = AutoModelForCausalLM.from_pretrained(folder, **WITHOUT_ADAPTER)  # doctest: +SKIP
+        >>> model = apply_adapter(model, folder, name="org/name")  # doctest: +SKIP
     """
     require_mergeable(adapter)
     _require_plain_weights(model)

@@ -35,8 +35,10 @@ class TimeLeft:
         clock: gives the time in seconds.
 
     Example:
-        >>> left = TimeLeft(total=100, expected=60)
-        >>> left.advance(10)  # after 20 s
+        >>> now = 0.0
+        >>> left = TimeLeft(total=100, expected=60, clock=lambda: now)
+        >>> now = 20.0
+        >>> left.advance(10)
         >>> round(left.estimate())
         180
     """

@@ -10,7 +10,7 @@ def digest_sequences(sequences: Sequence[Sequence[int]]) -> str:
 
     Example:
         >>> digest_sequences([[1, 2], [3]])[:12]
-        ''
+        'da72f95aa502'
     """
     digest = hashlib.sha256()
     for ids in sequences:

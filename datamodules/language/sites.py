@@ -63,7 +63,7 @@ def find_places(block: nn.Module, width: int) -> dict[str, Place]:
     A block with two feed-forward parts, such as experts beside a shared one, has no place for what either adds.
 
     Args:
-        block: one of `blocks`.
+        block: one of those that `find_blocks` returns.
         width: D of the residual stream.
     """
     found = {"resid_pre": Place([block], "input"), "resid_post": Place([block], "output")}

@@ -55,7 +55,7 @@ def find_answer(text: str, opened: bool = False) -> int | None:
 
     Example:
         >>> find_answer("<think>\\nFrance, so\\n</think>\\n\\nParis.")
-        30
+        29
         >>> find_answer("<think>\\nFrance, so")
     """
     start = max((match.end() for match in _CLOSES.finditer(text)), default=None if opened else 0)

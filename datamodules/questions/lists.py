@@ -30,7 +30,7 @@ def parse_list(field: str) -> Any:
 
     numpy puts blanks and line breaks between the elements of an array, where Python would join two texts to one.
 
-        >>> parsed_list("['Paris' 'City of Light']"), parsed_list('["a", "b"]'), parsed_list("[sic]")
+        >>> parse_list("['Paris' 'City of Light']"), parse_list('["a", "b"]'), parse_list("[sic]")
         (['Paris', 'City of Light'], ['a', 'b'], '[sic]')
 
     Raises:

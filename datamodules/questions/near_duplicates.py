@@ -70,7 +70,8 @@ def find_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray)
     Returns:
         those found, the fewest edits first.
 
-        >>> near_duplicates(["The nurse said that he was late again.", "The nurse said that she was late again."], [1])
+        >>> texts = ["The nurse said that he was late again.", "The nurse said that she was late again."]
+        >>> find_near_duplicates(texts, [1])
         [NearDuplicate(test=1, other=0, edits=1)]
     """
     in_test = np.zeros(len(texts), dtype=bool)

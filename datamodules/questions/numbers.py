@@ -74,7 +74,7 @@ def find_answer_number(text: str) -> Number | None:
     2. the number after the last `=`, where no other clause with a number follows: 18 in `3 * 6 = 18 for 6 days`;
     3. the last number: 7 in `x = 3, y = 4, so the sum is 7`.
 
-    >>> answer_number("3 * 6 = 18")
+    >>> find_answer_number("3 * 6 = 18")
     Number(value=18.0, characters=(8, 10))
     """
     found = find_numbers(text)

@@ -59,7 +59,7 @@ def format_cell(cell: Any) -> str:
 
     Numbers keep all their digits, and whole ones have no point. A time at midnight is a date.
 
-        >>> [as_text(cell) for cell in (3.14159265, 9.0, datetime.datetime(2020, 1, 2), ["a", "b"])]
+        >>> [format_cell(cell) for cell in (3.14159265, 9.0, datetime.datetime(2020, 1, 2), ["a", "b"])]
         ['3.14159265', '9', '2020-01-02', 'a\\nb']
 
     Raises:

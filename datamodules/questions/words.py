@@ -121,7 +121,7 @@ def find_words(sought: str, within: Folded) -> int | None:
 
 
 def fold_name(text: str) -> str:
-    """What two texts have in common that are the same name to `first`; signs alone stay as they are."""
+    """What two texts have in common that are the same name to `find_words`; signs alone stay as they are."""
     folded = fold(text)
     return " ".join(folded.counted) if _SPOKEN.search(folded.text) else folded.text.strip()
 

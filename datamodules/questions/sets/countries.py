@@ -243,7 +243,7 @@ def list_names() -> list[str]:
 def build_country_pattern() -> str:
     """Regular expression whose first match in a text is the first country that it names, as whole words.
 
-    >>> re.search(country_pattern(), "It is in New Mexico, in the United States.")[0]
+    >>> re.search(build_country_pattern(), "It is in New Mexico, in the United States.")[0]
     'United States'
     """
     after = "".join(rf"(?<!\b{words} )" for words in _NOT_AFTER)

@@ -216,7 +216,7 @@ import numpy as np, torch
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
 from datamodules.stream.store import Shards, TensorFile
-from datamodules.stream.byte_ranges import contents
+from datamodules.stream.byte_ranges import read_header
 from tests.support.places import ROOT
 
 def memory(key):  # VmRSS now, VmHWM at most; ru_maxrss would start from the parent's
@@ -224,7 +224,7 @@ def memory(key):  # VmRSS now, VmHWM at most; ru_maxrss would start from the par
 
 folder, kind, budget = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if kind == "file":
-    store = TensorFile(contents(folder / "acts").get_tensor("acts", ""))
+    store = TensorFile(read_header(folder / "acts").get_tensor("acts", ""))
 else:
     store = Shards([sorted(layer.iterdir()) for layer in sorted(folder.glob("layer*"))])
 N, L, T, D = store.shape

@@ -239,6 +239,18 @@ def test_what_serves_is_in_use_and_counts_as_used(language_model, root):
     assert list_entries(root) == []
 
 
+def test_files_for_people_that_earlier_versions_left_in_an_entry_do_no_harm(language_model, root, unloadable):
+    (entry,) = (root / "activations").iterdir()
+    for name in ("labels.md", "exact_answers.html", "index.parquet"):
+        (entry / name).write_bytes(bytes(100_000))
+    assert capture(language_model, root).entry.folder == entry
+    assert capture(language_model, root, [2], [1]).entry.folder == entry
+    (listed,) = list_entries(root)
+    assert (listed.state, listed.bytes > 300_000) == ("whole", True)
+    show_cache(str(root), entry.name)
+    assert keys(root) == []
+
+
 def test_positions_are_told_apart_by_their_tokens_and_where_they_are():
     digests = digest_positions(TOKENS, VALID)
     assert len(set(digests)) == 4
