@@ -17,7 +17,11 @@ Rule = Callable[[str, Question], Verdict]
 
 
 def judge_by_gold(answer: str, question: Question) -> Verdict:
-    """Right where the gold answer, or any of its aliases, occurs as whole words."""
+    """Right where the gold answer, or any of its aliases, occurs as whole words.
+
+    >>> judge_by_gold("In 1999.", Question("q0", "g", "?", ("1", "1999")))
+    Verdict(right=True, branch='an alias occurs')
+    """
     said = fold(answer)
     for i, accepted in enumerate(question.answers):
         if find_words(accepted, said) is not None:
@@ -26,9 +30,15 @@ def judge_by_gold(answer: str, question: Question) -> Verdict:
 
 
 def judge_by_pattern(answer: str, question: Question) -> Verdict:
-    """Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
+    r"""Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
 
     So Guinea is not right where Equatorial Guinea is said, nor is what an answer names later on.
+
+    >>> judge_by_pattern("Oslo or Rome", Question("q0", "g", "?", ("Rome",), pattern=r"[A-Z]\w+"))
+    Verdict(right=False, branch='another match first')
+
+    Raises:
+        ValueError: a question without a pattern.
     """
     if not question.pattern:
         raise ValueError(
@@ -46,8 +56,11 @@ def judge_by_pattern(answer: str, question: Question) -> Verdict:
 def judge_by_number(answer: str, question: Question) -> Verdict:
     """Right where the number that the answer gives is the gold one: 9 is `9.0`, `$9`, `nine` and `18/2`.
 
-    `numbers.find_answer_number` says which number that is, the one that `spans=number` marks: the one after `answer is`, or
-    after a final `=`, else the last. So `3 * 6 = 18` is no right answer where the gold number is 3.
+    `numbers.find_answer_number` says which number that is, the one that `spans=number` marks: the one after
+    `answer is`, or after a final `=`, else the last. So `3 * 6 = 18` is no right answer where the gold number is 3.
+
+    >>> judge_by_number("3 * 6 = 18", Question("q0", "g", "?", ("3",)))
+    Verdict(right=False, branch='another number')
 
     Raises:
         ValueError: the gold answer has no number.
@@ -66,7 +79,15 @@ def judge_by_number(answer: str, question: Question) -> Verdict:
 
 
 def judge_by_options(answer: str, question: Question) -> Verdict:
-    """Right where the gold option is the first to be named, in any of its spellings; of two at one place the longer."""
+    """Right where the gold option is the first to be named, in any of its spellings; of two at one place the longer.
+
+    >>> question = Question("q0", "g", "?", ("cat",), options=(("cat",), ("dog",)))
+    >>> judge_by_options("The cat, not the dog.", question)
+    Verdict(right=True, branch='the gold option first')
+
+    Raises:
+        ValueError: a question without options.
+    """
     if len(question.options) < 2:
         raise ValueError(
             f"rule=options: expected a choice of options for {question.id}, got {list(question.options)}; "
@@ -89,6 +110,9 @@ def judge_by_substring(answer: str, question: Question) -> Verdict:
     """Right where a gold answer occurs as it is written, anywhere, even inside a word; only case is folded.
 
     The rule of the study's own code, for comparison: `1` is in `1999`. Where there are options, the one found first.
+
+    >>> judge_by_substring("In 1999.", Question("q0", "g", "?", ("1",)))
+    Verdict(right=True, branch='found')
     """
     text = answer.lower()
     gold, wrong = list(question.answers), list[str]()
@@ -100,7 +124,11 @@ def judge_by_substring(answer: str, question: Question) -> Verdict:
 
 
 def judge_as_given(answer: str, question: Question) -> Verdict:
-    """The label that came with the text."""
+    """Take the label that came with the text.
+
+    >>> judge_as_given("", Question("q0", "g", "It rains.", (), label=True))
+    Verdict(right=True, branch='given as 1')
+    """
     return Verdict(question.label, f"given as {int(bool(question.label))}")
 
 

@@ -46,8 +46,8 @@ class RuleSpans:
     Attributes:
         rule: `pattern`: the first match of the question's regular expression, or of its group `exact`. `options`: the
             option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
-            see `numbers.find_answer_number`. `auto`: pattern or options where the question has them, else the gold answer
-            where it occurs, which leaves wrong answers without.
+            see `numbers.find_answer_number`. `auto`: pattern or options where the question has them, else the gold
+            answer where it occurs, which leaves wrong answers without.
     """
 
     rule: str = "auto"

@@ -198,7 +198,11 @@ class Speed:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in words, to be read at a glance."""
+    """Write seconds in words, to be read at a glance.
+
+    >>> format_duration(40), format_duration(150), format_duration(86400)
+    ('40 s', '2.5 min', '24 h')
+    """
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
@@ -206,12 +210,20 @@ def format_duration(seconds: float) -> str:
 
 
 def format_rate(each_second: float) -> str:
-    """Examples a second in words, or a minute where these are few."""
+    """Write examples a second in words, or a minute where these are few.
+
+    >>> format_rate(12), format_rate(0.5)
+    ('12/s', '30/min')
+    """
     return f"{each_second:.0f}/s" if each_second >= 1 else f"{60 * each_second:.0f}/min"
 
 
 def format_size(n: float) -> str:
-    """Bytes in words, to be read at a glance."""
+    """Write bytes in words, to be read at a glance.
+
+    >>> format_size(2_500_000), format_size(10)
+    ('2 MB', '10 B')
+    """
     for unit in ("B", "kB", "MB"):
         if n < 1000:
             return f"{n:.0f} {unit}"

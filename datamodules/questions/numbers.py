@@ -130,7 +130,11 @@ def find_numbers(text: str) -> list[Number]:
 
 
 def is_same_number(one: float, other: float) -> bool:
-    """Whether two numbers are equal but for rounding in the 9th digit."""
+    """Whether two numbers are equal but for rounding in the 9th digit.
+
+    >>> is_same_number(1 / 3, 0.3333333333), is_same_number(28, 28.26)
+    (True, False)
+    """
     return abs(one - other) <= 1e-9 * abs(other)
 
 

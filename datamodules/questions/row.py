@@ -16,12 +16,20 @@ PLAIN = (-10, 21)  # powers of ten between which a number is written without an 
 
 
 def find_columns(template: str) -> list[str]:
-    """Columns that a text names in braces, or the one that it is."""
+    """List the columns that a text names in braces, or the one that it is.
+
+    >>> find_columns("{s} Who is {who.name}?"), find_columns("question")
+    (['s', 'who.name'], ['question'])
+    """
     return re.findall(r"\{([^{}]+)\}", template) or [template]
 
 
 def fill(template: str, row: Row) -> str:
-    """A text with its columns filled in; empty where all of them are. A list stays on one line, as JSON writes it."""
+    """Fill the columns of a text in; it is empty where all of them are. A list stays on one line, as JSON writes it.
+
+    >>> fill("{a} of {b}", {"a": 3, "b": ["x", "y"]})
+    '3 of ["x", "y"]'
+    """
     cells = {column: _format_on_one_line(read_cell(row, column)) for column in find_columns(template)}
     if "{" not in template or not any(map(str.strip, cells.values())):
         return cells[find_columns(template)[0]].strip()
@@ -29,7 +37,11 @@ def fill(template: str, row: Row) -> str:
 
 
 def read_cell(row: Row, column: str) -> Any:
-    """A cell; dots lead into nested ones, where no column has them in its name."""
+    """Read a cell; dots lead into nested ones, where no column has them in its name. None where there is no such.
+
+    >>> read_cell({"answer": {"aliases": ["a"]}}, "answer.aliases")
+    ['a']
+    """
     if column in row:
         return row[column]
     found: Any = row
@@ -41,7 +53,11 @@ def read_cell(row: Row, column: str) -> Any:
 
 
 def list_columns(row: Row, before: str = "") -> Iterator[str]:
-    """Every column of a row, nested ones with dots."""
+    """List every column of a row, nested ones with dots.
+
+    >>> list(list_columns({"q": "", "answer": {"aliases": []}}))
+    ['q', 'answer', 'answer.aliases']
+    """
     for key, cell in row.items():
         yield f"{before}{key}"
         if isinstance(cell, Mapping):
@@ -49,13 +65,17 @@ def list_columns(row: Row, before: str = "") -> Iterator[str]:
 
 
 def read_texts(cell: Any) -> list[str]:
-    """The texts of a cell that holds one or a list of them, without empty ones and repetitions."""
+    """Read the texts of a cell that holds one or a list of them, without empty ones and repetitions.
+
+    >>> read_texts(["a", " ", "a", 9.0])
+    ['a', '9']
+    """
     several = cell if _is_list(cell) else [cell]
     return list(dict.fromkeys(text for one in several if (text := format_cell(one).strip())))
 
 
 def format_cell(cell: Any) -> str:
-    """A cell as text; a list becomes lines, a list within it one of them.
+    """Write a cell as text; a list becomes lines, a list within it one of them.
 
     Numbers keep all their digits, and whole ones have no point. A time at midnight is a date.
 

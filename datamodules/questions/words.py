@@ -74,7 +74,10 @@ class Folded:
 
 
 def fold(text: str) -> Folded:
-    """Words of a text.
+    """Fold a text into words.
+
+    >>> fold("The café's 12,500 cats").words
+    ['the', 'cafe', 's', '12500', 'cats']
 
     Digits after a leading zero stay as written. A character of a script without blanks is a word of its own.
     """
@@ -93,7 +96,10 @@ def fold(text: str) -> Folded:
 
 
 def find_words(sought: str, within: Folded) -> int | None:
-    """Index at which the words of `sought` first stand in those of a text, one after the other; None if nowhere.
+    """Find the index at which the words of `sought` first stand in those of a text; None if nowhere.
+
+    >>> find_words("The Lord of the Rings", fold("It is Lord of the Rings."))
+    2
 
     Numbers may be spelt otherwise, and no number is cut: `twenty men` is not in `a hundred and twenty men`. A leading
     article of what is sought may be missing where two words or more remain: `The Lord of the Rings` is in `lord of the
@@ -121,18 +127,30 @@ def find_words(sought: str, within: Folded) -> int | None:
 
 
 def fold_name(text: str) -> str:
-    """What two texts have in common that are the same name to `find_words`; signs alone stay as they are."""
+    """Write a name so that two names are equal where `find_words` takes them for the same; signs stay as they are.
+
+    >>> fold_name("Nine, Élan") == fold_name("9 elan")
+    True
+    """
     folded = fold(text)
     return " ".join(folded.counted) if _SPOKEN.search(folded.text) else folded.text.strip()
 
 
 def drop_article(text: str) -> str:
-    """A text without an article that begins it, unless it is nothing else."""
+    """Drop an article that begins a text, unless the text is nothing else.
+
+    >>> drop_article("The Who"), drop_article("the")
+    ('Who', 'the')
+    """
     return _ARTICLE.sub("", text) or text
 
 
 def fold_group(text: str) -> str:
-    """What texts have in common that differ in case, punctuation and blanks only; a text of signs is its own."""
+    """Write a text so that texts are equal that differ in case, punctuation and blanks only; signs alone stay.
+
+    >>> fold_group("Who's  there?"), fold_group("!")
+    ('who s there', '!')
+    """
     return " ".join(_LETTERS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
 
 
@@ -183,7 +201,11 @@ def _format_decimal(value: Fraction | int) -> str:
 
 
 def simplify_number(word: str) -> str:
-    """A word, without commas and needless zeros where it is a number: 1500.5 for 1,500.50."""
+    """Write a word without commas and needless zeros where it is a number.
+
+    >>> simplify_number("1,500.50"), simplify_number("007")
+    ('1500.5', '007')
+    """
     if not word[-1].isdigit():  # most words
         return word
     bare = word.replace(",", "")

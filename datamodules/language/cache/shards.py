@@ -4,15 +4,27 @@ SHARD = 256  # examples in a shard: what a kill can cost, and the unit that proc
 
 
 def count_shards(n: int) -> int:
-    """Shards of n examples."""
+    """Count the shards of n examples.
+
+    >>> count_shards(300)
+    2
+    """
     return -(-n // SHARD)
 
 
 def get_rows(shard: int, n: int) -> range:
-    """Numbers of the examples in one shard of n examples."""
+    """List the numbers of the examples in one shard of n examples.
+
+    >>> get_rows(1, 300)
+    range(256, 300)
+    """
     return range(shard * SHARD, min(n, (shard + 1) * SHARD))
 
 
 def name_shard(rows: range, suffix: str) -> str:
-    """Name of the file for the examples of one shard."""
+    """Name the file for the examples of one shard.
+
+    >>> name_shard(range(256, 300), "parquet")
+    'shard-00001.parquet'
+    """
     return f"shard-{rows.start // SHARD:05d}.{suffix}"
