@@ -12,12 +12,12 @@ from datamodules.card import Card
 from datamodules.examples import LabelledExamples, write_examples
 from datamodules.labels.judge import Judge
 from datamodules.labels.labelling import LabelRule, label_examples
-from datamodules.labels.report import label_report, label_summary
-from datamodules.labels.rules import TextRule, given
-from datamodules.labels.span_page import span_page
+from datamodules.labels.report import summarise_labels, write_label_report
+from datamodules.labels.rules import TextRule, judge_as_given
+from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.positions import Positions, coincidence
+from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.sites import check_site, choose_layers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.near_duplicates import tell_near_duplicates
@@ -105,11 +105,11 @@ class ActivationDataModule(GridDataModule):
             find_spans = self.spans if self.positions.need_exact_answers else None
             with self.timed("answers and labels"):
                 examples = label_examples(stages, questions, self.rule, find_spans)
-            tokens, valid = self.positions.tokens(
+            tokens, valid = self.positions.resolve(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
-                examples.spans,
+                examples.span_tokens,
                 [answer.thought_ids for answer in examples.answers],
             )
             if not valid.any():
@@ -118,7 +118,7 @@ class ActivationDataModule(GridDataModule):
                     f"{len(valid)}; choose others"
                 )
             if self.positions.require_exact_answer and not self.quiet:
-                without = sum(span is None for span in examples.spans)
+                without = sum(span is None for span in examples.span_tokens)
                 log.info(f"positions: {without} of {len(valid)} examples without an exact answer are in no column")
             names, ids = self.positions.names, [question.id for question in examples.questions]
             groups = [question.group for question in examples.questions]
@@ -128,15 +128,11 @@ class ActivationDataModule(GridDataModule):
             self._keep_examples(stages, examples, tokens, valid, targets)
             with self.timed("activations"):
                 # Kept, so that nobody removes it while it is streamed.
-                self._entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)
-            revision, cache = self.model.checkpoint.commit, stages.keys
-        files = [self._entry.files(shard) for shard in range(self._entry.n_shards)]
-        self._shards = [
-            [path for shard in files for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
-            for layer in layers
-        ]
-        store = Shards(self._shards)
-        shares = coincidence(tokens, valid).tolist()
+                self._cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
+            revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
+        self._shards = self._cached.files
+        store = Shards(self._cached.files, self._cached.positions)
+        shares = compute_coincidence(tokens, valid).tolist()
         card = Card(
             model=str(self.model.name),
             revision=revision,
@@ -169,10 +165,10 @@ class ActivationDataModule(GridDataModule):
         self.keep("examples.parquet", lambda: write_examples(examples, tokens, valid, targets))
         if not self.dataset.stated:
             judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
-            path = self.keep("labels.md", lambda: label_report(*judged).encode())
-            log.info(f"labels: {label_summary(*judged)}" + (f"; see {path}" if path else ""))
+            path = self.keep("labels.md", lambda: write_label_report(*judged).encode())
+            log.info(f"labels: {summarise_labels(*judged)}" + (f"; see {path}" if path else ""))
         if self.positions.need_exact_answers:
-            path = self.keep("exact_answers.html", lambda: span_page(stages.tokenizer, examples).encode())
+            path = self.keep("exact_answers.html", lambda: write_span_page(stages.tokenizer, examples).encode())
             if path:
                 log.info(f"exact answers: see {path}")
 
@@ -181,7 +177,7 @@ def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
     """Refuse a rule that looks for gold answers, which statements have none of, and labels that questions lack."""
     if not isinstance(rule, TextRule | Judge):
         return
-    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is given
+    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is judge_as_given
     if dataset.stated and not reads_labels:
         raise ValueError(
             f"rule: expected rule=given for {dataset.name}, whose statements come with their labels, got one that "

@@ -14,7 +14,7 @@ from datamodules.base import GridDataModule
 from datamodules.card import Card
 from datamodules.examples import write_table
 from datamodules.split import GroupSplit
-from datamodules.stream.byte_ranges import Contents, contents
+from datamodules.stream.byte_ranges import Header, read_header
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import TensorFile
 from datamodules.targets import split_targets
@@ -62,8 +62,8 @@ class PrecomputedDataModule(GridDataModule):
         """
         if self.card:
             return
-        file = contents(self.path)
-        acts, metadata = file.tensor("acts", AXES), file.metadata
+        file = read_header(self.path)
+        acts, metadata = file.get_tensor("acts", AXES), file.metadata
         if len(acts.shape) != 4 or 0 in acts.shape:
             self._refuse(f"acts {AXES}, none of them 0", list(acts.shape), "reshape it")
         if acts.dtype not in FLOATS:
@@ -99,7 +99,7 @@ class PrecomputedDataModule(GridDataModule):
         self.keep("examples.parquet", lambda: write_table(columns, schema, valid, targets))
         self.serve(TensorFile(acts), targets, valid, groups, card)
 
-    def _label_sets(self, file: Contents, N: int) -> tuple[list[str], Tensor]:
+    def _label_sets(self, file: Header, N: int) -> tuple[list[str], Tensor]:
         """What label 1 of each label set says, and the sets [M, N] int64."""
         shape = list(file.tensor("labels", "[N]").shape)
         if len(shape) == 2 and (shape[0] == 0 or shape[1] != N):
@@ -113,9 +113,9 @@ class PrecomputedDataModule(GridDataModule):
         of = [f" of {name}" if M > 1 else "" for name in names]
         return names, torch.stack([self._labels_in(*one) for one in zip(sets, of, strict=True)])
 
-    def _load(self, file: Contents, name: str, axes: dict[str, int]) -> Tensor:
+    def _load(self, file: Header, name: str, axes: dict[str, int]) -> Tensor:
         """One of the small tensors, whose axes have to fit those of acts."""
-        found = file.tensor(name, f"[{', '.join(axes)}]")
+        found = file.get_tensor(name, f"[{', '.join(axes)}]")
         if list(found.shape) != list(axes.values()):
             acts = list(file.tensors["acts"].shape)
             self._refuse(

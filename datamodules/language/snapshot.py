@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["model", "dataset"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# Seconds that the hub has to answer. Without a network a lookup can hang for minutes; where the files are here already,
-# there is little reason to wait.
-PATIENCE, PATIENCE_WITH_FILES = 10.0, 3.0
+PATIENCE, PATIENCE_WITH_FILES = 10.0, 3.0  # seconds that the hub has to answer; a lookup may hang for minutes
 _unreachable: list[Exception] = []  # why, once it is known: a run then asks no more
 _told: set[str] = set()  # lines that were logged: a run fetches the same repository more than once
 
@@ -71,7 +69,7 @@ def fetch_snapshot(
         ignore_patterns=ignore,
     )
     key = key or f"{kind}.id"
-    with _one_line(kind, key, id_, revision):
+    with _explain_error(kind, key, id_, revision):
         here, absent = None, None
         try:
             here = Path(snapshot(local_files_only=True))
@@ -105,7 +103,7 @@ def find_snapshot(kind: Kind, id_: str, revision: str | None, key: str | None = 
     Raises:
         ValueError: it was not fetched.
     """
-    with _one_line(kind, key or f"{kind}.id", id_, revision):
+    with _explain_error(kind, key or f"{kind}.id", id_, revision):
         try:
             return Path(snapshot_download(id_, repo_type=kind, revision=revision, local_files_only=True))
         except IncompleteSnapshotError as error:  # parts that were not asked for
@@ -136,7 +134,7 @@ def _ask_hub(kind: Kind, id_: str, revision: str | None, seconds: float) -> Exce
 
 
 @contextmanager
-def _one_line(kind: Kind, key: str, id_: str, revision: str | None) -> Iterator[None]:
+def _explain_error(kind: Kind, key: str, id_: str, revision: str | None) -> Iterator[None]:
     """Turn errors of the hub into one ValueError that names the setting at fault."""
     what = "weights" if kind == "model" else "a data set"
     try:
