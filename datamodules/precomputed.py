@@ -101,7 +101,7 @@ class PrecomputedDataModule(GridDataModule):
 
     def _label_sets(self, file: Header, N: int) -> tuple[list[str], Tensor]:
         """What label 1 of each label set says, and the sets [M, N] int64."""
-        shape = list(file.tensor("labels", "[N]").shape)
+        shape = list(file.get_tensor("labels", "[N]").shape)
         if len(shape) == 2 and (shape[0] == 0 or shape[1] != N):
             beside = f"acts {AXES} = {list(file.tensors['acts'].shape)}"
             self._refuse(f"labels [N] = [{N}] or [M, N] for M label sets beside {beside}", shape, "give one of these")

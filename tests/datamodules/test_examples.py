@@ -148,7 +148,7 @@ def test_runs_with_other_rules_share_a_cache_and_keep_their_own_files(
     positions = Positions([Rule("first_answer", "answer", 0), Rule("exact_answer_first", "exact_answer", 0)])
     usual = {"positions": positions, "layers": [1]}
     caplog.set_level(logging.INFO)
-    for run, rule, seed in zip(runs, (gold, substring), (0, [5, 26]), strict=True):
+    for run, rule, seed in zip(runs, (judge_by_gold, judge_by_substring), (0, [5, 26]), strict=True):
         split = GroupSplit(seed=seed)
         make_model(language_model, questions_csv, cache, rule=TextRule(rule), folder=run, split=split, **usual).setup()
         assert {path.name for path in run.iterdir()} == RECORD
