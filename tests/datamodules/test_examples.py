@@ -14,7 +14,7 @@ import torch
 
 from datamodules import examples as examples_module
 from datamodules.examples import LabelledExamples, Span, Verdict, write_examples, write_table
-from datamodules.labels.rules import TextRule
+from datamodules.labels.rules import TextRule, judge_by_gold, judge_by_substring
 from datamodules.language.generation import Answer
 from datamodules.language.positions import Positions, Rule
 from datamodules.questions.question import Question
