@@ -41,7 +41,7 @@ def test_infinity_and_nan_keep_their_meaning():
     assert np.isnan(total(np.array([np.inf, -np.inf])))
 
 
-def test_threads_that_call_first_at_the_same_time_share_one_compilation():
+def test_threads_that_call_first_at_the_same_time_share_one_compilation(monkeypatch):
     """Of a function and of the one that it calls, whichever is asked for first."""
 
     @compiled
@@ -55,6 +55,7 @@ def test_threads_that_call_first_at_the_same_time_share_one_compilation():
             result += double(x[i])
         return result
 
+    monkeypatch.setattr("probes.solver.compiled._own_cache_folder", lambda: None)
     barrier = threading.Barrier(8)
 
     def call(number):
