@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.places import ROOT
 
@@ -178,3 +179,11 @@ def test_the_card_loads_the_standard_library_alone():
 
 def test_the_command_starts_with_hydra_alone():
     assert find_loaded("import train") - find_loaded("import hydra, hydra.core.hydra_config, yaml") == {"train"}
+
+
+def test_the_hooks_of_a_commit_run_what_make_runs():
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    lines = [line.strip() for line in (ROOT / "Makefile").read_text().splitlines()]
+    made = [line.replace("$(BIN)", ".venv/bin") for line in lines if line.startswith(("$(BIN)/ruff", "$(BIN)/pyright"))]
+    assert [hook["entry"] for hook in local["hooks"]] == made
+    assert local["repo"] == "local"  # nothing is fetched
