@@ -10,13 +10,13 @@ from datamodules.base import GridDataModule
 from datamodules.examples import LabelledExamples, table_of
 from datamodules.labels.judge import Judge
 from datamodules.labels.labelling import LabelRule, label_examples
-from datamodules.labels.report import label_report, label_summary
-from datamodules.labels.rules import TextRule, given
-from datamodules.labels.span_page import span_page
+from datamodules.labels.report import summarise_labels, write_label_report
+from datamodules.labels.rules import TextRule, judge_as_given
+from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.cache.entry import CacheEntry
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.positions import Positions, coincidence
+from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.sites import check_site, choose_layers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.near_duplicates import tell_near_duplicates
@@ -102,11 +102,11 @@ class ActivationDataModule(GridDataModule):
             examples = label_examples(
                 stages, questions, self.rule, self.spans if self.positions.need_exact_answers else None
             )
-            tokens, valid = self.positions.tokens(
+            tokens, valid = self.positions.resolve(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
-                examples.spans,
+                examples.span_tokens,
                 [answer.thought_ids for answer in examples.answers],
             )
             if not valid.any():
@@ -115,22 +115,18 @@ class ActivationDataModule(GridDataModule):
                     f"{len(valid)}; choose others"
                 )
             if self.positions.require_exact_answer and not self.quiet:
-                without = sum(span is None for span in examples.spans)
+                without = sum(span is None for span in examples.span_tokens)
                 log.info(f"positions: {without} of {len(valid)} examples without an exact answer are in no column")
             names, ids = self.positions.names, [question.id for question in examples.questions]
             # Kept, so that nobody removes it while it is streamed.
-            self._entry = entry = stages.activations(ids, examples.answers, names, tokens, valid, self.sites, layers)
+            self._cached = cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
             if not self.quiet:
                 try:
-                    self._write_for_people(entry, stages, examples, tokens, valid)
+                    self._write_for_people(cached.entry, stages, examples, tokens, valid)
                 except OSError as error:  # a cache that others own can be read all the same
                     log.warning(f"what the cache says of the examples is not brought up to date: {error}")
-        files = [entry.files(shard) for shard in range(entry.n_shards)]
-        self._shards = [
-            [path for shard in files for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
-            for layer in layers
-        ]
-        shares = coincidence(tokens, valid).tolist()
+        self._shards = cached.files
+        shares = compute_coincidence(tokens, valid).tolist()
         card = {
             "model": self.model.name,
             "dataset": self.dataset.name,
@@ -141,7 +137,7 @@ class ActivationDataModule(GridDataModule):
             "coincidence": [[None if share != share else share for share in row] for row in shares],
         }
         groups, given = [q.group for q in examples.questions], [q.split for q in examples.questions]
-        self.serve(Shards(self._shards), examples.labels, valid, groups, card, given)
+        self.serve(Shards(cached.files, cached.positions), examples.labels, valid, groups, card, given)
         if not self.quiet:
             tell_near_duplicates([q.text for q in examples.questions], self._rows["test"], log.info)
 
@@ -152,10 +148,10 @@ class ActivationDataModule(GridDataModule):
         entry.write_once("index.parquet", table_of(examples, tokens, valid))
         if not self.dataset.stated:
             judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
-            path = entry.write_once("labels.md", label_report(*judged).encode())
-            log.info(f"labels: {label_summary(*judged)}; see {path}")
+            path = entry.write_once("labels.md", write_label_report(*judged).encode())
+            log.info(f"labels: {summarise_labels(*judged)}; see {path}")
         if self.positions.need_exact_answers:
-            page = span_page(stages.tokenizer, examples)
+            page = write_span_page(stages.tokenizer, examples)
             log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")
 
 
@@ -163,7 +159,7 @@ def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
     """Refuse a rule that looks for gold answers, which statements have none of, and labels that questions lack."""
     if not isinstance(rule, TextRule | Judge):
         return
-    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is given
+    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is judge_as_given
     if dataset.stated and not reads_labels:
         raise ValueError(
             f"rule: expected rule=given for {dataset.name}, whose statements come with their labels, got one that "

@@ -42,12 +42,12 @@ class Span:
     """Where in one answer's text its exact answer stands.
 
     Attributes:
-        span: first character and one past the last; None where there is none.
-        how: `gold`, the name of a rule, or `asked`.
+        characters: first character and one past the last; None where there is none.
+        how: `gold`, the name of a rule, or `model`.
         replies: what the model replied, try by try, where one was asked.
     """
 
-    span: tuple[int, int] | None
+    characters: tuple[int, int] | None
     how: str
     replies: tuple[str, ...] = ()
 
@@ -60,15 +60,15 @@ class LabelledExamples:
         questions: [N].
         answers: [N].
         verdicts: [N], each right or wrong.
-        exact: [N] characters of the exact answers.
-        spans: [N] first and last token of each, counted in the answer; None where there is none.
+        spans: [N] where the exact answers stand, in characters.
+        span_tokens: [N] first and last token of each, counted in the answer; None where there is none.
     """
 
     questions: list[Question]
     answers: list[Answer]
     verdicts: list[Verdict]
-    exact: list[Span]
-    spans: list[tuple[int, int] | None]
+    spans: list[Span]
+    span_tokens: list[tuple[int, int] | None]
 
     @property
     def labels(self) -> Tensor:
@@ -86,7 +86,7 @@ def table_of(examples: LabelledExamples, tokens: Tensor, valid: Tensor) -> bytes
     with pq.ParquetWriter(buffer, INDEX) as writer:
         for start in range(0, len(valid), ROWS):
             part = slice(start, start + ROWS)
-            questions, answers, exact = examples.questions[part], examples.answers[part], examples.exact[part]
+            questions, answers, spans = examples.questions[part], examples.answers[part], examples.spans[part]
             verdicts = examples.verdicts[part]
             columns = {
                 "id": [question.id for question in questions],
@@ -100,9 +100,9 @@ def table_of(examples: LabelledExamples, tokens: Tensor, valid: Tensor) -> bytes
                 "thought_ids": [answer.thought_ids for answer in answers],
                 "answer_ids": [answer.answer_ids for answer in answers],
                 "exact_answer": [
-                    a.text[slice(*e.span)] if e.span else None for a, e in zip(answers, exact, strict=True)
+                    a.text[slice(*e.characters)] if e.characters else None for a, e in zip(answers, spans, strict=True)
                 ],
-                "exact_answer_by": [one.how for one in exact],
+                "exact_answer_by": [one.how for one in spans],
                 "first_token": tokens[part, :, 0].tolist(),
                 "last_token": tokens[part, :, 1].tolist(),
                 "valid": valid[part].tolist(),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.base import GridDataModule
 from datamodules.split import GroupSplit
-from datamodules.stream.byte_ranges import Contents, contents
+from datamodules.stream.byte_ranges import Header, read_header
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import TensorFile
 
@@ -54,8 +54,8 @@ class PrecomputedDataModule(GridDataModule):
         """
         if self.card:
             return
-        file = contents(self.path)
-        acts, metadata = file.tensor("acts", AXES), file.metadata
+        file = read_header(self.path)
+        acts, metadata = file.get_tensor("acts", AXES), file.metadata
         if len(acts.shape) != 4 or 0 in acts.shape:
             self._refuse(f"acts {AXES}, none of them 0", list(acts.shape), "reshape it")
         if acts.dtype not in FLOATS:
@@ -80,9 +80,9 @@ class PrecomputedDataModule(GridDataModule):
         groups = groups.double() if groups.is_floating_point() else groups
         self.serve(TensorFile(acts), labels, valid, groups.tolist(), card)
 
-    def _load(self, file: Contents, name: str, axes: dict[str, int]) -> Tensor:
+    def _load(self, file: Header, name: str, axes: dict[str, int]) -> Tensor:
         """One of the small tensors, whose axes have to fit those of acts."""
-        found = file.tensor(name, f"[{', '.join(axes)}]")
+        found = file.get_tensor(name, f"[{', '.join(axes)}]")
         if list(found.shape) != list(axes.values()):
             acts = list(file.tensors["acts"].shape)
             self._refuse(

@@ -11,7 +11,15 @@ from omegaconf import OmegaConf
 
 from datamodules.base import GridDataModule
 from datamodules.labels.judge import Judge
-from datamodules.labels.rules import TextRule, given, gold, number, options, pattern, substring
+from datamodules.labels.rules import (
+    TextRule,
+    judge_as_given,
+    judge_by_gold,
+    judge_by_number,
+    judge_by_options,
+    judge_by_pattern,
+    judge_by_substring,
+)
 from datamodules.labels.spans import ModelSpans, RuleSpans
 from datamodules.language.sites import SITES
 from probes.grid import ProbeGrid
@@ -86,7 +94,7 @@ def test_a_model_a_set_and_a_list_of_positions_come_from_outside(tmp_path):
     assert datamodule.model.prompt == "Say: {question}"
     assert datamodule.positions.names == ["end"]
     assert (datamodule.dataset.question, datamodule.dataset.path) == ("q", "quiz.csv")
-    assert datamodule.rule.rule.func is options
+    assert datamodule.rule.rule.func is judge_by_options
 
 
 def test_every_model_says_who_it_is_and_whether_it_chats():
@@ -123,22 +131,24 @@ def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(
         ("split.seed=7", lambda run: run.split.seed == 7),
         ("dataset=demo_words", lambda run: run.dataset.skill == "words"),
         ("dataset.limit=50", lambda run: run.dataset.limit == 50),
-        ("rule=substring", lambda run: run.rule.rule.func is substring),
+        ("rule=substring", lambda run: run.rule.rule.func is judge_by_substring),
         ("rule=judge +model@rule.model=gpt2", lambda run: run.rule.model.id == "openai-community/gpt2"),
-        ("dataset=triviaqa", lambda run: (run.rule.rule.func, type(run.spans)) == (gold, ModelSpans)),
+        ("dataset=triviaqa", lambda run: (run.rule.rule.func, type(run.spans)) == (judge_by_gold, ModelSpans)),
         (
             "dataset=triviaqa rule=number spans=rule",
-            lambda run: (run.rule.rule.func, type(run.spans)) == (number, RuleSpans),
+            lambda run: (run.rule.rule.func, type(run.spans)) == (judge_by_number, RuleSpans),
         ),
-        ("dataset=imdb", lambda run: (len(run.positions.names), run.rule.rule.func) == (12, options)),
+        ("dataset=imdb", lambda run: (len(run.positions.names), run.rule.rule.func) == (12, judge_by_options)),
         (
             "dataset=cities dataset.group=country",
-            lambda run: (run.dataset.group, run.rule.rule.func, run.spans.rule) == ("country", pattern, "auto"),
+            lambda run: (
+                (run.dataset.group, run.rule.rule.func, run.spans.rule) == ("country", judge_by_pattern, "auto")
+            ),
         ),
         (
             "dataset=sums model=smollm2 dataset.largest=999",
             lambda run: (
-                (run.dataset.largest, run.rule.rule.func, run.spans.rule) == (999, number, "number")
+                (run.dataset.largest, run.rule.rule.func, run.spans.rule) == (999, judge_by_number, "number")
                 and run.model.prompt.splitlines()[-2:] == ["Q: {question}", "A:"]
                 and run.model.stop == "\n"
             ),
@@ -147,7 +157,7 @@ def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(
         # the length that a set asks for leaves the thought its own
         ("model=qwen3_8b_thinking dataset=math dataset.path=x", lambda run: run.model.token_limit == 4296),
         ("dataset=math dataset.path=x", lambda run: (run.model.max_new_tokens, run.spans.rule) == (200, "number")),
-        ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is given),
+        ("dataset=statements dataset.path=x", lambda run: run.dataset.stated and run.rule.rule.func is judge_as_given),
         ("dataset=math dataset.path=x", lambda run: run.model.chat_prompt.startswith("{question} ")),
         ("dataset=math dataset.path=x model.chat_prompt=null", lambda run: run.model.chat_prompt is None),
         ("dataset=triviaqa", lambda run: (run.model.chat_prompt, run.model.base_prompt) == (None, None)),
@@ -174,7 +184,7 @@ def test_the_study_s_settings_fit_each_of_its_sets(name, tmp_path):
     run, probe = build(cfg.datamodule), build(cfg.probe)
     judged = name in ("natural_questions", "natural_questions_context")
     assert isinstance(run.rule, Judge if judged else TextRule)
-    assert run.rule.rule is substring
+    assert run.rule.rule is judge_by_substring
     assert (type(run.spans), run.spans.only_wrong) == (ModelSpans, True)
     assert run.sites == ["mlp_out"]
     assert run.dataset.limit == 1000
@@ -195,7 +205,7 @@ def test_the_command_line_wins_over_the_study_s_settings(tmp_path):
     )
     cfg = composed(tmp_path, *given.split())
     run = build(cfg.datamodule)
-    assert (run.rule.rule.func, type(run.spans), len(run.positions.names)) == (gold, RuleSpans, 4)
+    assert (run.rule.rule.func, type(run.spans), len(run.positions.names)) == (judge_by_gold, RuleSpans, 4)
     assert (run.sites, run.dataset.limit, run.split.val, run.positions.into_prompt) == (["z"], 7, 0.1, False)
     assert run.model.template == {"enable_thinking": False, "add_generation_prompt": True}
     assert isinstance(build(cfg.probe), MassMeanGrid)

@@ -175,5 +175,5 @@ def test_the_same_weights_have_the_same_identity_wherever_they_lie(weights, tmp_
         weights.read_bytes()
     )
     model = LanguageModel(gguf=str(copy))
-    assert model.identity()["source"] == {"gguf": smollm2.SHA256}
+    assert model.identify()["source"] == {"gguf": smollm2.SHA256}
     assert re.fullmatch(r"[0-9a-f]{64}", smollm2.SHA256)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.examples import Verdict
-from datamodules.labels.rules import Rule, TextRule, gold, substring
-from datamodules.labels.spans import Ask, check_asked
+from datamodules.labels.rules import Rule, TextRule, judge_by_gold, judge_by_substring
+from datamodules.labels.spans import Ask, require_model
 from datamodules.language.language_model import LanguageModel
 from datamodules.questions.question import Question
 
@@ -23,15 +23,15 @@ class Judge:
     Attributes:
         tries: most times that one answer is asked about.
         model: who judges; the model of the answers where None.
-        rule: the function of `correctness` whose right answers need no judge.
+        rule: the function of `rules` whose right answers need no judge.
     """
 
     tries: int = 3
     model: LanguageModel | None = None
-    rule: Rule = gold
+    rule: Rule = judge_by_gold
 
     def __post_init__(self) -> None:
-        check_asked("rule.model", self.model)
+        require_model("rule.model", self.model)
         most = len(_SHOWN)
         if type(self.tries) is not int or not 1 <= self.tries <= most:
             raise ValueError(f"rule.tries: expected 1 to {most}, got {self.tries}")
@@ -45,16 +45,16 @@ class Judge:
         for k in range(self.tries):
             if not open_:
                 break
-            texts = [judge_prompt(questions[i], answers[i], k) for i in open_]
+            texts = [write_judge_prompt(questions[i], answers[i], k) for i in open_]
             for i, reply in zip(open_, ask([questions[i].id for i in open_], texts, self.model), strict=True):
-                right = judged(reply)
+                right = read_verdict(reply)
                 if right is not None:
                     verdicts[i] = Verdict(right, f"the judge says {'yes' if right else 'no'}")
             open_ = [i for i in open_ if verdicts[i].right is None]
         return verdicts
 
 
-def study_rule(
+def build_study_rule(
     dataset: str, judged: Sequence[str], tries: int = 3, model: LanguageModel | None = None
 ) -> Judge | TextRule:
     """The study's own rule for a set: `substring`; in the sets of `judged`, a judge says of the other answers.
@@ -64,12 +64,16 @@ def study_rule(
         judged: names of sets.
         tries, model: see `Judge`; used in the sets of `judged` alone.
     """
-    judge = Judge(tries, model, substring)
-    return judge if dataset in judged else TextRule(substring)
+    judge = Judge(tries, model, judge_by_substring)
+    return judge if dataset in judged else TextRule(judge_by_substring)
 
 
-def judged(reply: str) -> bool | None:
-    """Whether a reply begins with yes or no, as a word of its own, or neither."""
+def read_verdict(reply: str) -> bool | None:
+    """Read the verdict of a reply: whether it begins with yes or with no, as a word; None for neither.
+
+    >>> read_verdict("Yes, it is."), read_verdict("No."), read_verdict("Nobody knows")
+    (True, False, None)
+    """
     word = re.match(r"\W*(yes|no)\b", reply.casefold())
     return None if word is None else word[1] == "yes"
 
@@ -84,8 +88,8 @@ _EXAMPLES = (
 _SHOWN = [pair for pair in itertools.permutations(_EXAMPLES, 2) if pair[0][3] != pair[1][3]]
 
 
-def judge_prompt(question: Question, answer: str, k: int) -> str:
-    """What a judge is asked about one answer on try k: an instruction, two examples that change with k, the answer."""
+def write_judge_prompt(question: Question, answer: str, k: int) -> str:
+    """Ask about one answer on try k: an instruction, two examples that change with k, the answer."""
     form = "Question: {}\nReference answer: {}\nGiven answer: {}\nVerdict:"
     examples = "\n\n".join(f"{form.format(*texts)} {verdict}" for *texts, verdict in _SHOWN[(3 * k) % len(_SHOWN)])
     reference = " or ".join(question.answers[:GOLD_SHOWN])

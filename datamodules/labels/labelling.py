@@ -8,13 +8,13 @@ from typing import Protocol
 
 from datamodules.base import MIN_PER_CLASS
 from datamodules.examples import LabelledExamples, Span, Verdict
-from datamodules.labels.span_check import check_exact
-from datamodules.labels.spans import Ask, SpanFinder, asking
-from datamodules.language.generation import Answer, as_if_said, cut_thinking
+from datamodules.labels.span_check import check_spans
+from datamodules.labels.spans import Ask, SpanFinder, prepare_for_replies
+from datamodules.language.generation import Answer, cut_thinking, make_given_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.language.thinking import CURE
-from datamodules.language.tokens import covering
+from datamodules.language.tokens import find_tokens
 from datamodules.questions.question import LISTED, Question
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class LabelRule(Protocol):
 
 
 def label_examples(
-    stages: LanguageModelStages, questions: list[Question], rule: LabelRule, find_exact: SpanFinder | None
+    stages: LanguageModelStages, questions: list[Question], rule: LabelRule, find_spans: SpanFinder | None
 ) -> LabelledExamples:
     """Answer questions, label the answers, and find their exact answers.
 
@@ -37,18 +37,18 @@ def label_examples(
         stages: the language model at work.
         questions: N or more; those that do not fit into its context, or that the rule cannot judge, are left out.
         rule: right or wrong.
-        find_exact: which words of an answer are its exact answer; None: no position asks.
+        find_spans: which words of an answer are its exact answer; None: no position asks.
 
     Raises:
         ValueError: nothing fits, a rule gives statements other labels than their own, one class is nearly empty, or too
-            few have an exact answer (see `check_exact`).
+            few have an exact answer (see `check_spans`).
     """
-    told: set[str] = set()
+    logged: set[str] = set()
 
     def tell(line: str) -> None:
-        if not stages.quiet and line not in told:  # once, however often a model is asked
+        if not stages.quiet and line not in logged:  # once, however often a model is asked
             log.info(line)
-            told.add(line)
+            logged.add(line)
 
     def warn(line: str) -> None:
         if not stages.quiet:
@@ -56,21 +56,23 @@ def label_examples(
 
     def ask(ids: Sequence[str], texts: Sequence[str], model: LanguageModel | None) -> list[str]:
         if model is None:
-            return replies(stages, asking(stages.model), ids, texts, tell)
-        stages.free()
+            return collect_replies(stages, prepare_for_replies(stages.model), ids, texts, tell)
+        stages.running.free()
         model.fetch()
-        with LanguageModelStages(model, stages.dataset, stages.cache_root, stages.device, stages.quiet) as others:
-            return replies(others, asking(model), ids, texts, tell)
+        device = stages.running.device
+        with LanguageModelStages(model, stages.dataset, stages.cache_root, device, stages.quiet) as others:
+            return collect_replies(others, prepare_for_replies(model), ids, texts, tell)
 
-    questions, answers = _answers(stages, questions, tell)
-    n_asked = len(questions)
+    questions, answers = _answer_questions(stages, questions, tell)
+    n = len(questions)
     questions, answers = _drop_unfinished(stages.model, questions, answers, tell)
-    unfinished = n_asked - len(questions)
+    unfinished = n - len(questions)
     verdicts = rule(questions, [answer.text for answer in answers], ask)
     judged = [i for i, verdict in enumerate(verdicts) if verdict.right is not None]
     if len(judged) < len(verdicts):
         names = [questions[i].id for i, verdict in enumerate(verdicts) if verdict.right is None]
-        tell(f"labels: {len(names)} of {len(verdicts)} answers could not be judged and are left out: {_listed(names)}")
+        listed = _list_names(names)
+        tell(f"labels: {len(names)} of {len(verdicts)} answers could not be judged and are left out: {listed}")
     questions, answers = [questions[i] for i in judged], [answers[i] for i in judged]
     verdicts = [verdicts[i] for i in judged]
     _check_classes(questions, answers, verdicts, unfinished)
@@ -80,66 +82,67 @@ def label_examples(
     else:
         cut = sum(answer.finish == "length" for answer in answers)
         tell(f"labels: {right / n:.1%} of {n} answers are right; {cut} cut off at the longest length")
-    exact = [Span(None, "not looked for")] * len(questions)
-    if find_exact is not None:
+    spans = [Span(None, "not looked for")] * len(questions)
+    if find_spans is not None:
         labels = [bool(verdict.right) for verdict in verdicts]
-        exact = find_exact(questions, [answer.text for answer in answers], labels, ask)
-        check_exact(questions, answers, labels, exact, stages.model.max_new_tokens, tell, warn)
-        if names := [question.id for question, one in zip(questions, exact, strict=True) if one.span is None]:
-            listed = _listed(names, ", see index.parquet")
+        spans = find_spans(questions, [answer.text for answer in answers], labels, ask)
+        check_spans(questions, answers, labels, spans, stages.model.max_new_tokens, tell, warn)
+        if names := [question.id for question, one in zip(questions, spans, strict=True) if one.characters is None]:
+            listed = _list_names(names, ", see examples.parquet")
             tell(f"exact answers: none in {listed}; their exact-answer positions are invalid")
-    spans = [
-        covering(stages.tokenizer, answer.answer_ids, one.span) if one.span else None
-        for answer, one in zip(answers, exact, strict=True)
+    span_tokens = [
+        find_tokens(stages.tokenizer, answer.answer_ids, one.characters) if one.characters else None
+        for answer, one in zip(answers, spans, strict=True)
     ]
-    return LabelledExamples(questions, answers, verdicts, exact, spans)
+    return LabelledExamples(questions, answers, verdicts, spans, span_tokens)
 
 
-def replies(
+def collect_replies(
     stages: LanguageModelStages,
-    asked: LanguageModel,
+    settings: LanguageModel,
     ids: Sequence[str],
     texts: Sequence[str],
     tell: Callable[[str], None],
 ) -> list[str]:
-    """What a model replies to N texts, without its thinking; nothing where the text is longer than it can hold.
+    """Ask a model about N texts; its replies come without its thinking, empty where a text is longer than it can hold.
 
     A model that thinks first, whatever the template says, is asked again with the length of its answers added.
     """
-    prompts, said, todo = stages.prompts(texts, asked), [""] * len(texts), list(range(len(texts)))
-    for limited in (asked, replace(asked, thinking_tokens=stages.model.token_limit)):
-        fit = [i for i in todo if len(prompts[i]) + limited.token_limit <= stages.context]
+    prompts, replies, todo = stages.encode(texts, settings), [""] * len(texts), list(range(len(texts)))
+    for limited in (settings, replace(settings, thinking_tokens=stages.model.token_limit)):
+        fit = [i for i in todo if len(prompts[i]) + limited.token_limit <= stages.running.context]
         if len(fit) < len(todo):
             tell(
-                f"{len(todo) - len(fit)} of {len(texts)} texts are not put to {asked.name}: with "
-                f"{limited.token_limit} tokens of reply they are longer than its context of {stages.context} tokens"
+                f"{len(todo) - len(fit)} of {len(texts)} texts are not put to {settings.name}: with "
+                f"{limited.token_limit} tokens of reply they are longer than its context of "
+                f"{stages.running.context} tokens"
             )
-        given = stages.answers([ids[i] for i in fit], [prompts[i] for i in fit], limited) if fit else []
+        answers = stages.answer([ids[i] for i in fit], [prompts[i] for i in fit], limited) if fit else []
         todo = []
-        for i, reply in zip(fit, given, strict=True):
-            reply = cut_thinking(stages.tokenizer, reply)
-            said[i] = reply.text
+        for i, answer in zip(fit, answers, strict=True):
+            reply = cut_thinking(stages.tokenizer, answer)
+            replies[i] = reply.text
             todo += [] if reply.answer_ids else [i]
         if not todo:
-            return said
+            return replies
     tell(
-        f"{len(todo)} of {len(texts)} replies of {asked.name} are empty, because the thinking before them does not end "
-        f"within {stages.model.token_limit} tokens; {CURE}"
+        f"{len(todo)} of {len(texts)} replies of {settings.name} are empty, because the thinking before them does not "
+        f"end within {stages.model.token_limit} tokens; {CURE}"
     )
-    return said
+    return replies
 
 
-def _answers(
+def _answer_questions(
     stages: LanguageModelStages, questions: list[Question], tell: Callable[[str], None]
 ) -> tuple[list[Question], list[Answer]]:
-    """Answers, or statements as if they were, of the questions that the model can hold; the others are named."""
+    """Answer the questions that the model can hold, and name the others; statements are taken as answers."""
     texts = [question.text for question in questions]
-    statements = as_if_said(stages.tokenizer, texts) if stages.dataset.stated else []
-    prompts = [] if stages.dataset.stated else stages.prompts(texts)
+    statements = make_given_answers(stages.tokenizer, texts) if stages.dataset.stated else []
+    prompts = [] if stages.dataset.stated else stages.encode(texts)
     room = 0 if stages.dataset.stated else stages.model.token_limit
     lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]
-    fits = [i for i, length in enumerate(lengths) if length + room <= stages.context]
-    context = f"{stages.context} tokens of context"
+    fits = [i for i, length in enumerate(lengths) if length + room <= stages.running.context]
+    context = f"{stages.running.context} tokens of context"
     fewer = "fewer model.max_new_tokens" + (" or model.thinking_tokens" if stages.model.thinking_tokens else "")
     if not fits:
         raise ValueError(
@@ -147,21 +150,21 @@ def _answers(
             f"more; choose a model with a longer context, or {fewer}"
         )
     if len(fits) < len(questions):
-        names = [questions[i].id for i, length in enumerate(lengths) if length + room > stages.context]
+        names = [questions[i].id for i, length in enumerate(lengths) if length + room > stages.running.context]
         limit = f"too long to leave {room} of the {context} to the answer" if room else f"longer than the {context}"
         cure = "a model with a longer context" + (f" or {fewer}" if room else "") + " would keep them"
-        tell(f"skipped {len(names)} of {len(questions)} texts, {limit} ({cure}): {_listed(names)}")
+        tell(f"skipped {len(names)} of {len(questions)} texts, {limit} ({cure}): {_list_names(names)}")
     kept = [questions[i] for i in fits]
     if stages.dataset.stated:
         return kept, [statements[i] for i in fits]
-    given = stages.answers([question.id for question in kept], [prompts[i] for i in fits])
-    return kept, [cut_thinking(stages.tokenizer, answer) for answer in given]
+    answers = stages.answer([question.id for question in kept], [prompts[i] for i in fits])
+    return kept, [cut_thinking(stages.tokenizer, answer) for answer in answers]
 
 
 def _drop_unfinished(
     model: LanguageModel, questions: list[Question], answers: list[Answer], tell: Callable[[str], None]
 ) -> tuple[list[Question], list[Answer]]:
-    """Those with an answer; others are still thinking at their last token, and are named."""
+    """Keep the questions with an answer; the others, whose thinking goes on to the last token, are named."""
     thoughts = [len(answer.thought_ids) for answer in answers if answer.thought_ids and answer.answer_ids]
     if thoughts:
         tell(
@@ -182,7 +185,7 @@ def _drop_unfinished(
             f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {cure}"
         )
     names = [questions[i].id for i in without]
-    tell(f"answers: {never}, and are left out ({_listed(names)}); {cure}")
+    tell(f"answers: {never}, and are left out ({_list_names(names)}); {cure}")
     kept = sorted(set(range(len(answers))) - set(without))
     return [questions[i] for i in kept], [answers[i] for i in kept]
 
@@ -195,7 +198,7 @@ def _check_classes(
         return
     most = 2 * right > n
     more = f", beside {unfinished} whose thinking never ends" if unfinished else ""
-    told = [
+    shown = [
         f"{question.id} {answer.text.strip()[:60]!r}" + (f" (gold {question.answers[0]!r})" if question.answers else "")
         for question, answer, verdict in zip(questions, answers, verdicts, strict=True)
         if bool(verdict.right) is most
@@ -203,10 +206,10 @@ def _check_classes(
     raise ValueError(
         f"labels: expected at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {right} right and "
         f"{n - right} wrong of {n}{more}; take more questions, another model, or check the gold answers and the rule; "
-        f"{'right' if most else 'wrong'} are {'; '.join(told[:3])}"
+        f"{'right' if most else 'wrong'} are {'; '.join(shown[:3])}"
     )
 
 
-def _listed(names: Sequence[str], rest: str = "") -> str:
+def _list_names(names: Sequence[str], rest: str = "") -> str:
     more = f" and {len(names) - LISTED} more{rest}" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

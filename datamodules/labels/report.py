@@ -1,4 +1,4 @@
-"""What stands beside cached activations about their labels: how the rule decided, and where a plainer one differs."""
+"""The report on labels, for people: how the rule decided, and where a plainer one differs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import regex
 
 from datamodules.examples import Verdict
-from datamodules.labels.rules import substring
-from datamodules.questions.numbers import answer_number, find_numbers, same_number
+from datamodules.labels.rules import judge_by_substring
+from datamodules.questions.numbers import find_answer_number, find_numbers, is_same_number
 from datamodules.questions.question import Question
 
 SHOWN = 5  # examples of each
@@ -22,8 +22,8 @@ _WHY = {
 }
 
 
-def label_report(questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> str:
-    """Write it.
+def write_label_report(questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> str:
+    """Write the report.
 
     Args:
         questions: [N].
@@ -40,7 +40,7 @@ def label_report(questions: Sequence[Question], answers: Sequence[str], verdicts
         f"{branch} ({'wrong' if wrong else 'right'})": [i for i, one in enumerate(verdicts) if one.branch == branch]
         for wrong, branch in branches
     }
-    differs = _differing(questions, answers, verdicts)
+    differs = _find_differing(questions, answers, verdicts)
     lines = [
         "# Labels",
         "",
@@ -51,86 +51,90 @@ def label_report(questions: Sequence[Question], answers: Sequence[str], verdicts
         "|---|---:|---:|",
         *(f"| {name} | {len(rows)} | {len(rows) / n:.1%} |" for name, rows in stands.items()),
     ]
-    numeric, repeated = _gold_in_question(questions)
+    numeric, repeated = _find_repeated_gold(questions)
     if numeric:
         count = sum(bool(verdicts[i].right) for i in repeated)
         lines += [
             "",
-            f"In {_gold_line(numeric, repeated)}, where an answer that only repeats it is labelled right: {count} of "
-            "these answers are right.",
+            f"In {_count_repeated_gold(numeric, repeated)}, where an answer that only repeats it is labelled right: "
+            f"{count} of these answers are right.",
         ]
     lines += [
         "",
         f"The study's rule, a substring in any case, would label {sum(map(len, differs.values()))} of {n} answers "
         "otherwise:",
         "",
-        *(f"- {_differ_title(by_substring)}: {len(rows)}" for by_substring, rows in differs.items()),
+        *(f"- {_name_difference(by_substring)}: {len(rows)}" for by_substring, rows in differs.items()),
     ]
-    words = _longer_words(questions, answers, differs[True])
+    words = _list_longer_words(questions, answers, differs[True])
     if words:
         lines += ["", f"Longer words with the gold answer inside: {words}."]
     for name, rows in stands.items():
-        lines += ["", f"## What decided: {name}", "", *_examples(questions, answers, rows, numbers=True)]
+        lines += ["", f"## What decided: {name}", "", *_show_examples(questions, answers, rows, numbers=True)]
     for by_substring, rows in differs.items():
         if rows:
-            title = _differ_title(by_substring)
+            title = _name_difference(by_substring)
             lines += ["", f"## Where the substring differs: {title}", "", _WHY[by_substring], ""]
-            lines += _examples(questions, answers, rows)
+            lines += _show_examples(questions, answers, rows)
     return "\n".join(lines) + "\n"
 
 
-def label_summary(questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> str:
+def summarise_labels(questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> str:
     """The report in one line, for the log: labels that the substring rule would give otherwise, gold numbers repeated.
 
-    Args: as of `label_report`.
+    Args: as of `write_label_report`.
     """
-    differs = _differing(questions, answers, verdicts)
+    differs = _find_differing(questions, answers, verdicts)
     line = (
         f"a plain substring would label {sum(map(len, differs.values()))} of {len(verdicts)} answers otherwise "
         f"({len(differs[True])} right, {len(differs[False])} wrong)"
     )
-    numeric, repeated = _gold_in_question(questions)
-    return f"{line}; in {_gold_line(numeric, repeated)}" if repeated else line
+    numeric, repeated = _find_repeated_gold(questions)
+    return f"{line}; in {_count_repeated_gold(numeric, repeated)}" if repeated else line
 
 
-def _differing(
+def _find_differing(
     questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]
 ) -> dict[bool, list[int]]:
     """Examples that the substring rule labels otherwise, by the label it gives them."""
-    plain = [bool(substring(answer, question).right) for answer, question in zip(answers, questions, strict=True)]
+    plain = [
+        bool(judge_by_substring(answer, question).right) for answer, question in zip(answers, questions, strict=True)
+    ]
     return {
         label: [i for i, one in enumerate(verdicts) if plain[i] is label and bool(one.right) is not label]
         for label in (True, False)
     }
 
 
-def _differ_title(by_substring: bool) -> str:
+def _name_difference(by_substring: bool) -> str:
     return "wrong here, right by substring" if by_substring else "right here, wrong by substring"
 
 
-def _gold_in_question(questions: Sequence[Question]) -> tuple[int, list[int]]:
+def _find_repeated_gold(questions: Sequence[Question]) -> tuple[int, list[int]]:
     """How many questions have a number and nothing else as their gold answer, and which of them contain it."""
-    golds = {i: number for i, question in enumerate(questions) if (number := _whole_number(question)) is not None}
+    golds = {i: number for i, question in enumerate(questions) if (number := _read_whole_number(question)) is not None}
     repeated = [
-        i for i, gold in golds.items() if any(same_number(one.value, gold) for one in find_numbers(questions[i].text))
+        i
+        for i, gold in golds.items()
+        if any(is_same_number(one.value, gold) for one in find_numbers(questions[i].text))
     ]
     return len(golds), repeated
 
 
-def _whole_number(question: Question) -> float | None:
+def _read_whole_number(question: Question) -> float | None:
     """The gold answer as a number, or None where it has other words beside it."""
     gold = question.answers[0] if question.answers else ""
     found = find_numbers(gold)
-    if len(found) != 1 or regex.search(r"\w", gold[: found[0].span[0]] + gold[found[0].span[1] :]):
+    if len(found) != 1 or regex.search(r"\w", gold[: found[0].characters[0]] + gold[found[0].characters[1] :]):
         return None
     return found[0].value
 
 
-def _gold_line(numeric: int, repeated: Sequence[int]) -> str:
+def _count_repeated_gold(numeric: int, repeated: Sequence[int]) -> str:
     return f"{len(repeated)} of {numeric} questions the gold number already stands in the question"
 
 
-def _longer_words(questions: Sequence[Question], answers: Sequence[str], rows: Sequence[int]) -> str:
+def _list_longer_words(questions: Sequence[Question], answers: Sequence[str], rows: Sequence[int]) -> str:
     """The words of answers that have a gold answer inside, with how many answers have them."""
     counts = Counter[str]()
     for i in rows:
@@ -142,31 +146,31 @@ def _longer_words(questions: Sequence[Question], answers: Sequence[str], rows: S
     return ", ".join(f"{word} ({count})" for word, count in counts.most_common(WORDS))
 
 
-def _examples(
+def _show_examples(
     questions: Sequence[Question], answers: Sequence[str], rows: Sequence[int], numbers: bool = False
 ) -> list[str]:
     """`SHOWN` examples, spread over the rows, each with the number it gives where its gold answer is one."""
     lines = []
     for i in rows[:: max(1, len(rows) // SHOWN)][:SHOWN]:
         question, answer = questions[i], answers[i]
-        said = answer_number(answer) if numbers and _whole_number(question) is not None else None
+        said = find_answer_number(answer) if numbers and _read_whole_number(question) is not None else None
         lines += [
-            f"- **{question.id}** {_cut(question.text, len(question.text))}",
-            f"  - gold: {_cut(' / '.join(question.answers[:SHOWN]))}",
-            f"  - said: {_cut(answer, said.span[0] if said else _place(question, answer))}",
+            f"- **{question.id}** {_shorten(question.text, len(question.text))}",
+            f"  - gold: {_shorten(' / '.join(question.answers[:SHOWN]))}",
+            f"  - said: {_shorten(answer, said.characters[0] if said else _find_gold(question, answer))}",
         ]
         if said:
-            lines.append(f"  - number said: {' '.join(answer[slice(*said.span)].split())}")
+            lines.append(f"  - number said: {' '.join(answer[slice(*said.characters)].split())}")
     return lines
 
 
-def _place(question: Question, answer: str) -> int:
+def _find_gold(question: Question, answer: str) -> int:
     """Where a gold answer stands in an answer, in any case; 0 where none does."""
     found = (answer.lower().find(gold.lower().strip()) for gold in question.answers)
     return next((at for at in found if at >= 0), 0)
 
 
-def _cut(text: str, at: int = 0) -> str:
+def _shorten(text: str, at: int = 0) -> str:
     """A text in one line of at most `LENGTH` characters, those around one of its characters."""
     line, place = " ".join(text.split()), len(" ".join(text[:at].split()))
     if len(line) <= LENGTH:

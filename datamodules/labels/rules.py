@@ -9,26 +9,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from datamodules.examples import Verdict
-from datamodules.questions.numbers import answer_number, find_numbers, same_number
+from datamodules.questions.numbers import find_answer_number, find_numbers, is_same_number
 from datamodules.questions.question import Question
-from datamodules.questions.words import first, fold, without_article
+from datamodules.questions.words import drop_article, find_words, fold
 
 Rule = Callable[[str, Question], Verdict]
 
 
-def gold(answer: str, question: Question) -> Verdict:
-    """Right where the gold answer, or any of its aliases, occurs as whole words."""
+def judge_by_gold(answer: str, question: Question) -> Verdict:
+    """Right where the gold answer, or any of its aliases, occurs as whole words.
+
+    >>> judge_by_gold("In 1999.", Question("q0", "g", "?", ("1", "1999")))
+    Verdict(right=True, branch='an alias occurs')
+    """
     said = fold(answer)
     for i, accepted in enumerate(question.answers):
-        if first(accepted, said) is not None:
+        if find_words(accepted, said) is not None:
             return Verdict(True, "an alias occurs" if i else "the gold answer occurs")
     return Verdict(False, "none occurs")
 
 
-def pattern(answer: str, question: Question) -> Verdict:
-    """Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
+def judge_by_pattern(answer: str, question: Question) -> Verdict:
+    r"""Right where the first match of the question's pattern, which `spans=rule` marks, is a gold answer.
 
     So Guinea is not right where Equatorial Guinea is said, nor is what an answer names later on.
+
+    >>> judge_by_pattern("Oslo or Rome", Question("q0", "g", "?", ("Rome",), pattern=r"[A-Z]\w+"))
+    Verdict(right=False, branch='another match first')
+
+    Raises:
+        ValueError: a question without a pattern.
     """
     if not question.pattern:
         raise ValueError(
@@ -43,11 +53,14 @@ def pattern(answer: str, question: Question) -> Verdict:
     return Verdict(right, "a gold answer first" if right else "another match first")
 
 
-def number(answer: str, question: Question) -> Verdict:
+def judge_by_number(answer: str, question: Question) -> Verdict:
     """Right where the number that the answer gives is the gold one: 9 is `9.0`, `$9`, `nine` and `18/2`.
 
-    `numbers.answer_number` says which number that is, the one that `spans=number` marks: the one after `answer is`, or
-    after a final `=`, else the last. So `3 * 6 = 18` is no right answer where the gold number is 3.
+    `numbers.find_answer_number` says which number that is, the one that `spans=number` marks: the one after
+    `answer is`, or after a final `=`, else the last. So `3 * 6 = 18` is no right answer where the gold number is 3.
+
+    >>> judge_by_number("3 * 6 = 18", Question("q0", "g", "?", ("3",)))
+    Verdict(right=False, branch='another number')
 
     Raises:
         ValueError: the gold answer has no number.
@@ -58,15 +71,23 @@ def number(answer: str, question: Question) -> Verdict:
             f"rule=number: expected a number as the gold answer of {question.id}, got {question.answers[0]!r}; "
             "choose rule=gold"
         )
-    said = answer_number(answer)
+    said = find_answer_number(answer)
     if said is None:
         return Verdict(False, "no number")
-    right = any(same_number(said.value, other) for other in wanted)
+    right = any(is_same_number(said.value, other) for other in wanted)
     return Verdict(right, "the gold number" if right else "another number")
 
 
-def options(answer: str, question: Question) -> Verdict:
-    """Right where the gold option is the first to be named, in any of its spellings; of two at one place the longer."""
+def judge_by_options(answer: str, question: Question) -> Verdict:
+    """Right where the gold option is the first to be named, in any of its spellings; of two at one place the longer.
+
+    >>> question = Question("q0", "g", "?", ("cat",), options=(("cat",), ("dog",)))
+    >>> judge_by_options("The cat, not the dog.", question)
+    Verdict(right=True, branch='the gold option first')
+
+    Raises:
+        ValueError: a question without options.
+    """
     if len(question.options) < 2:
         raise ValueError(
             f"rule=options: expected a choice of options for {question.id}, got {list(question.options)}; "
@@ -76,8 +97,8 @@ def options(answer: str, question: Question) -> Verdict:
     named = [
         (at, -len(fold(name).words), option[0])
         for option in question.options
-        for name in map(without_article, option)  # which would stand before the name that begins with it
-        if (at := first(name, said)) is not None
+        for name in map(drop_article, option)  # which would stand before the name that begins with it
+        if (at := find_words(name, said)) is not None
     ]
     if not named:
         return Verdict(False, "no option named")
@@ -85,10 +106,13 @@ def options(answer: str, question: Question) -> Verdict:
     return Verdict(right, "the gold option first" if right else "another option first")
 
 
-def substring(answer: str, question: Question) -> Verdict:
+def judge_by_substring(answer: str, question: Question) -> Verdict:
     """Right where a gold answer occurs as it is written, anywhere, even inside a word; only case is folded.
 
     The rule of the study's own code, for comparison: `1` is in `1999`. Where there are options, the one found first.
+
+    >>> judge_by_substring("In 1999.", Question("q0", "g", "?", ("1",)))
+    Verdict(right=True, branch='found')
     """
     text = answer.lower()
     gold, wrong = list(question.answers), list[str]()
@@ -99,8 +123,12 @@ def substring(answer: str, question: Question) -> Verdict:
     return Verdict(right, "found" if right else "not found")
 
 
-def given(answer: str, question: Question) -> Verdict:
-    """The label that came with the text."""
+def judge_as_given(answer: str, question: Question) -> Verdict:
+    """Take the label that came with the text.
+
+    >>> judge_as_given("", Question("q0", "g", "It rains.", (), label=True))
+    Verdict(right=True, branch='given as 1')
+    """
     return Verdict(question.label, f"given as {int(bool(question.label))}")
 
 

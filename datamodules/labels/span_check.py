@@ -13,14 +13,14 @@ from datamodules.questions.find import cuts_word, find
 from datamodules.questions.question import Question, Tell
 
 CLASSES = ("right", "wrong")
-SEARCHED = ("asked", "gold", "options")  # ways that look for words, so that parts of words may be all there is
+SEARCHED = ("model", "gold", "options")  # ways that look for words, so that parts of words may be all there is
 PATTERN = 60  # characters of one that are shown
 SAYS_NONE = "say that there is none"
 SHOWN = 5  # answers without an exact answer in the line that stops
 
 
 @dataclass(frozen=True)
-class Found:
+class SpanCount:
     """What one way of finding exact answers found in the right, or in the wrong, answers.
 
     Attributes:
@@ -40,42 +40,42 @@ class Found:
     share: float | None
 
 
-def count_found(answers: Sequence[str], labels: Sequence[bool], exact: Sequence[Span]) -> list[Found]:
+def count_spans(answers: Sequence[str], labels: Sequence[bool], spans: Sequence[Span]) -> list[SpanCount]:
     """Count by way and label, right answers first.
 
     Args:
         answers: [N] texts.
         labels: [N], true for right.
-        exact: [N].
+        spans: [N].
     """
     counted = []
-    for how in sorted({one.how for one in exact}):
+    for how in sorted({one.how for one in spans}):
         for label in CLASSES:
-            rows = [i for i, one in enumerate(exact) if one.how == how and bool(labels[i]) == (label == "right")]
-            having = [i for i in rows if exact[i].span]
-            shares = [marked_share(answers[i], exact[i]) for i in having]
-            parts = sum(is_part(answers[i], exact[i]) for i in having)
+            rows = [i for i, one in enumerate(spans) if one.how == how and bool(labels[i]) == (label == "right")]
+            having = [i for i in rows if spans[i].characters]
+            shares = [measure_share(answers[i], spans[i]) for i in having]
+            parts = sum(is_part(answers[i], spans[i]) for i in having)
             if rows:
-                counted.append(Found(how, label, len(rows), len(having), parts, median(shares) if shares else None))
+                counted.append(SpanCount(how, label, len(rows), len(having), parts, median(shares) if shares else None))
     return counted
 
 
-def is_part(answer: str, exact: Span) -> bool:
+def is_part(answer: str, span: Span) -> bool:
     """Whether an exact answer is part of a word because the words that were sought stand nowhere else."""
-    return exact.how in SEARCHED and exact.span is not None and cuts_word(answer, exact.span)
+    return span.how in SEARCHED and span.characters is not None and cuts_word(answer, span.characters)
 
 
-def marked_share(answer: str, exact: Span) -> float:
+def measure_share(answer: str, span: Span) -> float:
     """Share of an answer's words that is its exact answer, 0 where there is none."""
-    marked = answer[slice(*exact.span)] if exact.span else ""
+    marked = answer[slice(*span.characters)] if span.characters else ""
     return min(1.0, count_words(marked) / max(1, count_words(answer)))
 
 
-def check_exact(
+def check_spans(
     questions: Sequence[Question],
     answers: Sequence[Answer],
     labels: Sequence[bool],
-    exact: Sequence[Span],
+    spans: Sequence[Span],
     max_new_tokens: int,
     tell: Tell,
     warn: Tell,
@@ -89,7 +89,7 @@ def check_exact(
         questions: [N].
         answers: [N].
         labels: [N], true for right.
-        exact: [N].
+        spans: [N].
         max_new_tokens: longest answer, in tokens.
         tell: takes a line for people.
         warn: takes a warning.
@@ -98,31 +98,31 @@ def check_exact(
         ValueError: over half of the answers have no exact answer, or fewer than `MIN_PER_CLASS` of a class have one.
     """
     texts = [answer.text for answer in answers]
-    for row in count_found(texts, labels, exact):
+    for row in count_spans(texts, labels, spans):
         share = "" if row.share is None else f"; median share of the answer's words {row.share:.1%}"
-        tell(f"exact answers: {row.how}, {row.label} answers: found in {_ratio(row.found, row.n)}{share}")
-    found = [i for i, one in enumerate(exact) if one.span]
-    if parts := [i for i in found if is_part(texts[i], exact[i])]:
-        span = exact[parts[0]].span or (0, 0)
+        tell(f"exact answers: {row.how}, {row.label} answers: found in {_format_ratio(row.found, row.n)}{share}")
+    found = [i for i, one in enumerate(spans) if one.characters]
+    if parts := [i for i in found if is_part(texts[i], spans[i])]:
+        text, characters = texts[parts[0]], spans[parts[0]].characters or (0, 0)
         tell(
-            f"exact answers: {len(parts)} of {len(found)} are parts of a word, as {texts[parts[0]][slice(*span)]!r} of "
-            f"{_word_around(texts[parts[0]], span)!r}: what was sought stands nowhere in their answers as a whole word"
+            f"exact answers: {len(parts)} of {len(found)} are parts of a word, as {text[slice(*characters)]!r} of "
+            f"{_find_word_around(text, characters)!r}: what was sought stands nowhere in their answers as a whole word"
         )
     rows = {name: [i for i, label in enumerate(labels) if bool(label) == (name == "right")] for name in CLASSES}
-    having = {name: [i for i in rows[name] if exact[i].span] for name in CLASSES}
-    lacking = {name: [i for i in rows[name] if not exact[i].span] for name in CLASSES}
+    having = {name: [i for i in rows[name] if spans[i].characters] for name in CLASSES}
+    lacking = {name: [i for i in rows[name] if not spans[i].characters] for name in CLASSES}
     counts = " and ".join(f"{len(having[name])} of {len(rows[name])} {name}" for name in CLASSES)
     wanted, without = "", []
-    if 2 * len(found) < len(exact):
-        wanted = f"over half of {len(exact)} answers, got {len(found)} ({counts})"
+    if 2 * len(found) < len(spans):
+        wanted = f"over half of {len(spans)} answers, got {len(found)} ({counts})"
         without = sorted(lacking["right"] + lacking["wrong"])
     elif scarce := [name for name in CLASSES if len(having[name]) < MIN_PER_CLASS and lacking[name]]:
         wanted = f"at least {MIN_PER_CLASS} right and {MIN_PER_CLASS} wrong answers, got {counts}"
         without = lacking[scarce[0]]
     if without:
-        shown = "; ".join(_describe(questions[i], answers[i], exact[i]) for i in without[:SHOWN])
+        shown = "; ".join(_describe(questions[i], answers[i], spans[i]) for i in without[:SHOWN])
         raise ValueError(
-            f"spans: expected exact answers in {wanted}; {advise(questions, answers, exact, without, max_new_tokens)}, "
+            f"spans: expected exact answers in {wanted}; {advise(questions, answers, spans, without, max_new_tokens)}, "
             f"or choose positions without them; none in: {shown}"
         )
     for name in CLASSES:
@@ -130,11 +130,11 @@ def check_exact(
             shares = " and ".join(f"{len(having[one]) / len(rows[one]):.1%} of {one}" for one in CLASSES)
             warn(
                 f"exact answers: found in {shares} answers, so {len(having['right']) / len(found):.1%} of the rows in "
-                f"their columns are right, and {len(rows['right']) / len(exact):.1%} of all; "
-                + advise(questions, answers, exact, lacking[name], max_new_tokens)
+                f"their columns are right, and {len(rows['right']) / len(spans):.1%} of all; "
+                + advise(questions, answers, spans, lacking[name], max_new_tokens)
             )
         long = [i for i in having[name] if count_words(texts[i]) > SHORT]
-        if len(long) >= MIN_PER_CLASS and (share := median(marked_share(texts[i], exact[i]) for i in long)) > 0.5:
+        if len(long) >= MIN_PER_CLASS and (share := median(measure_share(texts[i], spans[i]) for i in long)) > 0.5:
             warn(
                 f"exact answers: in {name} answers of over {SHORT} words they are {share:.1%} of the words (median): "
                 "they look like the answer itself; see exact_answers.html, and narrow dataset.pattern or choose "
@@ -145,19 +145,19 @@ def check_exact(
 def advise(
     questions: Sequence[Question],
     answers: Sequence[Answer],
-    exact: Sequence[Span],
+    spans: Sequence[Span],
     lacking: Sequence[int],
     max_new_tokens: int,
 ) -> str:
     """What to do about the answers without an exact answer in rows `lacking`, for the case at hand."""
     n = len(lacking)
-    why = {i: _refusal(answers[i].text, exact[i].replies[-1]) for i in lacking if exact[i].replies}
+    why = {i: _explain_refusal(answers[i].text, spans[i].replies[-1]) for i in lacking if spans[i].replies}
     # A reply that was not taken is the cause where there is one, however the answer ended.
     cut = sum(answers[i].finish == "length" and why.get(i, SAYS_NONE) == SAYS_NONE for i in lacking)
     if 2 * cut > n:
         return f"{cut} of {n} without one are cut off at model.max_new_tokens={max_new_tokens}: raise it"
-    how = Counter(exact[i].how for i in lacking).most_common(1)[0][0]
-    those = [i for i in lacking if exact[i].how == how]
+    how = Counter(spans[i].how for i in lacking).most_common(1)[0][0]
+    those = [i for i in lacking if spans[i].how == how]
     if how == "pattern":
         pattern = questions[those[0]].pattern
         shown = pattern if len(pattern) <= PATTERN else f"{pattern[:PATTERN]}…"
@@ -174,7 +174,7 @@ def advise(
             f"{len(those)} of {n} without one do not hold the gold answer, and spans=rule seeks nothing else here: "
             "set dataset.pattern, dataset.options or dataset.labels, or spans=number or model"
         )
-    if how == "asked":
+    if how == "model":
         replied = ", ".join(f"{count} {what}" for what, count in Counter(why[i] for i in those).most_common())
         return (
             f"of the last replies about {len(those)} of {n} without one, {replied}: ask another model with "
@@ -183,23 +183,23 @@ def advise(
     return "choose another way with spans"
 
 
-def _refusal(answer: str, reply: str) -> str:
+def _explain_refusal(answer: str, reply: str) -> str:
     """Why a reply was not taken."""
     if reply.casefold() == NONE:
         return SAYS_NONE
     return "copy too much of the answer" if find(answer, reply) else "do not stand in the answer"
 
 
-def _describe(question: Question, answer: Answer, exact: Span) -> str:
-    replied = f" (replied {exact.replies[-1][:40]!r})" if exact.replies else ""
+def _describe(question: Question, answer: Answer, span: Span) -> str:
+    replied = f" (replied {span.replies[-1][:40]!r})" if span.replies else ""
     return f"{question.id} {answer.text.strip()[:80]!r}{replied}"
 
 
-def _ratio(part: int, n: int) -> str:
+def _format_ratio(part: int, n: int) -> str:
     return f"{part} of {n}, {part / n:.1%}"
 
 
-def _word_around(text: str, span: tuple[int, int]) -> str:
+def _find_word_around(text: str, characters: tuple[int, int]) -> str:
     """The word that a range of characters is part of, and what else stands there between blanks."""
-    before, after = text[: span[0]].split(" ")[-1], text[span[1] :].split(" ")[0]
-    return (before + text[slice(*span)] + after).strip()
+    before, after = text[: characters[0]].split(" ")[-1], text[characters[1] :].split(" ")[0]
+    return (before + text[slice(*characters)] + after).strip()

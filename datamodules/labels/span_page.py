@@ -5,8 +5,8 @@ from html import escape
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples import LabelledExamples
-from datamodules.labels.span_check import count_found, is_part
-from datamodules.language.tokens import decode, token_ranges
+from datamodules.labels.span_check import count_spans, is_part
+from datamodules.language.tokens import decode, decode_tokens
 
 SHOWN = 60  # examples of each of: right, wrong, without an exact answer
 QUESTION = 240  # characters of a question, its last ones: what is asked stands behind the context
@@ -31,12 +31,12 @@ _INTRODUCTION = (
 )
 _WAYS = (
     "<ul><li><b>pattern</b>: the first match of dataset.pattern</li><li><b>options</b>: the option named first</li>"
-    "<li><b>number</b>: a number</li><li><b>gold</b>: the gold answer or alias that stands first</li><li><b>asked</b>: "
+    "<li><b>number</b>: a number</li><li><b>gold</b>: the gold answer or alias that stands first</li><li><b>model</b>: "
     "what a model replied when it was asked for it</li></ul>"
 )
 
 
-def span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples) -> str:
+def write_span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples) -> str:
     """Write the page.
 
     Args:
@@ -48,13 +48,13 @@ def span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples) ->
         share of the answer they are; then up to `SHOWN` examples each of right answers, wrong answers, exact answers
         that are parts of a word, and answers without one.
     """
-    labels, exact, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.exact, examples.spans
+    labels, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.spans
     texts = [answer.text for answer in examples.answers]
     rows = "".join(
         f"<tr><td>{row.how}</td><td>{row.label}</td><td>{row.n}</td><td>{row.found}</td>"
         f"<td>{row.found / row.n:.1%}</td><td>{row.parts}</td>"
         f"<td>{'–' if row.share is None else f'{row.share:.1%}'}</td></tr>"
-        for row in count_found(texts, labels, exact)
+        for row in count_spans(texts, labels, spans)
     )
     parts = [
         f"<!doctype html><meta charset='utf-8'><title>Exact answers</title><style>{_STYLE}</style>"
@@ -64,28 +64,29 @@ def span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples) ->
         f"<tbody>{rows}</tbody></table>{_WAYS}"
     ]
     for title, wanted in (
-        ("Right answers", lambda i: labels[i] and spans[i]),
-        ("Wrong answers", lambda i: not labels[i] and spans[i]),
-        ("Parts of a word", lambda i: is_part(texts[i], exact[i])),
-        ("No exact answer found", lambda i: not spans[i]),
+        ("Right answers", lambda i: labels[i] and examples.span_tokens[i]),
+        ("Wrong answers", lambda i: not labels[i] and examples.span_tokens[i]),
+        ("Parts of a word", lambda i: is_part(texts[i], spans[i])),
+        ("No exact answer found", lambda i: not examples.span_tokens[i]),
     ):
         chosen = [i for i in range(len(labels)) if wanted(i)]
         shown = chosen[:: max(1, -(-len(chosen) // SHOWN))]
         parts.append(f"<h2>{title}</h2><p><small>{len(shown)} of {len(chosen)} shown</small></p>")
-        parts += [_example(tokenizer, examples, i) for i in shown]
+        parts += [_write_example(tokenizer, examples, i) for i in shown]
     return "\n".join(parts)
 
 
-def _example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples, i: int) -> str:
-    question, answer, exact, span = examples.questions[i], examples.answers[i], examples.exact[i], examples.spans[i]
-    text, ranges = token_ranges(tokenizer, answer.answer_ids)
+def _write_example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples, i: int) -> str:
+    question, answer, span = examples.questions[i], examples.answers[i], examples.spans[i]
+    first, last = examples.span_tokens[i] or (1, 0)  # none
+    text, ranges = decode_tokens(tokenizer, answer.answer_ids)
     tokens, done = [], 0
     for k, (_, end) in enumerate(ranges):  # of a character over several tokens the first shows it all
-        mark = " class='exact'" if span and span[0] <= k <= span[1] else ""
+        mark = " class='exact'" if first <= k <= last else ""
         tokens.append(f"<i{mark} title='{k}: {answer.answer_ids[k]}'>{escape(text[done:end]) or '&thinsp;'}</i>")
         done = max(done, end)
-    asked = question.text if len(question.text) <= QUESTION else f"… {question.text[-QUESTION:]}"
-    replies = f"; replies: {escape(' | '.join(exact.replies))}" if exact.replies else ""
+    shown = question.text if len(question.text) <= QUESTION else f"… {question.text[-QUESTION:]}"
+    replies = f"; replies: {escape(' | '.join(span.replies))}" if span.replies else ""
     cut = ", cut off" if answer.finish == "length" else ""
     verdict = "right" if examples.verdicts[i].right else "wrong"
     thought = ""
@@ -93,7 +94,7 @@ def _example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples, i: 
         end = decode(tokenizer, answer.thought_ids[-THOUGHT:], special=True)
         thought = f"<p><small>after {len(answer.thought_ids)} tokens of thinking: … {escape(end)}</small></p>"
     return (
-        f"<article class='{verdict}'><p><small>{escape(question.id)}, {verdict}{cut}, {exact.how}{replies}</small></p>"
-        f"<p>{escape(asked)}</p>{thought}<p>{''.join(tokens)}</p>"
+        f"<article class='{verdict}'><p><small>{escape(question.id)}, {verdict}{cut}, {span.how}{replies}</small></p>"
+        f"<p>{escape(shown)}</p>{thought}<p>{''.join(tokens)}</p>"
         f"<p><small>gold: {escape(' | '.join(question.answers[:5]))}</small></p></article>"
     )

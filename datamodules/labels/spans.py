@@ -14,9 +14,9 @@ from datamodules.examples import Span
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.thinking import OFF
 from datamodules.questions.find import find, find_first
-from datamodules.questions.numbers import answer_number
+from datamodules.questions.numbers import find_answer_number
 from datamodules.questions.question import Question
-from datamodules.questions.words import fold, without_article
+from datamodules.questions.words import drop_article, fold
 
 RULES = ("auto", "pattern", "options", "number")
 REPLY_TOKENS = 48  # longest reply
@@ -46,8 +46,8 @@ class RuleSpans:
     Attributes:
         rule: `pattern`: the first match of the question's regular expression, or of its group `exact`. `options`: the
             option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
-            see `numbers.answer_number`. `auto`: pattern or options where the question has them, else the gold answer
-            where it occurs, which leaves wrong answers without.
+            see `numbers.find_answer_number`. `auto`: pattern or options where the question has them, else the gold
+            answer where it occurs, which leaves wrong answers without.
     """
 
     rule: str = "auto"
@@ -60,13 +60,13 @@ class RuleSpans:
         self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
     ) -> list[Span]:
         """Return one for each; no model is asked, and labels are not looked at."""
-        return [self.one(question, answer) for question, answer in zip(questions, answers, strict=True)]
+        return [self.find_one(question, answer) for question, answer in zip(questions, answers, strict=True)]
 
-    def one(self, question: Question, answer: str) -> Span:
+    def find_one(self, question: Question, answer: str) -> Span:
         """Return the exact answer of one answer."""
         if self.rule == "number":
-            said = answer_number(answer)
-            return Span(said.span if said else None, "number")
+            said = find_answer_number(answer)
+            return Span(said.characters if said else None, "number")
         if self.rule == "options" and len(question.options) < 2:
             raise ValueError(
                 f"spans.rule=options: expected options of every question, got {list(question.options)} for "
@@ -83,9 +83,9 @@ class RuleSpans:
             return Span(match.span(part) if match and match[part] else None, "pattern")
         if question.options:
             names = [word for option in question.options for word in option]
-            bare = [without_article(name) for name in names]  # as the rule that judges has it
+            bare = [drop_article(name) for name in names]  # as the rule that judges has it
             return Span(find_first(answer, [*names, *bare], meant=True), "options")
-        return Span(gold_in(question, answer), "gold")
+        return Span(find_gold(question, answer), "gold")
 
 
 @dataclass
@@ -113,7 +113,7 @@ class ModelSpans:
         most = len(list(itertools.permutations(_EXAMPLES, 2)))
         if type(self.only_wrong) is not bool:
             raise ValueError(f"spans.only_wrong: expected true or false, got {self.only_wrong!r}")
-        check_asked("spans.model", self.model)
+        require_model("spans.model", self.model)
         if type(self.tries) is not int or not 1 <= self.tries <= most:
             raise ValueError(f"spans.tries: expected 1 to {most}, got {self.tries}")
         if type(self.max_words) is not int or self.max_words < 1:
@@ -124,29 +124,30 @@ class ModelSpans:
     ) -> list[Span]:
         """Return one for each."""
         found = [
-            self._unasked(question, answer, right) if self.only_wrong else None
+            self._find_unasked(question, answer, right) if self.only_wrong else None
             for question, answer, right in zip(questions, answers, labels, strict=True)
         ]
-        replies: dict[int, list[str]] = {i: [] for i, exact in enumerate(found) if exact is None}
+        replies: dict[int, list[str]] = {i: [] for i, span in enumerate(found) if span is None}
         for k in range(self.tries):
             open_ = [i for i in replies if found[i] is None]
             if not open_:
                 break
-            texts = [extraction_prompt(questions[i].text, answers[i], k) for i in open_]
+            texts = [write_extraction_prompt(questions[i].text, answers[i], k) for i in open_]
             for i, reply in zip(open_, ask([questions[i].id for i in open_], texts, self.model), strict=True):
-                words = cleaned(reply)
+                words = clean_reply(reply)
                 replies[i].append(words)
-                span = find(answers[i], words)
-                if words.casefold() == NONE or (span and not copies_too_much(words, answers[i], self.max_words)):
-                    found[i] = Span(span, "asked", tuple(replies[i]))
-        return [exact or Span(None, "asked", tuple(replies[i])) for i, exact in enumerate(found)]
+                characters = find(answers[i], words)
+                taken = characters and not copies_too_much(words, answers[i], self.max_words)
+                if taken or words.casefold() == NONE:
+                    found[i] = Span(characters, "model", tuple(replies[i]))
+        return [span or Span(None, "model", tuple(replies[i])) for i, span in enumerate(found)]
 
-    def _unasked(self, question: Question, answer: str, right: bool) -> Span | None:
-        """The exact answer of one answer as `only_wrong` finds it; None: ask."""
+    def _find_unasked(self, question: Question, answer: str, right: bool) -> Span | None:
+        """Find the exact answer of one answer as `only_wrong` does without a model; None where one is to be asked."""
         if question.options or question.pattern:
-            return RuleSpans().one(question, answer)
-        span = gold_in(question, answer) if right else None
-        return Span(span, "gold") if span else None
+            return RuleSpans().find_one(question, answer)
+        characters = find_gold(question, answer) if right else None
+        return Span(characters, "gold") if characters else None
 
 
 def copies_too_much(reply: str, answer: str, max_words: int = MAX_WORDS) -> bool:
@@ -169,27 +170,35 @@ def count_words(text: str) -> int:
     return len(fold(text).words)
 
 
-def check_asked(key: str, model: object) -> None:
+def require_model(key: str, model: object) -> None:
     """Raise ValueError where what is to be asked is given, but not as a model."""
     if model is not None and not isinstance(model, LanguageModel):
         raise ValueError(f"{key}: expected null or a model, got {model!r}; give it with +model@{key}=NAME")
 
 
-def asking(model: LanguageModel) -> LanguageModel:
-    """The same model with what suits a short reply: the text as it is, in a turn of its own, one line, no thinking."""
+def prepare_for_replies(model: LanguageModel) -> LanguageModel:
+    """Set a model up for short replies: the text as it is, in a turn of its own, one line, no thinking."""
     # A template takes no notice of arguments that it does not know.
     template = {**(model.template or {}), "add_generation_prompt": True, **OFF}
     short = {"stop": "\n", "max_new_tokens": REPLY_TOKENS, "thinking_tokens": 0}
     return replace(model, prompt="{question}", template=template, **short)
 
 
-def gold_in(question: Question, answer: str) -> tuple[int, int] | None:
-    """Characters of the gold answer or alias that stands first in an answer; whole words before parts of words."""
+def find_gold(question: Question, answer: str) -> tuple[int, int] | None:
+    """Find the gold answer or alias that stands first in an answer, whole words before parts of words.
+
+    Returns:
+        first character and one past the last; None where none stands there.
+    """
     return find_first(answer, question.answers, meant=True)
 
 
-def cleaned(reply: str) -> str:
-    """The words of a reply: its first line, without quotation marks around them and a full stop behind."""
+def clean_reply(reply: str) -> str:
+    """Take the words of a reply: its first line, without quotation marks around them and a full stop behind.
+
+    >>> clean_reply('Exact answer: "Herman Melville".')
+    'Herman Melville'
+    """
     lines = reply.strip().splitlines()
     words = lines[0].strip() if lines else ""
     words = re.sub(r"^exact answer:\s*", "", words, flags=re.IGNORECASE)
@@ -210,8 +219,8 @@ _EXAMPLES = (
 )
 
 
-def extraction_prompt(question: str, answer: str, k: int) -> str:
-    """What a model is asked about one answer on try k: an instruction, two examples that change with k, the answer."""
+def write_extraction_prompt(question: str, answer: str, k: int) -> str:
+    """Ask about one answer on try k: an instruction, two examples that change with k, the answer."""
     pairs = list(itertools.permutations(_EXAMPLES, 2))
     shown = pairs[(7 * k) % len(pairs)]  # 7 and the number of pairs, 30, have no common divisor: all come in turn
     examples = "\n\n".join(f"Question: {q}\nAnswer: {a}\nExact answer: {e}" for q, a, e in shown)

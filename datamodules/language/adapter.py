@@ -78,7 +78,7 @@ def require_full_model(folder: Path, named: str | None = None) -> None:
     )
 
 
-def adapter_files(adapter: Path) -> list[Path]:
+def list_adapter_files(adapter: Path) -> list[Path]:
     """List the files of an adapter that decide what is computed, for the cache key.
 
     Raises:
@@ -100,7 +100,7 @@ def require_mergeable(adapter: Path) -> None:
         ValueError: peft is not installed, a file is missing or altered, or its kind cannot be merged.
     """
     config = _read_config(adapter)
-    adapter_files(adapter)
+    list_adapter_files(adapter)
     kind = config.get("peft_type")
     if kind not in MERGED:
         raise ValueError(
@@ -139,15 +139,15 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
         ValueError: it cannot be merged, or belongs to another model; `model` is not to be used then.
 
     Example:
-        >>> model = AutoModelForCausalLM.from_pretrained(folder, **WITHOUT_ADAPTER)
-        >>> model = apply_adapter(model, folder, name="org/name")
+        >>> model = AutoModelForCausalLM.from_pretrained(folder, **WITHOUT_ADAPTER)  # doctest: +SKIP
+        >>> model = apply_adapter(model, folder, name="org/name")  # doctest: +SKIP
     """
     require_mergeable(adapter)
     _require_plain_weights(model)
     from peft import PeftConfig, PeftModel, PeftType, load_peft_weights, set_peft_model_state_dict
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
-    with _refused(f"an adapter whose files load, got {adapter}", "save or download it again"):
+    with _explain_refusal(f"an adapter whose files load, got {adapter}", "save or download it again"):
         config = PeftConfig.from_pretrained(str(adapter))
         config.inference_mode = True
         weights = load_peft_weights(str(adapter), device="cpu")
@@ -157,16 +157,16 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
         if broken:
             raise ValueError(f"{len(broken)} of its weights are not finite, such as {broken[0]}")
     base = getattr(config, "base_model_name_or_path", None)
-    if base and _last_part(base) != _last_part(name):
+    if base and _get_last_part(base) != _get_last_part(name):
         log.warning(f"model.adapter: {adapter} was trained on {base}, and is merged into {name}")
 
     target, weights = _match(model, weights)
     advice = "set model.id to the model that it was trained on" + (f", {base}" if base else "")
-    with _refused(f"an adapter of {name}, got {adapter}", advice), _unchanged_random_state(model):
+    with _explain_refusal(f"an adapter of {name}, got {adapter}", advice), _keep_random_state(model):
         adapted = PeftModel(target, config)
         told = set_peft_model_state_dict(adapted, weights)
         _check_keys(told.missing_keys, told.unexpected_keys, PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(config.peft_type)])
-    with _refused(f"an adapter that merges into weights, got {adapter}", "set model.adapter=null"):
+    with _explain_refusal(f"an adapter that merges into weights, got {adapter}", "set model.adapter=null"):
         _untie(model)
         adapted.merge_and_unload()  # type: ignore[operator]
     return model.eval().requires_grad_(False)
@@ -249,7 +249,7 @@ def _untie(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _refused(expected: str, advice: str) -> Iterator[None]:
+def _explain_refusal(expected: str, advice: str) -> Iterator[None]:
     """Turn what peft, torch and safetensors say into one line, and keep their warnings to themselves."""
     try:
         with warnings.catch_warnings():
@@ -268,12 +268,12 @@ def _refused(expected: str, advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged_random_state(model: PreTrainedModel) -> Iterator[None]:
+def _keep_random_state(model: PreTrainedModel) -> Iterator[None]:
     """peft draws weights before it loads them; a run with cached answers, which loads no model, draws none."""
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
         yield
 
 
-def _last_part(name: str) -> str:
+def _get_last_part(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()

@@ -39,7 +39,7 @@ class Batches:
         left = (np.argsort(lengths, kind="stable") + rows.start).tolist()
         while left:
             batch, result = left[: self.size], None
-            with _out_of_memory_passed_over():  # what the failed forward still held is let go on leaving
+            with _pass_over_out_of_memory():  # what the failed forward still held is let go on leaving
                 result = compute(batch)
             if result is not None:
                 left = left[self.size :]
@@ -58,7 +58,7 @@ class Batches:
 
 
 @contextmanager
-def _out_of_memory_passed_over() -> Iterator[None]:
+def _pass_over_out_of_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:

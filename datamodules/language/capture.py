@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from datamodules.language.sites import blocks, decoder, place_of
+from datamodules.language.sites import find_blocks, find_place, get_decoder
 
 VERSION = 2  # part of the cache key: raise it when the same inputs would give other activations
 
@@ -48,16 +48,20 @@ def capture(
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
         mask[row, : len(sequence)] = 1
-    language, every, stream = decoder(model), blocks(model), model.config.get_text_config(decoder=True).hidden_size
-    gather = _Gather(tokens, width, model.device)
+    language, every, stream = (
+        get_decoder(model),
+        find_blocks(model),
+        model.config.get_text_config(decoder=True).hidden_size,
+    )
+    gather = _TokenReader(tokens, width, model.device)
     found: dict[tuple[str, int], Tensor | torch.Size] = {}
     settings = {"use_cache": False} if hasattr(model.config.get_text_config(decoder=True), "use_cache") else {}
     with ExitStack() as hooks:
         for site in dict.fromkeys(sites):
             for layer in layers:
-                place = place_of(site, every[layer], stream)
+                place = find_place(site, every[layer], stream)
                 for module in place.modules:  # what the one called last leaves in `found` stays
-                    hooks.callback(_hook(module, place.side, gather, found, (site, layer)).remove)
+                    hooks.callback(_add_hook(module, place.side, gather, found, (site, layer)).remove)
         language(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **settings)
     if missed := next((key for key in product(sites, layers) if key not in found), None):
         raise ValueError(f"site: expected {missed[0]} of block {missed[1]} to be computed, got a forward without it")
@@ -67,7 +71,7 @@ def capture(
     return {site: torch.stack([taken[site, layer].to(model.device) for layer in layers], 1) for site in sites}
 
 
-class _Gather:
+class _TokenReader:
     """Takes the wanted tokens out of what a module reads or writes."""
 
     def __init__(self, tokens: Tensor, width: int, device: torch.device) -> None:
@@ -91,10 +95,10 @@ class _Gather:
         return taken
 
 
-def _hook(
+def _add_hook(
     module: nn.Module,
     side: str,
-    gather: _Gather,
+    gather: _TokenReader,
     found: dict[tuple[str, int], Tensor | torch.Size],
     key: tuple[str, int],
 ) -> torch.utils.hooks.RemovableHandle:

@@ -61,7 +61,7 @@ def reads_clock(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]
     return now != later
 
 
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def find_turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The special token that a chat template puts behind an answer; None where there is none.
 
     Fine-tuned models often name another one as their end of text.
@@ -81,12 +81,12 @@ def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Any, arguments: Mapping[str, Any], today: date, tokenize: bool
 ) -> Any:
     given = {"add_generation_prompt": True, **arguments}
-    with _clock_at(today):
+    with _stop_clock(today):
         return tokenizer.apply_chat_template(turns, tokenize=tokenize, return_dict=False, **given)
 
 
 @contextmanager
-def _clock_at(day: date) -> Iterator[None]:
+def _stop_clock(day: date) -> Iterator[None]:
     """Let `strftime_now`, the only clock that templates can read, stand at the beginning of a day."""
 
     class Fixed(datetime):

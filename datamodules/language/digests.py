@@ -35,16 +35,16 @@ def digest_files(paths: Iterable[Path], memory: Path | None) -> dict[Path, str]:
         OSError: a file cannot be read.
 
     Example:
-        >>> digest_files([Path("model.safetensors")], Path("cache/digests"))
+        >>> digest_files([Path("model.safetensors")], Path("cache/digests"))  # doctest: +SKIP
         {PosixPath('model.safetensors'): '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'}
     """
     paths = list(paths)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing lets other threads run
-        return dict(zip(paths, pool.map(lambda path: _digest(path, memory), paths), strict=True))
+        return dict(zip(paths, pool.map(lambda path: _recall_or_hash(path, memory), paths), strict=True))
 
 
-def _digest(path: Path, memory: Path | None) -> str:
-    before = _state(os.stat(path))
+def _recall_or_hash(path: Path, memory: Path | None) -> str:
+    before = _read_state(os.stat(path))
     if memory is None or before["size"] < REMEMBERED_BYTES:
         return _hash(path)
     record = memory / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:40]}.json"
@@ -53,7 +53,7 @@ def _digest(path: Path, memory: Path | None) -> str:
         return known
     digest = _hash(path)
     changed = max(before["mtime_ns"], before["ctime_ns"]) / 1e9
-    if _state(os.stat(path)) == before and time.time() - changed > SETTLED_SECONDS:
+    if _read_state(os.stat(path)) == before and time.time() - changed > SETTLED_SECONDS:
         _remember(record, before | {"path": str(path.absolute()), "sha256": digest})
     return digest
 
@@ -63,7 +63,7 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _state(stat: os.stat_result) -> dict[str, int]:
+def _read_state(stat: os.stat_result) -> dict[str, int]:
     """What no change of a file leaves as it was."""
     return {key: getattr(stat, f"st_{key}") for key in ("dev", "ino", "size", "mtime_ns", "ctime_ns")}
 

@@ -29,7 +29,7 @@ from datamodules.language.thinking import count_thought, find_answer, opens_bloc
 CHUNK = 16  # tokens between two looks at which answers have ended: each look costs as much as a small part of a step
 VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
 
-STORED = pa.schema(
+SCHEMA = pa.schema(
     {
         "prompt_ids": pa.list_(pa.int32()),
         "answer_ids": pa.list_(pa.int32()),
@@ -129,7 +129,7 @@ def generate_answers(
     # Padding is masked; which token it is matters only to the code that shows it. Tokenizers can have tokens that the
     # model has no embedding for.
     candidates: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
-    pad = next(i for i in candidates if i is not None and i < embeddings_of(model))
+    pad = next(i for i in candidates if i is not None and i < count_embeddings(model))
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
@@ -137,12 +137,12 @@ def generate_answers(
     written: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
     ended: set[int] = set()
-    rows, cache = list(range(len(prompts))), _cache_of_rows(model)
+    rows, cache = list(range(len(prompts))), _make_row_cache(model)
     while rows:
         done = len(written[rows[0]])
         stops = [_Stops(tokenizer, stop, ids.shape[1], [(written[i], opened[i]) for i in rows])] if stop else []
         chosen = _ChosenLogprobs()
-        with _contiguous_head(model):
+        with _keep_head_contiguous(model):
             longer: Tensor = model.generate(  # type: ignore[operator]
                 input_ids=ids,
                 attention_mask=mask,
@@ -172,12 +172,12 @@ def generate_answers(
             ids = longer[going]
             mask = torch.cat([mask[going], mask.new_ones(len(going), len(new[0]))], dim=1)
     return [
-        Answer(prompt, w, p, "stop" if i in ended else "length", _text(tokenizer, w))
+        Answer(prompt, w, p, "stop" if i in ended else "length", _decode(tokenizer, w))
         for i, (prompt, w, p) in enumerate(zip(prompts, written, logprobs, strict=True))
     ]
 
 
-def _cache_of_rows(model: PreTrainedModel) -> DynamicCache | None:
+def _make_row_cache(model: PreTrainedModel) -> DynamicCache | None:
     """A cache of keys and values from which rows can be taken; None for models that keep other states."""
     if not model._supports_default_dynamic_cache():  # type: ignore[operator]
         return None
@@ -186,7 +186,7 @@ def _cache_of_rows(model: PreTrainedModel) -> DynamicCache | None:
 
 
 @contextmanager
-def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
+def _keep_head_contiguous(model: PreTrainedModel) -> Iterator[None]:
     """Give the head of a model its input in one piece.
 
     Of a prompt only the last states reach the head, a strided view of all. Some CPU kernels copy the head's weights
@@ -203,7 +203,7 @@ def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
         hook.remove()
 
 
-def embeddings_of(model: PreTrainedModel) -> int:
+def count_embeddings(model: PreTrainedModel) -> int:
     """For how many tokens a model has an embedding."""
     return len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
 
@@ -216,7 +216,7 @@ def require_embeddings(
     Raises:
         ValueError: names the first of them.
     """
-    highest, rows = max(map(max, filter(None, sequences)), default=-1), embeddings_of(model)
+    highest, rows = max(map(max, filter(None, sequences)), default=-1), count_embeddings(model)
     if highest >= rows:
         raise ValueError(
             f"model: expected tokens below {rows}, for which there are embeddings, got {highest} "
@@ -224,7 +224,7 @@ def require_embeddings(
         )
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
@@ -239,36 +239,38 @@ def cut_thinking(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Answer:
         thought_ids=answer.answer_ids[:n],
         answer_ids=rest,
         logprobs=answer.logprobs[n:],
-        text=_text(tokenizer, rest),
+        text=_decode(tokenizer, rest),
     )
 
 
-def as_if_said(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:
+def make_given_answers(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:
     """N texts as if a model had said them: special tokens before a text are the prompt."""
     special = set(tokenizer.all_special_ids)
     answers = []
     for text in texts:
         ids = array("i", tokenizer(text).input_ids)
         start = next((i for i, token in enumerate(ids) if token not in special), len(ids))
-        answers.append(Answer(ids[:start], ids[start:], array("f"), "given", _text(tokenizer, ids[start:])))
+        answers.append(Answer(ids[:start], ids[start:], array("f"), "given", _decode(tokenizer, ids[start:])))
     return answers
 
 
-def stored(answers: Sequence[Answer]) -> bytes:
-    """N answers as a Parquet file."""
+def write_answers(answers: Sequence[Answer]) -> bytes:
+    """Write N answers as a Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], STORED), buffer)
+    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], SCHEMA), buffer)
     return buffer.getvalue()
 
 
-def read(path: Path) -> list[Answer]:
-    """Answers of a Parquet file, their numbers in arrays of four bytes each: sets can have many."""
+def read_answers(path: Path) -> list[Answer]:
+    """Read the answers of a Parquet file, their numbers in arrays of four bytes each: sets can have many."""
     table = pq.read_table(path)
-    rows = [_arrays(table[name], code) for name, code in (("prompt_ids", "i"), ("answer_ids", "i"), ("logprobs", "f"))]
+    rows = [
+        _split_arrays(table[name], code) for name, code in (("prompt_ids", "i"), ("answer_ids", "i"), ("logprobs", "f"))
+    ]
     return [Answer(*row) for row in zip(*rows, table["finish"].to_pylist(), table["text"].to_pylist(), strict=True)]
 
 
-def _arrays(column: pa.ChunkedArray, code: str) -> list[array]:
+def _split_arrays(column: pa.ChunkedArray, code: str) -> list[array]:
     lists = column.combine_chunks()
     numbers, bounds = lists.flatten().to_numpy(), lists.offsets.to_numpy()
     return [array(code, numbers[start:stop].tobytes()) for start, stop in pairwise(bounds)]

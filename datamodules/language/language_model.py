@@ -17,12 +17,12 @@ from datamodules.language.adapter import CONFIG as ADAPTER_CONFIG
 from datamodules.language.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from datamodules.language.adapter import (
     WITHOUT_ADAPTER,
-    adapter_files,
     apply_adapter,
     find_adapter,
+    list_adapter_files,
     require_mergeable,
 )
-from datamodules.language.chat import encode_turns, reads_clock, turn_end
+from datamodules.language.chat import encode_turns, find_turn_end, reads_clock
 from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
 from datamodules.language.digests import digest_files
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
@@ -134,7 +134,7 @@ class LanguageModel:
         dtype = getattr(torch, str(self.dtype), None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
-        _day(self.date)
+        _parse_day(self.date)
         self.name = self.name or (Path(self.gguf).stem if self.gguf else given)
         require_checkpoint(self.id, self.gguf)
 
@@ -201,7 +201,7 @@ class LanguageModel:
             model = apply_adapter(model, self.adapter_folder, str(self.name))
         return model if placement else model.to(device)  # type: ignore[arg-type]
 
-    def identity(self, memory: Path | None = None) -> dict[str, Any]:
+    def identify(self, memory: Path | None = None) -> dict[str, Any]:
         """What the content of activations depends on, for the cache key: files by digest, or the hub commit.
 
         Args:
@@ -211,7 +211,7 @@ class LanguageModel:
         if self.quantisation:
             identity["quantisation"] = self.quantisation
         if self.adapter_folder is not None:
-            adapter = digest_files(adapter_files(self.adapter_folder), memory)
+            adapter = digest_files(list_adapter_files(self.adapter_folder), memory)
             identity["adapter"] = {path.name: digest for path, digest in adapter.items()}
         return identity
 
@@ -228,18 +228,18 @@ class LanguageModel:
             )
         return bool(self.chat and tokenizer.chat_template)
 
-    def stop_text(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    def find_stop_text(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
         """The text that ends an answer, if any."""
         if self.stop != "auto":
             return self.stop and _unescape(self.stop)
         return None if self.chats(tokenizer) else "\n"
 
-    def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    def find_stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Tokens that end an answer beside those in the model's own settings, ascending.
 
         Fine-tuned models often leave one out: the tokenizer's end of text, or the end of a turn in the template.
         """
-        ends: list[Any] = [tokenizer.eos_token_id, turn_end(tokenizer) if self.chats(tokenizer) else None]
+        ends: list[Any] = [tokenizer.eos_token_id, find_turn_end(tokenizer) if self.chats(tokenizer) else None]
         return sorted({token for token in ends if token is not None})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
@@ -253,7 +253,7 @@ class LanguageModel:
         prompt = _unescape(prompt)
         texts = [prompt.replace("{question}", question) for question in questions]
         if chats:
-            every = encode_turns(tokenizer, texts, self.template or {}, _day(self.date))
+            every = encode_turns(tokenizer, texts, self.template or {}, _parse_day(self.date))
         else:
             every = tokenizer(texts).input_ids
         eos, bos, encoded = tokenizer.eos_token_id, tokenizer.bos_token_id, []
@@ -267,7 +267,7 @@ class LanguageModel:
 
     def writes_date(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts hold the day on which they are made; `date` then stands for it."""
-        return self.chats(tokenizer) and reads_clock(tokenizer, self.template or {}, _day(self.date))
+        return self.chats(tokenizer) and reads_clock(tokenizer, self.template or {}, _parse_day(self.date))
 
     @property
     def _adapter_is_on_hub(self) -> bool:
@@ -278,7 +278,7 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text)
 
 
-def _day(text: object) -> date:
+def _parse_day(text: object) -> date:
     try:
         return date.fromisoformat(str(text))
     except ValueError:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.language.tokens import covering, decode
+from datamodules.language.tokens import decode, find_tokens
 
 PARTS = ("prompt", "answer", "text", "whole", "exact_answer")
 FAR = 10**9  # tokens: no text is as long
@@ -92,7 +92,7 @@ class Positions:
             raise ValueError(
                 f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
             )
-        self.rules = [rule if isinstance(rule, Rule) else _rule(rule) for rule in rules]
+        self.rules = [rule if isinstance(rule, Rule) else _build_rule(rule) for rule in rules]
         for key, given in (("into_prompt", into_prompt), ("require_exact_answer", require_exact_answer)):
             if type(given) is not bool:
                 raise ValueError(f"positions.{key}: expected true or false, got {given!r}")
@@ -110,7 +110,7 @@ class Positions:
         """Whether any column counts from the exact answer, or examples need one."""
         return self.require_exact_answer or any(rule.of == "exact_answer" for rule in self.rules)
 
-    def tokens(
+    def resolve(
         self,
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[Sequence[int]],
@@ -144,14 +144,14 @@ class Positions:
             "exact_answer": (exact[:, 0], exact[:, 1]),
         }
         if any(rule.of == "text" for rule in self.rules):
-            runs["text"] = (before, whole - 1 - _special_at_end(tokenizer, answers))
+            runs["text"] = (before, whole - 1 - _count_special_at_end(tokenizer, answers))
         tokens, valid = [], []
         for rule in self.rules:
             first, last = runs[rule.of]
             if rule.find is not None:
                 texts = {"prompt": prompts, "answer": answers, "text": answers}.get(rule.of)
                 texts = texts or [[*p, *t, *a] for p, t, a in zip(prompts, thoughts, answers, strict=True)]
-                found = torch.tensor([_found(tokenizer, ids, rule) or (1, 0) for ids in texts])
+                found = torch.tensor([_find_text(tokenizer, ids, rule) or (1, 0) for ids in texts])
                 first, last = first + found[:, 0], first + found[:, 1]
             lower = zero if self.into_prompt or rule.of in ("prompt", "whole") else before
             upper = prompt if rule.of == "prompt" else whole
@@ -169,7 +169,7 @@ class Positions:
         return torch.stack(tokens, 1) * kept[:, :, None], torch.stack(valid, 1) & kept
 
 
-def _rule(attributes: Mapping[str, Any]) -> Rule:
+def _build_rule(attributes: Mapping[str, Any]) -> Rule:
     given: dict[str, Any] = {str(key): value for key, value in attributes.items()}
     try:
         if isinstance(given["name"], int):
@@ -181,7 +181,7 @@ def _rule(attributes: Mapping[str, Any]) -> Rule:
         ) from None
 
 
-def _special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> Tensor:
+def _count_special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> Tensor:
     """How many special tokens stand at the end of each answer, [N]."""
     special = set(tokenizer.all_special_ids)
     return torch.tensor(
@@ -189,7 +189,7 @@ def _special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequen
     )
 
 
-def _found(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rule) -> tuple[int, int] | None:
+def _find_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rule) -> tuple[int, int] | None:
     """First and last token of the text that a rule names, special tokens counting as text."""
     assert rule.find is not None
     text = decode(tokenizer, ids, special=True)
@@ -197,10 +197,10 @@ def _found(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rule) -
     if not -len(starts) <= rule.nth < len(starts):
         return None
     start = starts[rule.nth]
-    return covering(tokenizer, ids, (start, start + len(rule.find)), special=True)
+    return find_tokens(tokenizer, ids, (start, start + len(rule.find)), special=True)
 
 
-def coincidence(tokens: Tensor, valid: Tensor) -> Tensor:
+def compute_coincidence(tokens: Tensor, valid: Tensor) -> Tensor:
     """Share of examples having both positions in which the two are the same.
 
     Args:

@@ -35,9 +35,11 @@ class TimeLeft:
         clock: gives the time in seconds.
 
     Example:
-        >>> left = TimeLeft(total=100, expected=60)
-        >>> left.advance(10)  # after 20 s
-        >>> round(left.seconds())
+        >>> now = 0.0
+        >>> left = TimeLeft(total=100, expected=60, clock=lambda: now)
+        >>> now = 20.0
+        >>> left.advance(10)
+        >>> round(left.estimate())
         180
     """
 
@@ -71,13 +73,13 @@ class TimeLeft:
         self._work, self._time = kept * self._work + work, kept * self._time + took
         self.done, self.batches = self.done + work, self.batches + 1
 
-    def seconds(self) -> float:
+    def estimate(self) -> float:
         """Seconds left; between batches they count down, and up again in a batch that takes far longer than thought."""
         rest = max(0.0, self.total - self.done) * self.pace
         waited = self._clock() - self._last
         return max(rest - waited, waited / 4) if rest else 0.0
 
-    def changed(self) -> tuple[float, float] | None:
+    def check_change(self) -> tuple[float, float] | None:
         """Seconds left now and as last said, where these are so far apart that people should know.
 
         They are where the stage takes more than twice or less than half as long, by half a minute or more, and enough
@@ -86,7 +88,7 @@ class TimeLeft:
         if self.elapsed < 5 or not self.batches or (self.batches < 2 and self.elapsed < 30):
             return None
         rest = max(0.0, self.total - self.done)
-        left, said = self.seconds(), rest * self._announced
+        left, said = self.estimate(), rest * self._announced
         whole, whole_said = self.elapsed + left, self.total * self._announced
         if abs(left - said) < 30 or 1 / 2 <= whole / whole_said <= 2:
             return None
@@ -100,12 +102,14 @@ class TimeLeftColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Words such as `12 min left`."""
         left: TimeLeft = task.fields["left"]
-        words = f"in {duration(task.elapsed or 0)}" if task.finished else f"{duration(left.seconds())} left"
+        words = (
+            f"in {format_duration(task.elapsed or 0)}" if task.finished else f"{format_duration(left.estimate())} left"
+        )
         return Text(words, style="progress.remaining")
 
 
 @contextmanager
-def bar(
+def show_bar(
     stage: str, total: int, quiet: bool, expected: float, work: float | None = None
 ) -> Iterator[Callable[[int, float], None]]:
     """Show a bar of a stage, and log where it takes far longer or shorter than was said.
@@ -137,13 +141,13 @@ def bar(
             nonlocal done
             done += n
             left.advance(cost)
-            progress.update(task, advance=n, rate=rate(done / max(left.elapsed, 1e-3)))
-            changed = None if quiet else left.changed()
+            progress.update(task, advance=n, rate=format_rate(done / max(left.elapsed, 1e-3)))
+            changed = None if quiet else left.check_change()
             if changed:
                 way = "slower" if changed[0] > changed[1] else "faster"
                 log.info(
-                    f"{stage}: going {way} than estimated: {done:,} of {total:,} done, about {duration(changed[0])} "
-                    f"left instead of {duration(changed[1])}"
+                    f"{stage}: going {way} than estimated: {done:,} of {total:,} done, "
+                    f"about {format_duration(changed[0])} left instead of {format_duration(changed[1])}"
                 )
 
         yield advance
@@ -164,7 +168,7 @@ class Speed:
         )
         self.weights = sum(p.numel() for p in model.parameters()) - embeddings
 
-    def seconds(self, tokens: int, batch: int, steps: int = 1) -> float:
+    def estimate(self, tokens: int, batch: int, steps: int = 1) -> float:
         """Seconds of `steps` passes one after the other, each of `tokens` tokens of a batch at once.
 
         Every weight is taken to be used for every token, which is too much for a mixture of experts.
@@ -174,11 +178,11 @@ class Speed:
         each = self.weights / (4 * self.width**2) * product * tokens / rows
         return steps * (each + self.depth * OPERATIONS * plain)
 
-    def of_batches(self, examples: int, size: int, tokens: int, steps: int = 0) -> float:
+    def estimate_batches(self, examples: int, size: int, tokens: int, steps: int = 0) -> float:
         """Seconds for examples in batches of at most `size`: `tokens` of each read at once, then `steps` one by one."""
         batch = min(examples, size)
-        written = self.seconds(batch, batch, steps) if steps else 0
-        return math.ceil(examples / batch) * (self.seconds(batch * tokens, batch) + written)
+        written = self.estimate(batch, batch, steps) if steps else 0
+        return math.ceil(examples / batch) * (self.estimate(batch * tokens, batch) + written)
 
     def _time(self, rows: int) -> float:
         """Seconds of a product [rows, D] [D, 4 D], the median of five; without rows, of adding 1 to one number."""
@@ -193,21 +197,33 @@ class Speed:
         return sorted(times)[2]
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words, to be read at a glance."""
+def format_duration(seconds: float) -> str:
+    """Write seconds in words, to be read at a glance.
+
+    >>> format_duration(40), format_duration(150), format_duration(86400)
+    ('40 s', '2.5 min', '24 h')
+    """
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"
     return f"{max(1, seconds):.0f} s"
 
 
-def rate(each_second: float) -> str:
-    """Examples a second in words, or a minute where these are few."""
+def format_rate(each_second: float) -> str:
+    """Write examples a second in words, or a minute where these are few.
+
+    >>> format_rate(12), format_rate(0.5)
+    ('12/s', '30/min')
+    """
     return f"{each_second:.0f}/s" if each_second >= 1 else f"{60 * each_second:.0f}/min"
 
 
-def size(n: float) -> str:
-    """Bytes in words, to be read at a glance."""
+def format_size(n: float) -> str:
+    """Write bytes in words, to be read at a glance.
+
+    >>> format_size(2_500_000), format_size(10)
+    ('2 MB', '10 B')
+    """
     for unit in ("B", "kB", "MB"):
         if n < 1000:
             return f"{n:.0f} {unit}"

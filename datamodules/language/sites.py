@@ -28,7 +28,7 @@ def check_site(site: str, key: str = "site.name") -> None:
         raise ValueError(f"{key}: expected one of {', '.join(SITES)}; got {site!r}")
 
 
-def width_of(config: PretrainedConfig, site: str) -> int:
+def get_width(config: PretrainedConfig, site: str) -> int:
     """Numbers of a site for one token and layer, as far as the configuration of the language part tells."""
     if site == "z":
         heads = config.num_attention_heads
@@ -36,62 +36,64 @@ def width_of(config: PretrainedConfig, site: str) -> int:
     return getattr(config, "intermediate_size", 4 * config.hidden_size) if site == "mlp_post" else config.hidden_size
 
 
-def decoder(model: PreTrainedModel) -> nn.Module:
+def get_decoder(model: PreTrainedModel) -> nn.Module:
     """Return the language part of a model without its head, or the whole of an encoder."""
     inner = model.get_decoder()
     return model.base_model if inner is None else inner
 
 
-def blocks(model: PreTrainedModel) -> nn.ModuleList:
+def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Return the blocks of the language part, in order.
 
     Raises:
         ValueError: no list of as many modules as the configuration counts layers, or several and none with attentions.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
-    lists = [m for m in decoder(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    attending = [m for m in lists if any(_attention(block) is not None for block in m)]
+    lists = [m for m in get_decoder(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    attending = [m for m in lists if any(_find_attention(block) is not None for block in m)]
     found = attending[:1] or lists
     if len(found) != 1:
         raise ValueError(f"{type(model).__name__}: expected one list of {depth} blocks in it, found {len(found)}")
     return found[0]
 
 
-def places(block: nn.Module, width: int) -> dict[str, Place]:
+def find_places(block: nn.Module, width: int) -> dict[str, Place]:
     """Return where each site of a block is read, those that it has.
 
     A block with two feed-forward parts, such as experts beside a shared one, has no place for what either adds.
 
     Args:
-        block: one of `blocks`.
+        block: one of those that `find_blocks` returns.
         width: D of the residual stream.
     """
     found = {"resid_pre": Place([block], "input"), "resid_post": Place([block], "output")}
-    attention = _attention(block)
+    attention = _find_attention(block)
     if attention is None:
         return found
-    if not _has_experts(attention) and (projections := _projections(attention, width)):
+    if not _has_experts(attention) and (projections := _find_projections(attention, width)):
         found |= {"attn_out": Place(projections, "output"), "z": Place(projections, "input")}
     others = [child for child in block.children() if not _attends(child)]
     linear = [child for child in others if _ends_in(child, width)]
-    parts = [child for child in others if child not in linear and (_projections(child, width) or _has_experts(child))]
+    parts = [
+        child for child in others if child not in linear and (_find_projections(child, width) or _has_experts(child))
+    ]
     if len(parts) > 1:
         return found
     if parts and _has_experts(parts[0]):
         return found | {"mlp_out": Place(parts, "output")}  # several down projections, of which a token takes a few
-    if projections := _projections(parts[0], width) if parts else linear:
+    if projections := _find_projections(parts[0], width) if parts else linear:
         found |= {"mlp_post": Place(projections, "input"), "mlp_out": Place(projections, "output")}
     return found
 
 
-def place_of(site: str, block: nn.Module, width: int) -> Place:
+def find_place(site: str, block: nn.Module, width: int) -> Place:
     """Return where one site is read.
 
     Raises:
         ValueError: the block lacks it; names those it has.
     """
     check_site(site)
-    there = places(block, width)
+    there = find_places(block, width)
     if site not in there:
         names = ", ".join(name for name in SITES if name in there)
         raise ValueError(f"site.name: expected one that {type(block).__name__} has: {names}; got {site}")
@@ -111,7 +113,7 @@ def choose_layers(model_layers: int, layers: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def _attention(block: nn.Module) -> nn.Module | None:
+def _find_attention(block: nn.Module) -> nn.Module | None:
     return next(filter(_attends, block.children()), None)
 
 
@@ -123,7 +125,7 @@ def _ends_in(module: nn.Module, width: int) -> bool:
     return getattr(module, "out_features", getattr(module, "nf", None)) == width
 
 
-def _projections(module: nn.Module, width: int) -> list[nn.Module]:
+def _find_projections(module: nn.Module, width: int) -> list[nn.Module]:
     return [m for m in module.modules() if _ends_in(m, width)]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.language.tokens import covering, decode
+from datamodules.language.tokens import decode, find_tokens
 
 MARKS = (
     ("<think>", "</think>"),  # Qwen3, DeepSeek-R1, QwQ, SmolLM3, GLM, Granite, Nemotron and most others
@@ -31,15 +31,15 @@ CURE = (
 )
 
 
-def _any(texts: Sequence[str]) -> str:
+def _join_alternatives(texts: Sequence[str]) -> str:
     """A regular expression of any of these texts."""
     return "|".join(map(re.escape, texts))
 
 
 _TAIL = 64  # tokens: more than a mark and blanks behind it take, at one token a byte
 _OPENING, _CLOSING = zip(*MARKS, strict=True)
-_OPENS = re.compile(_any(_OPENING))
-_CLOSES = re.compile(rf"(?:{_any(_CLOSING)})\s*(?:(?:{_any(OPENS_ANSWER)})\s*)?")
+_OPENS = re.compile(_join_alternatives(_OPENING))
+_CLOSES = re.compile(rf"(?:{_join_alternatives(_CLOSING)})\s*(?:(?:{_join_alternatives(OPENS_ANSWER)})\s*)?")
 
 
 def find_answer(text: str, opened: bool = False) -> int | None:
@@ -55,7 +55,7 @@ def find_answer(text: str, opened: bool = False) -> int | None:
 
     Example:
         >>> find_answer("<think>\\nFrance, so\\n</think>\\n\\nParis.")
-        30
+        29
         >>> find_answer("<think>\\nFrance, so")
     """
     start = max((match.end() for match in _CLOSES.finditer(text)), default=None if opened else 0)
@@ -82,5 +82,5 @@ def count_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int],
     # Thoughts are long, so only the end is decoded token by token: no token of the answer has less than a byte of it.
     end = written_ids[-(len(rest.encode()) + _TAIL) :]
     at = len(decode(tokenizer, end, special=True)) - len(rest)
-    found = covering(tokenizer, end, (at, at + 1), special=True) if rest else None
+    found = find_tokens(tokenizer, end, (at, at + 1), special=True) if rest else None
     return len(written_ids) - len(end) + found[0] if found else len(written_ids)

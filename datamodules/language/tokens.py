@@ -32,10 +32,10 @@ def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_
         answer, but a token that holds blank and word together does.
     """
     span = find(decode(tokenizer, answer_ids), exact_answer)
-    return covering(tokenizer, answer_ids, span) if span else None
+    return find_tokens(tokenizer, answer_ids, span) if span else None
 
 
-def covering(
+def find_tokens(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], span: tuple[int, int], special: bool = False
 ) -> tuple[int, int] | None:
     """First and last token whose text overlaps a range of characters of the decoded ids; None where none does.
@@ -44,14 +44,14 @@ def covering(
     """
     text = decode(tokenizer, ids, special)
     # Token after token the text only grows, so the two ends are found by halving.
-    first = bisect_left(range(len(ids)), True, key=lambda i: _end(tokenizer, ids, i, text, special) > span[0])
+    first = bisect_left(range(len(ids)), True, key=lambda i: _find_end(tokenizer, ids, i, text, special) > span[0])
     last = bisect_left(
-        range(len(ids)), True, first, key=lambda i: _grown(tokenizer, ids[:i], text, special)[0] >= span[1]
+        range(len(ids)), True, first, key=lambda i: _measure_growth(tokenizer, ids[:i], text, special)[0] >= span[1]
     )
     return (first, last - 1) if first < last else None
 
 
-def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+def decode_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
     """Decode ids one by one.
 
     Returns:
@@ -59,17 +59,19 @@ def token_ranges(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tupl
         character has that character in its range; special tokens add none.
     """
     text = decode(tokenizer, ids)
-    starts = (_grown(tokenizer, ids[:i], text, False)[0] for i in range(len(ids)))
-    return text, [(start, _end(tokenizer, ids, i, text, False)) for i, start in enumerate(starts)]
+    starts = (_measure_growth(tokenizer, ids[:i], text, False)[0] for i in range(len(ids)))
+    return text, [(start, _find_end(tokenizer, ids, i, text, False)) for i, start in enumerate(starts)]
 
 
-def _end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, text: str, special: bool) -> int:
+def _find_end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, text: str, special: bool) -> int:
     """One past the last character of `text`, the decoded ids, of which token i carries bytes."""
-    end, whole = _grown(tokenizer, ids[: i + 1], text, special)
+    end, whole = _measure_growth(tokenizer, ids[: i + 1], text, special)
     return end if whole else end + 1
 
 
-def _grown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, special: bool) -> tuple[int, bool]:
+def _measure_growth(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, special: bool
+) -> tuple[int, bool]:
     """How many characters of `text` its beginning `ids` has whole, and whether nothing of a further one.
 
     A decoder shows the first bytes of a character as one or several marks, and some show the whole characters of the
@@ -80,8 +82,8 @@ def _grown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, sp
     if text.startswith(beginning):
         return len(beginning), True
     fewer = (decode(tokenizer, ids[:-n], special) for n in range(1, MOST_BYTES) if n <= len(ids))
-    return max(_in_common(one, text) for one in (beginning, *fewer)), False
+    return max(_count_in_common(one, text) for one in (beginning, *fewer)), False
 
 
-def _in_common(one: str, other: str) -> int:
+def _count_in_common(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

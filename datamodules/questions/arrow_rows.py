@@ -35,21 +35,21 @@ class ArrowRows(Sequence[Row]):
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
         row = self._rows[at]
-        return {**row, **{name: _as_written(row[name], kind) for name, kind in self._short.items()}}
+        return {**row, **{name: _restore(row[name], kind) for name, kind in self._short.items()}}
 
     def __iter__(self) -> Iterator[Row]:
         return (self[i] for i in range(len(self)))
 
 
 def _holds_short(kind: pa.DataType) -> bool:
-    kind = _plain(kind)
+    kind = _unwrap(kind)
     if pa.types.is_float16(kind) or pa.types.is_float32(kind):
         return True
     return any(_holds_short(kind.field(i).type) for i in range(kind.num_fields))
 
 
-def _as_written(cell: Any, kind: pa.DataType) -> Any:
-    kind = _plain(kind)
+def _restore(cell: Any, kind: pa.DataType) -> Any:
+    kind = _unwrap(kind)
     if cell is None or not _holds_short(kind):
         return cell
     if pa.types.is_float16(kind):
@@ -57,14 +57,14 @@ def _as_written(cell: Any, kind: pa.DataType) -> Any:
     if pa.types.is_float32(kind):
         return float(str(np.float32(cell)))
     if pa.types.is_struct(kind):
-        return {field.name: _as_written(cell[field.name], field.type) for field in kind}
+        return {field.name: _restore(cell[field.name], field.type) for field in kind}
     if pa.types.is_map(kind):
-        return [(_as_written(key, kind.key_type), _as_written(item, kind.item_type)) for key, item in cell]
-    return [_as_written(one, kind.value_type) for one in cell]
+        return [(_restore(key, kind.key_type), _restore(item, kind.item_type)) for key, item in cell]
+    return [_restore(one, kind.value_type) for one in cell]
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _unwrap(kind: pa.DataType) -> pa.DataType:
     """A type without what only says how its values are stored."""
     if isinstance(kind, pa.BaseExtensionType):
-        return _plain(kind.storage_type)
-    return _plain(kind.value_type) if pa.types.is_dictionary(kind) else kind
+        return _unwrap(kind.storage_type)
+    return _unwrap(kind.value_type) if pa.types.is_dictionary(kind) else kind

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.questions.arrow_rows import ArrowRows
-from datamodules.questions.lists import exact_number, parsed_list
+from datamodules.questions.lists import parse_list, parse_number
 from datamodules.questions.question import Question, Tell
 from datamodules.questions.row import Row
 from datamodules.questions.row_questions import RowQuestions
@@ -61,9 +61,9 @@ class FileQuestions(RowQuestions):
         Raises:
             ValueError: a file or its rows cannot be read, or no question is left.
         """
-        return self._questions(self.rows(tell), tell)
+        return self._build_questions(self.read_rows(tell), tell)
 
-    def rows(self, tell: Tell = log.info) -> dict[str, Sequence[Row]]:
+    def read_rows(self, tell: Tell = log.info) -> dict[str, Sequence[Row]]:
         """Read the file or the two files.
 
         Raises:
@@ -73,7 +73,7 @@ class FileQuestions(RowQuestions):
             return {"": self._read("path", self.path, tell)}
         return {"train": self._read("path", self.path, tell), "test": self._read("test_path", self.test_path, tell)}
 
-    def listed(self, cell: Any, column: str) -> Any:
+    def read_list(self, cell: Any, column: str) -> Any:
         """The values of a cell of a CSV file that is a list.
 
         Raises:
@@ -82,7 +82,7 @@ class FileQuestions(RowQuestions):
         if self.kind != "csv" or not isinstance(cell, str):
             return cell
         try:
-            return parsed_list(cell)
+            return parse_list(cell)
         except ValueError as error:
             raise ValueError(f"dataset: column {column} of {self.name}: {error}") from None
 
@@ -117,11 +117,11 @@ class FileQuestions(RowQuestions):
             ) from None
         if not text.strip():
             raise ValueError(f"dataset.{key}: expected questions, got {path}: an empty file")
-        read = _csv_rows if self.kind == "csv" else _json_rows
+        read = _read_csv if self.kind == "csv" else _read_json
         return read(key, path, text, tell)
 
 
-def _csv_rows(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]]:
+def _read_csv(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]]:
     csv.field_size_limit(2**31 - 1)  # a context can be long
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[dict[str, Any]] = []
@@ -164,14 +164,14 @@ def _csv_rows(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]
     return rows
 
 
-def _json_rows(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]]:
+def _read_json(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any]]:
     rows, blank = [], 0
     for i, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         if not line.strip():
             blank += 1
             continue
         try:
-            row = json.loads(line, parse_float=exact_number)
+            row = json.loads(line, parse_float=parse_number)
             if not isinstance(row, dict):
                 raise ValueError(f"{type(row).__name__} instead of an object")
             json.dumps(row, ensure_ascii=False, default=str).encode()  # halves of characters cannot be asked

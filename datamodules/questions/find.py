@@ -34,10 +34,10 @@ def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[i
     A whole-word occurrence of any goes before parts of words, wherever these stand; of two at one place the longer.
     With `meant`, words whose case decides are found only where they are meant, as the label rules have it.
     """
-    folded, origin = _folded(text)
+    folded, origin = _fold_case(text)
     found = []
     for words in sought:
-        needle = [_folded(word)[0] for word in words.split()]
+        needle = [_fold_case(word)[0] for word in words.split()]
         if not needle or any(word not in folded for word in needle):  # most of a long list of aliases
             continue
         pattern = r"\s+".join(map(regex.escape, needle)) + r"(?!\p{M})"
@@ -59,7 +59,7 @@ def cuts_word(text: str, span: tuple[int, int]) -> bool:
     return not (_MAY_START.match(text, span[0]) and _MAY_END.match(text, span[1]))
 
 
-def _folded(text: str) -> tuple[str, Sequence[int]]:
+def _fold_case(text: str) -> tuple[str, Sequence[int]]:
     """A text with its case folded and its accents apart, and for each of its characters where it came from."""
     if text.isascii():
         return text.casefold(), range(len(text))

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from datamodules.questions.row import Row, as_text, fields, filled, value
+from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell
 
 LONGEST = 100  # characters of a group's name; a whole context may be one
 
 
 @dataclass
-class Asked:
+class UniqueText:
     """One text of a table.
 
     Attributes:
@@ -27,7 +27,7 @@ class Asked:
     times: int = 0
 
 
-def shared_by(row: Row, patterns: Mapping[str, str]) -> list[str]:
+def name_groups(row: Row, patterns: Mapping[str, str]) -> list[str]:
     """Names of the groups that a row belongs to, one for each text whose columns are all filled in.
 
     Args:
@@ -37,18 +37,18 @@ def shared_by(row: Row, patterns: Mapping[str, str]) -> list[str]:
     """
     found = []
     for template, pattern in patterns.items():
-        if not all(as_text(value(row, column)).strip() for column in fields(template)):
+        if not all(format_cell(read_cell(row, column)).strip() for column in find_columns(template)):
             continue
-        text = filled(template, row)
+        text = fill(template, row)
         if pattern:
             matches = re.findall(pattern, text)
             text = "|".join("|".join(match) if isinstance(match, tuple) else match for match in matches)
         if text.strip("| "):
-            found.append(f"{template}={_shortened(text)}")
+            found.append(f"{template}={_shorten(text)}")
     return found
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     if len(text) <= LONGEST:
         return text
     return f"{text[:LONGEST]}... {blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
@@ -62,11 +62,11 @@ class Groups:
 
     def join(self, one: str, other: str) -> None:
         """Make two groups one."""
-        one, other = self.of(one), self.of(other)
+        one, other = self.find(one), self.find(other)
         if one != other:
             self._next[one] = other
 
-    def of(self, group: str) -> str:
+    def find(self, group: str) -> str:
         """Return what all groups joined with this one are called."""
         while group in self._next:
             after = self._next[group]

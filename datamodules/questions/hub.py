@@ -64,18 +64,18 @@ class HubQuestions(RowQuestions):
         if Path(self.id).is_dir():
             return
         snapshot = fetch_snapshot("dataset", self.id, self.revision, allow=[CARD])
-        parts, files = self._parts(snapshot), None
+        parts, files = self._list_parts(snapshot), None
         if parts is not None:
             files = [CARD, *parts.get(self.train_split, ()), *parts.get(self.test_split or "", ())]
         fetch_snapshot("dataset", self.id, snapshot.name, allow=files)
 
-    def identity(self) -> dict[str, Any]:
+    def identify(self) -> dict[str, Any]:
         """The data set and its commit."""
         return {"hub": self.id, "config": self.config, "commit": self.commit}
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Also the revision that was asked for."""
-        return super().about() | {"revision": self.revision}
+        return super().describe() | {"revision": self.revision}
 
     def check_unmoved(self, cache_root: str) -> None:
         """Refuse a branch or tag that led to another commit when answers were cached.
@@ -88,31 +88,32 @@ class HubQuestions(RowQuestions):
         for path in Path(cache_root).expanduser().glob("answers/*/manifest.json"):
             try:
                 manifest = json.loads(path.read_bytes())
-                asked, then = manifest["about"].get("revision"), dict(manifest["dataset"])
+                revision, then = manifest["about"].get("revision"), dict(manifest["dataset"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
-            if asked == self.revision and then == self.identity() | {"commit": then.get("commit")} != self.identity():
+            now = self.identify()
+            if revision == self.revision and then == now | {"commit": then.get("commit")} != now:
                 raise ValueError(
                     f"dataset.revision: expected {self.revision or 'the newest'} of {self.id} to be the commit "
                     f"{then['commit']}, as when answers were cached, got {self.commit}; set dataset.revision to the "
                     "one you mean"
                 )
 
-    def rows(self) -> dict[str, Sequence[Row]]:
+    def read_rows(self) -> dict[str, Sequence[Row]]:
         """Load the parts, the columns in use only."""
         if self.test_split is None:
-            return {"": self._rows(self.train_split)}
-        return {"train": self._rows(self.train_split), "test": self._rows(self.test_split)}
+            return {"": self._read_part(self.train_split)}
+        return {"train": self._read_part(self.train_split), "test": self._read_part(self.test_split)}
 
-    def _rows(self, split: str) -> Sequence[Row]:
-        table = self._load(split)  # stays on disk; rows are read as they are asked for
+    def _read_part(self, split: str) -> Sequence[Row]:
+        table = self._load_part(split)  # stays on disk; rows are read as they are asked for
         used = [name for name in table.column_names if name in {column.split(".")[0] for column in self.columns}]
         table = table.select_columns(used or table.column_names)
         return ArrowRows(cast(Sequence[Row], table), table.features.arrow_schema)
 
-    def _load(self, split: str) -> Dataset:
+    def _load_part(self, split: str) -> Dataset:
         disable_progress_bars()
-        parts = self._parts(self.folder)
+        parts = self._list_parts(self.folder)
         if parts is not None and split not in parts:
             raise ValueError(f"dataset: expected a part {split!r} of {self.id}, got {', '.join(parts)}")
         try:
@@ -120,7 +121,7 @@ class HubQuestions(RowQuestions):
                 loaded = load_dataset(str(self.folder), self.config)
             else:  # by their files: those of other parts and configurations need not be here
                 files = {split: parts[split]}
-                loaded = load_dataset(str(self.folder), data_files=files, **self._reading(self.folder))
+                loaded = load_dataset(str(self.folder), data_files=files, **self._read_settings(self.folder))
         except Exception as error:  # of many kinds, all about what was asked for
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -131,17 +132,17 @@ class HubQuestions(RowQuestions):
             raise ValueError(f"dataset: expected a part {split!r} of {self.id}, got {', '.join(map(str, loaded))}")
         return loaded[split]
 
-    def _parts(self, folder: Path) -> dict[str, list[str]] | None:
+    def _list_parts(self, folder: Path) -> dict[str, list[str]] | None:
         """Patterns of the files of each part, as the data set's card gives them; None where it gives none."""
-        files = (self._described(folder) or {}).get("data_files")
+        files = (self._read_configuration(folder) or {}).get("data_files")
         return None if files is None else {str(part): paths for part, paths in sanitize_patterns(files).items()}
 
-    def _reading(self, folder: Path) -> dict[str, Any]:
+    def _read_settings(self, folder: Path) -> dict[str, Any]:
         """Settings of the card for whatever reads the files, such as `sep`."""
-        settings = self._described(folder) or {}
+        settings = self._read_configuration(folder) or {}
         return {key: value for key, value in settings.items() if key not in NOT_FOR_READERS}
 
-    def _described(self, folder: Path) -> dict[str, Any] | None:
+    def _read_configuration(self, folder: Path) -> dict[str, Any] | None:
         """The configuration in the data set's card; None where the card describes none.
 
         Raises:

@@ -62,7 +62,7 @@ def is_said(word: str, text: str, start: int, end: int) -> bool:
     """
     if regex.search(r"\w['’]$", text[:start]):  # the s of it's
         return False
-    said, bounds = text[start:end], _sentence(text, start)
+    said, bounds = text[start:end], _find_sentence(text, start)
     before, after = text[bounds[0] : start], text[end : bounds[1]]
     if _is_set_off(word, before, after):
         return True
@@ -87,7 +87,7 @@ def _is_short_name(word: str) -> bool:
     return word.isupper() and len(word) <= MOST_CAPITALS and (len(word) == 1 or _VOWEL.search(word) is not None)
 
 
-def _sentence(text: str, at: int) -> tuple[int, int]:
+def _find_sentence(text: str, at: int) -> tuple[int, int]:
     """Start and end of the sentence, or the line, that holds a character."""
     start, end = 0, len(text)
     for match in _SENTENCE_END.finditer(text):

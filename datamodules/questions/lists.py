@@ -25,12 +25,12 @@ MOST_AXES = 64  # of an array
 _CONSTANTS = {"True": True, "False": False, "None": None}
 
 
-def parsed_list(field: str) -> Any:
+def parse_list(field: str) -> Any:
     """The values of a field that is a list; any other field as it is.
 
     numpy puts blanks and line breaks between the elements of an array, where Python would join two texts to one.
 
-        >>> parsed_list("['Paris' 'City of Light']"), parsed_list('["a", "b"]'), parsed_list("[sic]")
+        >>> parse_list("['Paris' 'City of Light']"), parse_list('["a", "b"]'), parse_list("[sic]")
         (['Paris', 'City of Light'], ['a', 'b'], '[sic]')
 
     Raises:
@@ -40,8 +40,8 @@ def parsed_list(field: str) -> Any:
     if not (field_.startswith("[") and field_.endswith("]")):
         return field
     with suppress(*_UNREADABLE):
-        return json.loads(field_, parse_float=exact_number)
-    values, abbreviated = _array(field_)
+        return json.loads(field_, parse_float=parse_number)
+    values, abbreviated = _parse_array(field_)
     if values is not None:
         if abbreviated:
             raise ValueError(
@@ -55,7 +55,7 @@ def parsed_list(field: str) -> Any:
     return field
 
 
-def exact_number(text: str) -> float | Decimal:
+def parse_number(text: str) -> float | Decimal:
     """A number with a point or an exponent, as a float if that keeps all its digits.
 
     Raises:
@@ -68,7 +68,7 @@ def exact_number(text: str) -> float | Decimal:
     return number if exact.is_nan() or Decimal(str(number)) == exact else exact
 
 
-def _array(text: str) -> tuple[list[Any] | None, bool]:
+def _parse_array(text: str) -> tuple[list[Any] | None, bool]:
     """Elements of an array as it is printed, None where the text is no array; and whether some are left out."""
     opened: list[tuple[str, list[Any]]] = []
     at, dots = 0, False
@@ -87,16 +87,16 @@ def _array(text: str) -> tuple[list[Any] | None, bool]:
                 return (values if at == len(text) else None), dots
             opened[-1][1].append(values)
         elif kind != "comma":
-            opened[-1][1].append(... if kind == "dots" else _read(token))
+            opened[-1][1].append(... if kind == "dots" else _parse_value(token))
     return None, False
 
 
-def _read(token: str) -> Any:
+def _parse_value(token: str) -> Any:
     if token in _CONSTANTS:
         return _CONSTANTS[token]
     if token[-1] in "'\"":
         return ast.literal_eval(token)
-    return int(token) if re.fullmatch(r"[-+]?\d+", token) else exact_number(token)
+    return int(token) if re.fullmatch(r"[-+]?\d+", token) else parse_number(token)
 
 
 def _is_plain(text: str) -> bool:

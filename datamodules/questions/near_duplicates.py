@@ -45,9 +45,9 @@ def tell_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray,
         test: rows of the test split.
         tell: takes the line.
     """
-    found = near_duplicates(texts, test)
+    found = find_near_duplicates(texts, test)
     if found:
-        shown = "; ".join(_side_by_side(texts[one.test], texts[one.other]) for one in found[:SHOWN])
+        shown = "; ".join(_show_side_by_side(texts[one.test], texts[one.other]) for one in found[:SHOWN])
         tell(
             f"split: {len(found)} of {len(test)} test questions differ from one that trains or validates by at most "
             f"one letter in {LETTERS_PER_EDIT}, such as {shown}; if they belong together, set dataset.group to what "
@@ -55,7 +55,7 @@ def tell_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray,
         )
 
 
-def near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray) -> list[NearDuplicate]:
+def find_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray) -> list[NearDuplicate]:
     """Find for each test question the nearest question outside the test split, if one is near.
 
     Two texts are near if they differ in one word, in one place or in all, and in numbers, by at most one letter or
@@ -70,40 +70,41 @@ def near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray) -> l
     Returns:
         those found, the fewest edits first.
 
-        >>> near_duplicates(["The nurse said that he was late again.", "The nurse said that she was late again."], [1])
+        >>> texts = ["The nurse said that he was late again.", "The nurse said that she was late again."]
+        >>> find_near_duplicates(texts, [1])
         [NearDuplicate(test=1, other=0, edits=1)]
     """
     in_test = np.zeros(len(texts), dtype=bool)
     in_test[np.asarray(test, dtype=np.int64)] = True
     nearest: dict[int, NearDuplicate] = {}
-    for one, other in sorted(_alike(texts, in_test)):
-        words = _words(texts[one])
+    for one, other in sorted(_find_alike(texts, in_test)):
+        words = _split_words(texts[one])
         most = sum(map(len, words)) // LETTERS_PER_EDIT
-        edits = _edits(words, _words(texts[other]))
-        edits = None if edits is None else edits + _digits(texts[one], texts[other])
+        edits = _count_edits(words, _split_words(texts[other]))
+        edits = None if edits is None else edits + _count_digits(texts[one], texts[other])
         if edits is not None and edits <= most and (one not in nearest or edits < nearest[one].edits):
             nearest[one] = NearDuplicate(one, other, edits)
     return sorted(nearest.values(), key=lambda found: (found.edits, found.test))
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """Words of a text, folded; all numbers are the same word."""
     text = text.casefold() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     return _WORD.findall(_NUMBER.sub(" 0 ", text))
 
 
-def _alike(texts: Sequence[str], in_test: np.ndarray) -> set[tuple[int, int]]:
+def _find_alike(texts: Sequence[str], in_test: np.ndarray) -> set[tuple[int, int]]:
     """Pairs of a test row and another whose words are the same but for one, of families that are no template."""
-    keys_of = [_keys(_words(text)) for text in texts]
+    keys_of = [_compute_keys(_split_words(text)) for text in texts]
     owners = np.repeat(np.arange(len(texts), dtype=np.int32), [len(keys) for keys in keys_of])
     keys = np.concatenate(keys_of) if keys_of else np.empty(0, dtype=np.uint64)
     del keys_of
     parts = 1 + len(keys) // KEYS_AT_ONCE  # 10,000 contexts of 900 words have 9 million
     share = (keys % np.uint64(parts)).astype(np.int64)
-    return set().union(*(_pairs(keys[share == part], owners[share == part], in_test) for part in range(parts)))
+    return set().union(*(_find_pairs(keys[share == part], owners[share == part], in_test) for part in range(parts)))
 
 
-def _pairs(keys: np.ndarray, owners: np.ndarray, in_test: np.ndarray) -> set[tuple[int, int]]:
+def _find_pairs(keys: np.ndarray, owners: np.ndarray, in_test: np.ndarray) -> set[tuple[int, int]]:
     """Pairs of a test row and another that have one of these keys in common with few others."""
     order = np.argsort(keys)
     keys, owners = keys[order], owners[order]
@@ -120,7 +121,7 @@ def _pairs(keys: np.ndarray, owners: np.ndarray, in_test: np.ndarray) -> set[tup
     return pairs
 
 
-def _keys(words: Sequence[str]) -> np.ndarray:
+def _compute_keys(words: Sequence[str]) -> np.ndarray:
     """What a text shares with one that has another word somewhere: the sum of the hashes of its words, modulo 2**64.
 
     Returns:
@@ -134,7 +135,7 @@ def _keys(words: Sequence[str]) -> np.ndarray:
     return np.concatenate([whole, whole - hashes, whole - (hashes * times)[several]]) if words else hashes
 
 
-def _edits(one: Sequence[str], other: Sequence[str]) -> int | None:
+def _count_edits(one: Sequence[str], other: Sequence[str]) -> int | None:
     """Letters to change, remove or add to make the words of one text the other's; None if several words differ."""
     counts, other_counts = Counter(one), Counter(other)
     more, other_more = counts - other_counts, other_counts - counts
@@ -142,17 +143,17 @@ def _edits(one: Sequence[str], other: Sequence[str]) -> int | None:
         return None
     (word, times), (other_word, other_times) = (next(iter(side.items()), ("", 0)) for side in (more, other_more))
     longer = word if times > other_times else other_word
-    return min(times, other_times) * _distance(word, other_word) + abs(times - other_times) * len(longer)
+    return min(times, other_times) * _measure_distance(word, other_word) + abs(times - other_times) * len(longer)
 
 
-def _digits(one: str, other: str) -> int:
+def _count_digits(one: str, other: str) -> int:
     """Digits of numbers that stand in one text only."""
     numbers, other_numbers = Counter(_NUMBER.findall(one)), Counter(_NUMBER.findall(other))
     more, other_more = numbers - other_numbers, other_numbers - numbers
     return max(sum(map(len, more.elements())), sum(map(len, other_more.elements())))
 
 
-def _distance(one: str, other: str) -> int:
+def _measure_distance(one: str, other: str) -> int:
     """Levenshtein's distance of two words."""
     row = list(range(len(other) + 1))
     for i, char in enumerate(one, 1):
@@ -162,7 +163,7 @@ def _distance(one: str, other: str) -> int:
     return row[-1]
 
 
-def _side_by_side(one: str, other: str) -> str:
+def _show_side_by_side(one: str, other: str) -> str:
     """Two texts from shortly before the first character that differs."""
     one, other = " ".join(one.split()), " ".join(other.split())
     same = next((i for i, (char, its) in enumerate(zip(one, other, strict=False)) if char != its), None)

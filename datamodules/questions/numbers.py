@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import regex
 
-from datamodules.questions.words import WORD, is_number, numerals, plain_number
+from datamodules.questions.words import WORD, is_number, read_numerals, simplify_number
 
 MOST_POWER = 64  # greatest exponent that is worked out
 _THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
@@ -47,12 +47,12 @@ class Number:
 
     Attributes:
         value: of all its signs and words, so 2.5 for `2½`.
-        span: its first character and one past its last. A unit or currency sign beside it is no part of it, the one
-            in `-$5` is.
+        characters: its first character and one past its last. A unit or currency sign beside it is no part of it, but
+            the one in `-$5` is.
     """
 
     value: float
-    span: tuple[int, int]
+    characters: tuple[int, int]
 
 
 @dataclass
@@ -64,7 +64,7 @@ class _Part:
     scale: Fraction = Fraction(1)  # of a fraction: a million in 3/4 million
 
 
-def answer_number(text: str) -> Number | None:
+def find_answer_number(text: str) -> Number | None:
     """The number that a text gives as its answer, or None where it has no number.
 
     It is, in this order:
@@ -74,21 +74,21 @@ def answer_number(text: str) -> Number | None:
     2. the number after the last `=`, where no other clause with a number follows: 18 in `3 * 6 = 18 for 6 days`;
     3. the last number: 7 in `x = 3, y = 4, so the sum is 7`.
 
-    >>> answer_number("3 * 6 = 18")
-    Number(value=18.0, span=(8, 10))
+    >>> find_answer_number("3 * 6 = 18")
+    Number(value=18.0, characters=(8, 10))
     """
     found = find_numbers(text)
     for called in reversed(list(_CALLED.finditer(text))):
-        after = [number for number in found if number.span[0] >= called.end()]
-        if after and not _SENTENCE_END.search(text[called.end() : after[0].span[0]]):
-            result = _result(text, after)
+        after = [number for number in found if number.characters[0] >= called.end()]
+        if after and not _SENTENCE_END.search(text[called.end() : after[0].characters[0]]):
+            result = _find_result(text, after)
             if result:
                 return result
     signs = list(_EQUALS.finditer(text))
-    after = [number for number in found if signs and number.span[0] >= signs[-1].end()]
-    if after and after[0].span[0] == signs[-1].end():
-        result = _result(text, after)
-        if result and not _CLAUSE.search(text[result.span[1] : after[-1].span[0]]):
+    after = [number for number in found if signs and number.characters[0] >= signs[-1].end()]
+    if after and after[0].characters[0] == signs[-1].end():
+        result = _find_result(text, after)
+        if result and not _CLAUSE.search(text[result.characters[1] : after[-1].characters[0]]):
             return result
     return found[-1] if found else None
 
@@ -102,21 +102,21 @@ def find_numbers(text: str) -> list[Number]:
     >>> [number.value for number in find_numbers("-$5, nine, 1,500.0, 3 1/2, 2½, 9kg, 1.5 million")]
     [-5.0, 9.0, 1500.0, 3.5, 2.5, 9.0, 1500000.0]
     """
-    plain, origin = _plain(text)
+    plain, origin = _simplify(text)
     words, gaps, spans, end = [], [], [], 0
     for match in _WORD.finditer(plain):
-        words.append(f"{Decimal(match[0]):f}" if _SCIENTIFIC.fullmatch(match[0]) else plain_number(match[0]))
+        words.append(f"{Decimal(match[0]):f}" if _SCIENTIFIC.fullmatch(match[0]) else simplify_number(match[0]))
         gaps.append(plain[end : match.start()].strip())
         spans.append(match.span())
         end = match.end()
-    counted, at = numerals(words, gaps)
+    counted, at = read_numerals(words, gaps)
     parts = []
     for word, first, behind in zip(counted, at, [*at, len(words)][1:], strict=True):
         if is_number(word):
             parts.append(_Part(Fraction(word), spans[first][0], spans[behind - 1][1]))
-    markers = _list_markers(plain)
+    markers = _find_list_markers(plain)
     numbers = []
-    for part in _merged(plain, parts):
+    for part in _merge(plain, parts):
         before = plain[: part.start]
         if part.start in markers or _STEP.search(before) or regex.search(r"\^\s?[{(]?$", before):
             continue
@@ -125,27 +125,31 @@ def find_numbers(text: str) -> list[Number]:
             minus = minus or _MINUS_FRACTION.search(before)
         if minus:
             part.value, part.start = -part.value, minus.start()
-        numbers.append(Number(_as_float(part.value), (origin[part.start], origin[part.end - 1] + 1)))
+        numbers.append(Number(_to_float(part.value), (origin[part.start], origin[part.end - 1] + 1)))
     return numbers
 
 
-def same_number(one: float, other: float) -> bool:
-    """Whether two numbers are equal but for rounding in the 9th digit."""
+def is_same_number(one: float, other: float) -> bool:
+    """Whether two numbers are equal but for rounding in the 9th digit.
+
+    >>> is_same_number(1 / 3, 0.3333333333), is_same_number(28, 28.26)
+    (True, False)
+    """
     return abs(one - other) <= 1e-9 * abs(other)
 
 
-def _as_float(value: Fraction) -> float:
+def _to_float(value: Fraction) -> float:
     try:
         return float(value)
     except OverflowError:  # hundreds of digits
         return math.inf if value > 0 else -math.inf
 
 
-def _result(text: str, numbers: Sequence[Number]) -> Number | None:
+def _find_result(text: str, numbers: Sequence[Number]) -> Number | None:
     """The result of the calculation that the first number begins; itself where there is none; None if unfinished."""
     sides = [[numbers[0]]]
     for last, number in itertools.pairwise(numbers):
-        match = _OPERATION.fullmatch(text[last.span[1] : number.span[0]])
+        match = _OPERATION.fullmatch(text[last.characters[1] : number.characters[0]])
         if not match:
             break
         if match["sign"] in "=≈":
@@ -154,9 +158,9 @@ def _result(text: str, numbers: Sequence[Number]) -> Number | None:
     return next((side[0] for side in reversed(sides) if len(side) == 1), None)
 
 
-def _plain(text: str) -> tuple[str, Sequence[int]]:
+def _simplify(text: str) -> tuple[str, Sequence[int]]:
     """A text in plain digits and lower case, and for each of its characters the index of the one it comes from."""
-    chars = [(plain, i) for i, char in enumerate(text) for plain in _plain_char(char)]
+    chars = [(plain, i) for i, char in enumerate(text) for plain in _simplify_char(char)]
     joined = "".join(char for char, _ in chars)
     dropped = {i for match in _THOUSANDS.finditer(joined) for i in (match.start(), match.end() - 1)}
     units = {match.end() - 1 for match in _UNIT.finditer(joined)}
@@ -169,7 +173,7 @@ def _plain(text: str) -> tuple[str, Sequence[int]]:
     return "".join(char for char, _ in kept), [at for _, at in kept]
 
 
-def _plain_char(char: str) -> str:
+def _simplify_char(char: str) -> str:
     if char.isascii():
         return char.lower()
     plain = unicodedata.normalize("NFKC", char).casefold()
@@ -180,7 +184,7 @@ def _plain_char(char: str) -> str:
     return "-" if char == "−" else plain
 
 
-def _list_markers(plain: str) -> set[int]:
+def _find_list_markers(plain: str) -> set[int]:
     """Where the numbers of the items of a list stand: at the start of lines, from 1 on, at least two."""
     starts = []
     for match in _MARKER.finditer(plain):
@@ -189,21 +193,19 @@ def _list_markers(plain: str) -> set[int]:
     return set(starts) if len(starts) > 1 else set()
 
 
-def _merged(plain: str, parts: Sequence[_Part]) -> list[_Part]:
+def _merge(plain: str, parts: Sequence[_Part]) -> list[_Part]:
     """Numbers with those that belong together made one: 3/4, 2 1/2, 10^6, 3 × 10^8."""
     for signs in (_FRACTION_SLASH, ""):  # first ½, which no other number takes apart
         done: list[_Part] = []
         for part in parts:
             done.append(part)
-            while (
-                len(done) > 1 and signs in plain[done[-2].end : done[-1].start] and (one := _joined(plain, *done[-2:]))
-            ):
+            while len(done) > 1 and signs in plain[done[-2].end : done[-1].start] and (one := _join(plain, *done[-2:])):
                 done[-2:] = [one]
         parts = done
     return list(parts)
 
 
-def _joined(plain: str, a: _Part, b: _Part) -> _Part | None:
+def _join(plain: str, a: _Part, b: _Part) -> _Part | None:
     """Two neighbouring numbers as one, or None where they are two."""
     gap, left, right = plain[a.end : b.start], plain[a.start : a.end], plain[b.start : b.end]
     whole = left.removeprefix("-").isdigit()

@@ -53,11 +53,11 @@ class QuestionSet:
     def fetch(self) -> None:
         """Download what is remote."""
 
-    def identity(self) -> dict[str, Any]:
+    def identify(self) -> dict[str, Any]:
         """What of the set, beside its texts, the content of the cache depends on."""
         return {}
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What else the cache's manifest says of the set, for people."""
         return {"dataset": self.name}
 

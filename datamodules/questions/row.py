@@ -15,21 +15,33 @@ MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[ T]00:00:00(?:\.0+)?(?:Z|[+-]\d\d:?\d\
 PLAIN = (-10, 21)  # powers of ten between which a number is written without an exponent
 
 
-def fields(template: str) -> list[str]:
-    """Columns that a text names in braces, or the one that it is."""
+def find_columns(template: str) -> list[str]:
+    """List the columns that a text names in braces, or the one that it is.
+
+    >>> find_columns("{s} Who is {who.name}?"), find_columns("question")
+    (['s', 'who.name'], ['question'])
+    """
     return re.findall(r"\{([^{}]+)\}", template) or [template]
 
 
-def filled(template: str, row: Row) -> str:
-    """A text with its columns filled in; empty where all of them are. A list stays on one line, as JSON writes it."""
-    cells = {column: _on_one_line(value(row, column)) for column in fields(template)}
+def fill(template: str, row: Row) -> str:
+    """Fill the columns of a text in; it is empty where all of them are. A list stays on one line, as JSON writes it.
+
+    >>> fill("{a} of {b}", {"a": 3, "b": ["x", "y"]})
+    '3 of ["x", "y"]'
+    """
+    cells = {column: _format_on_one_line(read_cell(row, column)) for column in find_columns(template)}
     if "{" not in template or not any(map(str.strip, cells.values())):
-        return cells[fields(template)[0]].strip()
+        return cells[find_columns(template)[0]].strip()
     return re.sub(r"\{([^{}]+)\}", lambda match: cells[match[1]], template).strip()
 
 
-def value(row: Row, column: str) -> Any:
-    """A cell; dots lead into nested ones, where no column has them in its name."""
+def read_cell(row: Row, column: str) -> Any:
+    """Read a cell; dots lead into nested ones, where no column has them in its name. None where there is no such.
+
+    >>> read_cell({"answer": {"aliases": ["a"]}}, "answer.aliases")
+    ['a']
+    """
     if column in row:
         return row[column]
     found: Any = row
@@ -40,26 +52,34 @@ def value(row: Row, column: str) -> Any:
     return found
 
 
-def names(row: Row, before: str = "") -> Iterator[str]:
-    """Every column of a row, nested ones with dots."""
+def list_columns(row: Row, before: str = "") -> Iterator[str]:
+    """List every column of a row, nested ones with dots.
+
+    >>> list(list_columns({"q": "", "answer": {"aliases": []}}))
+    ['q', 'answer', 'answer.aliases']
+    """
     for key, cell in row.items():
         yield f"{before}{key}"
         if isinstance(cell, Mapping):
-            yield from names(cell, f"{before}{key}.")
+            yield from list_columns(cell, f"{before}{key}.")
 
 
-def texts(cell: Any) -> list[str]:
-    """The texts of a cell that holds one or a list of them, without empty ones and repetitions."""
+def read_texts(cell: Any) -> list[str]:
+    """Read the texts of a cell that holds one or a list of them, without empty ones and repetitions.
+
+    >>> read_texts(["a", " ", "a", 9.0])
+    ['a', '9']
+    """
     several = cell if _is_list(cell) else [cell]
-    return list(dict.fromkeys(text for one in several if (text := as_text(one).strip())))
+    return list(dict.fromkeys(text for one in several if (text := format_cell(one).strip())))
 
 
-def as_text(cell: Any) -> str:
-    """A cell as text; a list becomes lines, a list within it one of them.
+def format_cell(cell: Any) -> str:
+    """Write a cell as text; a list becomes lines, a list within it one of them.
 
     Numbers keep all their digits, and whole ones have no point. A time at midnight is a date.
 
-        >>> [as_text(cell) for cell in (3.14159265, 9.0, datetime.datetime(2020, 1, 2), ["a", "b"])]
+        >>> [format_cell(cell) for cell in (3.14159265, 9.0, datetime.datetime(2020, 1, 2), ["a", "b"])]
         ['3.14159265', '9', '2020-01-02', 'a\\nb']
 
     Raises:
@@ -70,7 +90,7 @@ def as_text(cell: Any) -> str:
         return date[1] if date else cell
     if _is_list(cell):
         return "\n".join(
-            " ".join(as_text(part).strip() for part in one) if _is_list(one) else as_text(one) for one in cell
+            " ".join(format_cell(part).strip() for part in one) if _is_list(one) else format_cell(one) for one in cell
         )
     if isinstance(cell, Mapping):
         raise ValueError(f"dataset: expected a column with text, got one with {', '.join(cell)}; name one after a dot")
@@ -85,7 +105,7 @@ def as_text(cell: Any) -> str:
     if isinstance(cell, Decimal):
         return f"{cell:f}" if PLAIN[0] <= cell.adjusted() < PLAIN[1] else str(cell).lower()
     if isinstance(cell, datetime.datetime | np.datetime64):
-        return as_text(str(cell))
+        return format_cell(str(cell))
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 
@@ -93,9 +113,11 @@ def _is_list(cell: object) -> bool:
     return isinstance(cell, list | tuple | np.ndarray)
 
 
-def _on_one_line(cell: Any) -> str:
+def _format_on_one_line(cell: Any) -> str:
     """A cell as it stands in a running text."""
     if not _is_list(cell):
-        return as_text(cell)
-    parts = (json.dumps(part, ensure_ascii=False) if isinstance(part, str) else _on_one_line(part) for part in cell)
+        return format_cell(cell)
+    parts = (
+        json.dumps(part, ensure_ascii=False) if isinstance(part, str) else _format_on_one_line(part) for part in cell
+    )
     return f"[{', '.join(part or 'null' for part in parts)}]" if len(cell) else ""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from datamodules.questions.groups import Asked, Groups, shared_by
+from datamodules.questions.groups import Groups, UniqueText, name_groups
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
-from datamodules.questions.row import Row, as_text, fields, filled, names, texts, value
-from datamodules.questions.words import group_key, spelling
+from datamodules.questions.row import Row, fill, find_columns, format_cell, list_columns, read_cell, read_texts
+from datamodules.questions.words import fold_group, fold_name
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class RowQuestions(QuestionSet):
     def __post_init__(self) -> None:
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
         self.options, self.labels = self.options or [], self.labels or {}
-        self.pattern, self._group = str(self.pattern), _patterns(self.group)
+        self.pattern, self._group = str(self.pattern), _read_patterns(self.group)
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", _are_texts(self.answer)),
@@ -83,22 +83,22 @@ class RowQuestions(QuestionSet):
             except re.error as error:
                 raise ValueError(f"dataset.{key}: expected a regular expression, got {pattern!r}: {error}") from None
 
-    def rows(self) -> dict[str, Sequence[Row]]:
+    def read_rows(self) -> dict[str, Sequence[Row]]:
         """Return the rows, as `train` and `test`, or all of them under the empty name."""
         raise NotImplementedError
 
     @property
     def columns(self) -> list[str]:
         """Columns that are read."""
-        of_groups = [column for template in self._group or () for column in fields(template)]
-        return list(dict.fromkeys([*self._asked_columns, *of_groups]))
+        of_groups = [column for template in self._group or () for column in find_columns(template)]
+        return list(dict.fromkeys([*self._question_columns, *of_groups]))
 
     @property
-    def _asked_columns(self) -> list[str]:
-        named = [*fields(self.question), *self.answer, self.context, *(self.options or ())]
+    def _question_columns(self) -> list[str]:
+        named = [*find_columns(self.question), *self.answer, self.context, *(self.options or ())]
         return [column for column in named if column]
 
-    def listed(self, cell: Any, column: str) -> Any:
+    def read_list(self, cell: Any, column: str) -> Any:
         """A cell of an answer or a context, where a list may be written as text; children read it."""
         return cell
 
@@ -108,39 +108,39 @@ class RowQuestions(QuestionSet):
         Raises:
             ValueError: rows cannot be read, or none is left.
         """
-        return self._questions(self.rows(), tell)
+        return self._build_questions(self.read_rows(), tell)
 
-    def _questions(self, tables: Mapping[str, Sequence[Row]], tell: Tell) -> list[Question]:
+    def _build_questions(self, tables: Mapping[str, Sequence[Row]], tell: Tell) -> list[Question]:
         groups = Groups()
-        parts = {split: self._asked(split, rows, groups, tell) for split, rows in tables.items()}
+        parts = {split: self._find_texts(split, rows, groups, tell) for split, rows in tables.items()}
         if "test" in parts:
-            parts["train"] = self._untested(parts["train"], parts["test"], groups, tell)
+            parts["train"] = self._drop_tested(parts["train"], parts["test"], groups, tell)
         questions = [
-            self._question(split, tables[split], asked, groups)
+            self._build_question(split, tables[split], unique, groups)
             for split, part in parts.items()
-            for asked in self._draw(split, list(part.values()), tell)
+            for unique in self._draw(split, list(part.values()), tell)
         ]
         if not questions:
             raise ValueError(f"dataset: expected rows with a question and an answer, got none in {self.name}")
         return questions
 
-    def record(self, row: Row) -> Question | str:
+    def read_record(self, row: Row) -> Question | str:
         """Turn one row into a question with no id and split yet, or say why it cannot be one."""
-        text = filled(self.question, row)
+        text = fill(self.question, row)
         if not text:
             return "no question"
-        context = as_text(self.listed(value(row, self.context), self.context)).strip() if self.context else ""
-        choice = tuple((word, *texts(list(more or ()))) for word, more in (self.labels or {}).items())
-        choice = choice or tuple((as_text(value(row, column)).strip(),) for column in self.options or ())
-        golds = [gold for column in self.answer for gold in self._golds(value(row, column), column, choice)]
+        context = self.context and format_cell(self.read_list(read_cell(row, self.context), self.context)).strip()
+        choice = tuple((word, *read_texts(list(more or ()))) for word, more in (self.labels or {}).items())
+        choice = choice or tuple((format_cell(read_cell(row, column)).strip(),) for column in self.options or ())
+        golds = [gold for column in self.answer for gold in self._read_golds(read_cell(row, column), column, choice)]
         if self.first_option is not None:
-            golds = [choice[i][0] for gold in golds if 0 <= (i := _number(gold) - self.first_option) < len(choice)]
+            golds = [choice[i][0] for gold in golds if 0 <= (i := _read_number(gold) - self.first_option) < len(choice)]
         if not golds:
             return "no gold answer"
         if choice:
             if not all(option[0] for option in choice):
                 return "an empty option"
-            spellings = [set(map(spelling, option)) for option in choice]
+            spellings = [set(map(fold_name, option)) for option in choice]
             if len(set().union(*spellings)) < sum(map(len, spellings)):
                 return "options equal to each other"
             golds = [
@@ -150,51 +150,51 @@ class RowQuestions(QuestionSet):
                 return "a gold answer that is none of the options"
         return Question(
             id="",
-            group=group_key(text),
+            group=fold_group(text),
             text=f"{context}\n{text}" if context else text,
             answers=tuple(dict.fromkeys(golds)),
             pattern=self.pattern,
             options=tuple(tuple(dict.fromkeys(option)) for option in choice),
         )
 
-    def _golds(self, cell: Any, column: str, choice: tuple[tuple[str, ...], ...]) -> list[str]:
+    def _read_golds(self, cell: Any, column: str, choice: tuple[tuple[str, ...], ...]) -> list[str]:
         if isinstance(cell, str) and (cell.strip(),) in choice:  # an option may look like a list
             return [cell.strip()]
-        return texts(self.listed(cell, column))
+        return read_texts(self.read_list(cell, column))
 
     def _require_columns(self, rows: Sequence[Row]) -> None:
         for some in (range(min(100, len(rows))), range(len(rows))):  # a column may be missing in the first rows
-            there = dict.fromkeys(name for i in some for name in names(rows[i]))
+            there = dict.fromkeys(name for i in some for name in list_columns(rows[i]))
             absent = [column for column in self.columns if column not in there]
             if not absent or not rows:
                 return
-        of_group = not set(absent) & {*self._asked_columns}
+        of_group = not set(absent) & {*self._question_columns}
         raise ValueError(
             f"dataset{'.group' if of_group else ''}: expected column {', '.join(absent)} in {self.name}, got "
             f"{', '.join(there)}; {'name one of these' if of_group else 'set the option of dataset that names it'}"
         )
 
-    def _asked(self, split: str, rows: Sequence[Row], groups: Groups, tell: Tell) -> dict[bytes, Asked]:
+    def _find_texts(self, split: str, rows: Sequence[Row], groups: Groups, tell: Tell) -> dict[bytes, UniqueText]:
         """The different texts of rows, by their digest; those that contradict themselves are left out.
 
         Texts themselves are not kept: a table may be much larger than what is drawn from it.
         """
         self._require_columns(rows)
         of = f"{self.name} {split}".strip()
-        found: dict[bytes, Asked] = {}
+        found: dict[bytes, UniqueText] = {}
         skipped: dict[str, list[str]] = defaultdict(list)
         repeated, joined, contradicted, grouped = 0, 0, set(), 0
         for i, row in enumerate(rows):
-            record = self.record(row)
+            record = self.read_record(row)
             if isinstance(record, str):
-                skipped[record].append(self._id(split, i))
+                skipped[record].append(self._name_row(split, i))
                 continue
-            for shared in shared_by(row, self._group or {}):
+            for shared in name_groups(row, self._group or {}):
                 groups.join(record.group, shared)
                 grouped += 1
             key = blake2b(f"{record.text}\n{record.pattern}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
             gives = hash((record.answers, record.label))
-            held = found.setdefault(key, Asked([], record.group, gives))
+            held = found.setdefault(key, UniqueText([], record.group, gives))
             held.times += 1
             if held.times == 1:
                 held.rows.append(i)
@@ -216,17 +216,17 @@ class RowQuestions(QuestionSet):
             tell(f"{of}: left out {len(contradicted)} texts whose rows contradict each other")
         if joined:
             tell(f"{of}: {joined} rows give further gold answers to a question asked before; each is accepted")
-        return {key: asked for key, asked in found.items() if key not in contradicted}
+        return {key: unique for key, unique in found.items() if key not in contradicted}
 
-    def _untested(
-        self, train: dict[bytes, Asked], test: dict[bytes, Asked], groups: Groups, tell: Tell
-    ) -> dict[bytes, Asked]:
+    def _drop_tested(
+        self, train: dict[bytes, UniqueText], test: dict[bytes, UniqueText], groups: Groups, tell: Tell
+    ) -> dict[bytes, UniqueText]:
         """The train part without what shares a group with the test part."""
-        tested = {groups.of(asked.group) for asked in test.values()}
-        kept = {key: asked for key, asked in train.items() if groups.of(asked.group) not in tested}
+        tested = {groups.find(unique.group) for unique in test.values()}
+        kept = {key: unique for key, unique in train.items() if groups.find(unique.group) not in tested}
         if len(kept) < len(train):
-            again = sum(asked.times for key, asked in test.items() if key in train)
-            rows = sum(asked.times for asked in test.values())
+            again = sum(unique.times for key, unique in test.items() if key in train)
+            rows = sum(unique.times for unique in test.values())
             shared = [f"match of {one!r} in {text}" if one else text for text, one in (self._group or {}).items()]
             same = f"or of the same {' or '.join(shared)}, " if shared else ""
             tell(
@@ -236,27 +236,27 @@ class RowQuestions(QuestionSet):
             )
         return kept
 
-    def _draw(self, split: str, asked: list[Asked], tell: Tell) -> list[Asked]:
-        if self.limit is None or self.limit == len(asked):
-            return asked
-        if self.limit > len(asked):
+    def _draw(self, split: str, unique: list[UniqueText], tell: Tell) -> list[UniqueText]:
+        if self.limit is None or self.limit == len(unique):
+            return unique
+        if self.limit > len(unique):
             of = f"{self.name} {split}".strip()
-            tell(f"{of}: dataset.limit={self.limit}, but there are {len(asked)}; all are taken")
-            return asked
-        return random.Random(self.seed).sample(asked, self.limit)
+            tell(f"{of}: dataset.limit={self.limit}, but there are {len(unique)}; all are taken")
+            return unique
+        return random.Random(self.seed).sample(unique, self.limit)
 
-    def _question(self, split: str, rows: Sequence[Row], asked: Asked, groups: Groups) -> Question:
+    def _build_question(self, split: str, rows: Sequence[Row], unique: UniqueText, groups: Groups) -> Question:
         """The question of one text, with the gold answers of all its rows."""
-        records = [record for i in asked.rows if isinstance(record := self.record(rows[i]), Question)]
+        records = [record for i in unique.rows if isinstance(record := self.read_record(rows[i]), Question)]
         golds = dict.fromkeys(gold for record in records for gold in record.answers)
-        name, group = self._id(split, asked.rows[0]), groups.of(asked.group)
+        name, group = self._name_row(split, unique.rows[0]), groups.find(unique.group)
         return replace(records[0], id=name, split=split, group=group, answers=tuple(golds))
 
-    def _id(self, split: str, row: int) -> str:
+    def _name_row(self, split: str, row: int) -> str:
         return "-".join(filter(None, (self.name, split, f"{row:05d}")))
 
 
-def _patterns(group: object) -> dict[str, str] | None:
+def _read_patterns(group: object) -> dict[str, str] | None:
     """What must be equal for rows to be joined: texts with columns, each with a regular expression; None: no such."""
     held: dict[Any, Any] = {}
     for one in group if isinstance(group, list | tuple) else [group] if group else []:
@@ -278,6 +278,6 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def _number(text: str) -> int:
+def _read_number(text: str) -> int:
     """The number of an option; pandas writes 1.0 for 1 where a column has gaps."""
     return int(text.partition(".")[0]) if re.fullmatch(r"\d+(\.0+)?", text) else -1

@@ -71,7 +71,7 @@ def fetch_snapshot(
         ignore_patterns=ignore,
     )
     key = key or f"{kind}.id"
-    with _one_line(kind, key, id_, revision):
+    with _explain_error(kind, key, id_, revision):
         here, absent = None, None
         try:
             here = Path(snapshot(local_files_only=True))
@@ -105,7 +105,7 @@ def find_snapshot(kind: Kind, id_: str, revision: str | None, key: str | None = 
     Raises:
         ValueError: it was not fetched.
     """
-    with _one_line(kind, key or f"{kind}.id", id_, revision):
+    with _explain_error(kind, key or f"{kind}.id", id_, revision):
         try:
             return Path(snapshot_download(id_, repo_type=kind, revision=revision, local_files_only=True))
         except IncompleteSnapshotError as error:  # parts that were not asked for
@@ -136,7 +136,7 @@ def _ask_hub(kind: Kind, id_: str, revision: str | None, seconds: float) -> Exce
 
 
 @contextmanager
-def _one_line(kind: Kind, key: str, id_: str, revision: str | None) -> Iterator[None]:
+def _explain_error(kind: Kind, key: str, id_: str, revision: str | None) -> Iterator[None]:
     """Turn errors of the hub into one ValueError that names the setting at fault."""
     what = "weights" if kind == "model" else "a data set"
     try:

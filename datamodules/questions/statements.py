@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from datamodules.questions.files import FileQuestions
 from datamodules.questions.question import Question
-from datamodules.questions.row import Row, as_text, filled, value
-from datamodules.questions.words import group_key
+from datamodules.questions.row import Row, fill, format_cell, read_cell
+from datamodules.questions.words import fold_group
 
 LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 MARKED = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
@@ -34,16 +34,16 @@ class FileStatements(FileQuestions):
         self.question, self.answer = self.text, self.label
         super().__post_init__()
 
-    def record(self, row: Row) -> Question | str:
+    def read_record(self, row: Row) -> Question | str:
         """Turn one row into a statement with no id and split yet, or say why it cannot be one.
 
         Raises:
             ValueError: a label that is neither 0 nor 1.
         """
-        text = filled(self.text, row)
+        text = fill(self.text, row)
         if not text:
             return "no statement"
-        label = as_text(value(row, self.label)).strip()
+        label = format_cell(read_cell(row, self.label)).strip()
         if not label:
             return "no label"
         if label.casefold() not in LABELS:
@@ -55,21 +55,21 @@ class FileStatements(FileQuestions):
         plain = MARKED.sub(r"\1", text)
         return Question(
             id="",
-            group=group_key(plain),
+            group=fold_group(plain),
             text=plain,
             answers=(),
-            pattern=_pattern(marked[1], text[: marked.start()]) if marked else WHOLE,
+            pattern=_build_pattern(marked[1], text[: marked.start()]) if marked else WHOLE,
             label=LABELS[label.casefold()],
         )
 
 
-def _pattern(phrase: str, before: str) -> str:
+def _build_pattern(phrase: str, before: str) -> str:
     """What finds a phrase in the text that a tokenizer gives back, which may have lost case, accents and blanks."""
-    loose = r"\s*".join(_loose(char) for char in phrase if not char.isspace())
+    loose = r"\s*".join(_loosen(char) for char in phrase if not char.isspace())
     earlier = len(re.findall(loose, before, re.IGNORECASE))
     return rf"(?is)(?:{loose}.*?){{{earlier}}}(?P<exact>{loose})"
 
 
-def _loose(char: str) -> str:
+def _loosen(char: str) -> str:
     bare = unicodedata.normalize("NFD", char)[0]
     return re.escape(char) if bare == char else f"(?:{re.escape(char)}|{re.escape(bare)})"

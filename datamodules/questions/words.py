@@ -63,37 +63,43 @@ class Folded:
         counted: the same with each number as one word in its plainest digits: `9.0`, `nine` and `9` are alike.
         at: for each of `counted` the index in `words` at which it begins.
         text: the text, its case kept, accents and forms of letters folded.
-        spans: for each of `words` its characters in `text`, end exclusive.
+        characters: for each of `words` its characters in `text`, end exclusive.
     """
 
     words: list[str]
     counted: list[str]
     at: list[int]
     text: str
-    spans: list[tuple[int, int]]
+    characters: list[tuple[int, int]]
 
 
 def fold(text: str) -> Folded:
-    """Words of a text.
+    """Fold a text into words.
+
+    >>> fold("The café's 12,500 cats").words
+    ['the', 'cafe', 's', '12500', 'cats']
 
     Digits after a leading zero stay as written. A character of a script without blanks is a word of its own.
     """
     if not text.isascii():
-        text = _FRACTION.sub(lambda m: _decimal(int(m[1] or 0) + _of_sign(m[2])), text)
+        text = _FRACTION.sub(lambda m: _format_decimal(int(m[1] or 0) + _read_sign(m[2])), text)
         text = _POWER.sub(r"^\g<0>", text)
         text = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text.translate(_PLAIN))))
     plain = _SIGN_BEFORE_CURRENCY.sub(r"\1-", text.replace("_", " "))
     found, gaps, spans, end = [], [], [], 0
     for match in WORD.finditer(plain):
-        found.append(plain_number(match[0].casefold()))
+        found.append(simplify_number(match[0].casefold()))
         gaps.append(plain[end : match.start()].strip())
         spans.append(match.span())
         end = match.end()
-    return Folded(found, *numerals(found, gaps), plain, spans)
+    return Folded(found, *read_numerals(found, gaps), plain, spans)
 
 
-def first(sought: str, within: Folded) -> int | None:
-    """Index at which the words of `sought` first stand in those of a text, one after the other; None if nowhere.
+def find_words(sought: str, within: Folded) -> int | None:
+    """Find the index at which the words of `sought` first stand in those of a text; None if nowhere.
+
+    >>> find_words("The Lord of the Rings", fold("It is Lord of the Rings."))
+    2
 
     Numbers may be spelt otherwise, and no number is cut: `twenty men` is not in `a hundred and twenty men`. A leading
     article of what is sought may be missing where two words or more remain: `The Lord of the Rings` is in `lord of the
@@ -102,66 +108,78 @@ def first(sought: str, within: Folded) -> int | None:
     """
     needle = fold(sought)
     if not _SPOKEN.search(needle.text):
-        return _first_signs(needle.text.strip(), within)
+        return _find_signs(needle.text.strip(), within)
     if len(needle.words) > 2 and needle.words[0] in _ARTICLES:
-        needle = fold(without_article(sought))
+        needle = fold(drop_article(sought))
     n = len(needle.words)
-    found = [within.at[i] for i in _places(needle.counted, within.counted)]
+    found = [within.at[i] for i in _find_places(needle.counted, within.counted)]
     numeric = [is_number(word) for word in needle.counted]
     if numeric != [True]:  # as they are written, for names such as Air Force One and Million Dollar Baby
         ends = {*within.at, len(within.words)}
-        whole = _places(needle.words, within.words)
+        whole = _find_places(needle.words, within.words)
         found += [i for i in whole if (i in ends or not numeric[0]) and (i + n in ends or not numeric[-1])]
-    name = needle.text[slice(*needle.spans[-1])]
+    name = needle.text[slice(*needle.characters[-1])]
     if (n == 1 or (n == 2 and needle.words[0] in _ARTICLES)) and compares_case(name):  # The Who has two
-        found = [i for i in found if is_said(name, within.text, *within.spans[i + n - 1])]
+        found = [i for i in found if is_said(name, within.text, *within.characters[i + n - 1])]
     elif n > 1 and all(len(word) == 1 for word in needle.words):  # U.S., T.I.
         found = [i for i in found if _are_initials(needle, within, i)]
     return min(found, default=None)
 
 
-def spelling(text: str) -> str:
-    """What two texts have in common that are the same name to `first`; signs alone stay as they are."""
+def fold_name(text: str) -> str:
+    """Write a name so that two names are equal where `find_words` takes them for the same; signs stay as they are.
+
+    >>> fold_name("Nine, Élan") == fold_name("9 elan")
+    True
+    """
     folded = fold(text)
     return " ".join(folded.counted) if _SPOKEN.search(folded.text) else folded.text.strip()
 
 
-def without_article(text: str) -> str:
-    """A text without an article that begins it, unless it is nothing else."""
+def drop_article(text: str) -> str:
+    """Drop an article that begins a text, unless the text is nothing else.
+
+    >>> drop_article("The Who"), drop_article("the")
+    ('Who', 'the')
+    """
     return _ARTICLE.sub("", text) or text
 
 
-def group_key(text: str) -> str:
-    """What texts have in common that differ in case, punctuation and blanks only; a text of signs is its own."""
+def fold_group(text: str) -> str:
+    """Write a text so that texts are equal that differ in case, punctuation and blanks only; signs alone stay.
+
+    >>> fold_group("Who's  there?"), fold_group("!")
+    ('who s there', '!')
+    """
     return " ".join(_LETTERS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
 
 
-def _first_signs(signs: str, within: Folded) -> int | None:
+def _find_signs(signs: str, within: Folded) -> int | None:
     """Index of the word in or before which signs first stand, as they are; an emoji or `!=` is not cut."""
-    sought = [cluster for cluster, _ in _clusters(signs)]
-    text = _clusters(within.text)
-    for i in _places(sought, [cluster for cluster, _ in text]):
+    sought = [cluster for cluster, _ in _split_clusters(signs)]
+    text = _split_clusters(within.text)
+    for i in _find_places(sought, [cluster for cluster, _ in text]):
         beside = (text[i - 1][0] if i else "", (*text, ("", 0))[i + len(sought)][0])
         cut = any(a in _OPERATORS and b in _OPERATORS for a, b in zip((sought[0], sought[-1]), beside, strict=True))
         if not cut:
-            return sum(end <= text[i][1] for _, end in within.spans)
+            return sum(end <= text[i][1] for _, end in within.characters)
     return None
 
 
-def _clusters(text: str) -> list[tuple[str, int]]:
+def _split_clusters(text: str) -> list[tuple[str, int]]:
     """What a reader takes for one character each, without the forms and skin tones of emoji, and where it begins."""
     return [(_VARIANTS.sub("", match[0]), match.start()) for match in regex.finditer(r"\X", text)]
 
 
 def _are_initials(needle: Folded, within: Folded, i: int) -> bool:
     """Whether single letters of a text are initials: alike in case, or with points between; not those of "can't I"."""
-    spans = within.spans[i : i + len(needle.words)]
-    alike = [within.text[slice(*at)] for at in spans] == [needle.text[slice(*at)] for at in needle.spans]
+    spans = within.characters[i : i + len(needle.words)]
+    alike = [within.text[slice(*at)] for at in spans] == [needle.text[slice(*at)] for at in needle.characters]
     points = all(within.text[a[1] : b[0]] == "." for a, b in itertools.pairwise(spans))
     return (alike or points or within.text.islower()) and not _APOSTROPHE.search(within.text[: spans[0][0]])
 
 
-def _places(needle: Sequence[str], words: Sequence[str]) -> list[int]:
+def _find_places(needle: Sequence[str], words: Sequence[str]) -> list[int]:
     """Every index at which one run of words stands in another."""
     n = len(needle)
     return [i for i, word in enumerate(words) if word == needle[0] and words[i : i + n] == needle] if needle else []
@@ -172,18 +190,22 @@ def is_number(word: str) -> bool:
     return _NUMBER.fullmatch(word) is not None
 
 
-def _of_sign(char: str) -> Fraction:
+def _read_sign(char: str) -> Fraction:
     """The value of ½ and its like."""
     return Fraction(unicodedata.numeric(char)).limit_denominator(10)
 
 
-def _decimal(value: Fraction | int) -> str:
+def _format_decimal(value: Fraction | int) -> str:
     """A number in digits, to fifteen of them."""
     return f" {float(value):.15g} "
 
 
-def plain_number(word: str) -> str:
-    """A word, without commas and needless zeros where it is a number: 1500.5 for 1,500.50."""
+def simplify_number(word: str) -> str:
+    """Write a word without commas and needless zeros where it is a number.
+
+    >>> simplify_number("1,500.50"), simplify_number("007")
+    ('1500.5', '007')
+    """
     if not word[-1].isdigit():  # most words
         return word
     bare = word.replace(",", "")
@@ -193,14 +215,14 @@ def plain_number(word: str) -> str:
     return bare.rstrip("0").rstrip(".") if "." in bare else bare
 
 
-def numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[int]]:
+def read_numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[int]]:
     """Words with each run of number words as its digits, and where each begins; `gaps` is what stands before a word."""
     out: list[str] = []
     at: list[int] = []
     i = 0
     while i < len(words):
         may_count = words[i] in _VALUES or words[i][-1].isdigit()  # most words do not
-        value, end = _numeral(words, gaps, i) if may_count else (None, i)
+        value, end = _read_numeral(words, gaps, i) if may_count else (None, i)
         pronoun = end == i + 1 and words[i] == "one"
         pronoun &= (i > 0 and not gaps[i] and words[i - 1] in _BEFORE_PRONOUN) or (
             end < len(words) and not gaps[end] and words[end] in _AFTER_PRONOUN
@@ -220,7 +242,7 @@ def numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[int]]:
     return out, at
 
 
-def _numeral(words: list[str], gaps: list[str], start: int) -> tuple[str | None, int]:
+def _read_numeral(words: list[str], gaps: list[str], start: int) -> tuple[str | None, int]:
     """Value of the number words from `start` on, in digits, and the index behind them; None where there are none."""
 
     def runs_on(i: int) -> bool:

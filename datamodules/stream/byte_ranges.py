@@ -60,7 +60,7 @@ class ByteRange:
     def load(self) -> Tensor:
         """The whole tensor, for small ones."""
         content = bytearray(math.prod(self.shape) * self.dtype.itemsize)
-        with opened(self.path) as file:
+        with open_file(self.path) as file:
             self.read(file, memoryview(content), 0)
         return torch.frombuffer(content, dtype=self.dtype).view(self.shape)
 
@@ -78,7 +78,7 @@ class ByteRange:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
+def open_file(path: Path) -> Iterator[int]:
     """A file descriptor; what goes wrong with it is a ValueError that names the file."""
     try:
         file = os.open(path, os.O_RDONLY)
@@ -94,7 +94,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 @dataclass(frozen=True)
-class Contents:
+class Header:
     """What a safetensors file holds.
 
     Attributes:
@@ -107,7 +107,7 @@ class Contents:
     tensors: dict[str, ByteRange]
     metadata: dict[str, str]
 
-    def tensor(self, name: str, axes: str) -> ByteRange:
+    def get_tensor(self, name: str, axes: str) -> ByteRange:
         """A tensor by name; a ValueError with the names that are there where it is not."""
         if name not in self.tensors:
             raise ValueError(
@@ -117,13 +117,13 @@ class Contents:
         return self.tensors[name]
 
 
-def contents(path: Path) -> Contents:
+def read_header(path: Path) -> Header:
     """Read the header of a safetensors file.
 
     Raises:
         ValueError: no such file, not a safetensors file, or one that was cut short.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         size = os.fstat(file).st_size
         length = int.from_bytes(os.pread(file, 8, 0), "little")
         header = os.pread(file, length, 8) if length <= min(size - 8, HEADER) else b""
@@ -151,4 +151,4 @@ def contents(path: Path) -> Contents:
     whole = start + max(ends, default=0)
     if size < whole:
         raise ValueError(f"{path}: expected {whole} bytes by its header, got {size}; it was cut short, write it again")
-    return Contents(path, stored, metadata)
+    return Header(path, stored, metadata)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules.stream.read_ahead import copies, readers
+from datamodules.stream.read_ahead import count_copies, count_readers
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Budget:
             device: where the blocks are used.
             what: the smallest possible block in words.
         """
-        alive, scratch = copies(device), scratch * readers(device)
-        whole = self.given or int(free_memory() * SHARE / self.n_processes)
+        alive, scratch = count_copies(device), scratch * count_readers(device)
+        whole = self.given or int(measure_free_memory() * SHARE / self.n_processes)
         size = (whole - scratch) // alive
         if size < least:
             needed = alive * least + scratch
@@ -64,7 +64,7 @@ class Budget:
             return max(least, min(size, enough))
         if self.given is None:
             size = min(size, max(enough, ENOUGH_FOR_GPU))
-        most = int(free_device_memory(device) * DEVICE_SHARE)
+        most = int(measure_free_device_memory(device) * DEVICE_SHARE)
         if self.given and size > most:
             self._warn(
                 what,
@@ -79,7 +79,7 @@ class Budget:
         self._said.add(what)
 
 
-def free_memory(root: Path = Path("/")) -> int:
+def measure_free_memory(root: Path = Path("/")) -> int:
     """Bytes that this process can take without swapping, by the system and by the limit of its control group.
 
     Args:
@@ -91,15 +91,15 @@ def free_memory(root: Path = Path("/")) -> int:
         available = None
     if available is None:  # not Linux: all that is built in
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([1024 * int(available[1]), *_left_in_control_groups(root)])
+    return min([1024 * int(available[1]), *_measure_control_groups(root)])
 
 
-def free_device_memory(device: torch.device) -> int:
+def measure_free_device_memory(device: torch.device) -> int:
     """Bytes free on a GPU."""
     return torch.cuda.mem_get_info(device)[0]
 
 
-def _left_in_control_groups(root: Path) -> Iterator[int]:
+def _measure_control_groups(root: Path) -> Iterator[int]:
     """What each control group around this process leaves it, page cache not counted; versions 1 and 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

@@ -23,7 +23,7 @@ Fill = Callable[[Tensor, Starmap], object]
 Job = tuple[tuple[int, ...], Fill]
 
 
-def copies(device: torch.device) -> int:
+def count_copies(device: torch.device) -> int:
     """How many times the largest tensor is held in this machine's memory, at most.
 
     On the CPU one is in use while its successor is ready, and the one after that is being read. For a GPU there are two
@@ -32,7 +32,7 @@ def copies(device: torch.device) -> int:
     return 4 if device.type == "cuda" else 3
 
 
-def readers(device: torch.device) -> int:
+def count_readers(device: torch.device) -> int:
     """How many threads read: two fill memory as fast as it takes bytes, but not a GPU."""
     return min(8 if device.type == "cuda" else 2, len(os.sched_getaffinity(0)))
 
@@ -53,10 +53,10 @@ def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) ->
     """
     n_bytes = max(math.prod(shape) for shape, _ in jobs) * dtype.itemsize
     place = _Pinned(n_bytes, device) if device.type == "cuda" else _Reused(n_bytes, len(jobs))
-    n_readers, coming = readers(device), deque()
+    n_readers, coming = count_readers(device), deque()
     try:
         with ThreadPoolExecutor(n_readers, "reader") as pool, ThreadPoolExecutor(1, "read-ahead") as thread:
-            each = starmap if n_readers == 1 else _over(pool)
+            each = starmap if n_readers == 1 else _spread(pool)
             for shape, fill in jobs:
                 coming.append(thread.submit(place.read, shape, dtype, fill, each))
                 if len(coming) > 1:
@@ -67,7 +67,7 @@ def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) ->
         place.close()
 
 
-def _over(pool: ThreadPoolExecutor) -> Starmap:
+def _spread(pool: ThreadPoolExecutor) -> Starmap:
     return lambda call, arguments: pool.map(lambda each: call(*each), arguments)
 
 
@@ -79,12 +79,12 @@ class _Reused:
         self.free: list[np.ndarray] = []
 
     def read(self, shape: tuple[int, ...], dtype: torch.dtype, fill: Fill, each: Starmap) -> Tensor:
-        memory = self.free.pop() if self.free else _aligned(self.n_bytes)
+        memory = self.free.pop() if self.free else _allocate(self.n_bytes)
         self.n_uses -= 1
         # The storage of what is handed out, and so every view of it, holds this array; nothing else does.
         shared = memory.view()
         weakref.finalize(shared, self._take_back, memory).atexit = False
-        acts = _shaped(torch.from_numpy(shared), shape, dtype)
+        acts = _shape(torch.from_numpy(shared), shape, dtype)
         fill(acts, each)
         return acts
 
@@ -118,7 +118,7 @@ class _Pinned:
             memory = torch.empty(self.n_bytes, dtype=torch.uint8, pin_memory=True)
         else:
             copied.synchronize()  # its last content has left
-        acts = _shaped(memory, shape, dtype)
+        acts = _shape(memory, shape, dtype)
         fill(acts, each)
         with torch.cuda.stream(self.stream):
             there = acts.to(self.device, non_blocking=True)
@@ -137,11 +137,11 @@ class _Pinned:
         self.buffers.clear()
 
 
-def _aligned(n_bytes: int) -> np.ndarray:
+def _allocate(n_bytes: int) -> np.ndarray:
     """Memory from numpy, which asks for huge pages: the first touch took a seventh of the time of torch's."""
     memory = np.empty(n_bytes + 64, np.uint8)
     return memory[-memory.ctypes.data % 64 :][:n_bytes]  # as torch aligns its own
 
 
-def _shaped(memory: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _shape(memory: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return memory[: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.stream.byte_ranges import ByteRange, contents, opened
+from datamodules.stream.byte_ranges import ByteRange, open_file, read_header
 
 SCRATCH = 2**20  # bytes read at once by a thread; half as much costs more calls, twice as much fits fewer caches
 GAP = 2**16  # bytes between two wanted rows that are read along rather than skipped
@@ -59,13 +59,16 @@ class Shards:
 
     Args:
         files: for each layer, its shards in order.
+        positions: which of the T stored positions are served, in which order, one perhaps more than once; all where
+            None. Only their bytes are read.
 
     Raises:
-        ValueError: a file that cannot be read, or whose shape or dtype does not fit the others.
+        ValueError: a file that cannot be read, or whose shape or dtype does not fit the others; a position that the
+            files do not hold.
     """
 
-    def __init__(self, files: Sequence[Sequence[Path]]) -> None:
-        self._files = [[contents(path).tensor("h", "[T, n, D]") for path in layer] for layer in files]
+    def __init__(self, files: Sequence[Sequence[Path]], positions: Sequence[int] | None = None) -> None:
+        self._files = [[read_header(path).get_tensor("h", "[T, n, D]") for path in layer] for layer in files]
         first = self._files[0][0]
         T, D = first.shape[0], first.shape[-1]
         sizes = [shard.shape[1] if len(shard.shape) > 1 else 0 for shard in self._files[0]]
@@ -76,8 +79,13 @@ class Shards:
                         f"{shard.path}: expected h [T, n, D] = {[T, n, D]} in {first.kind} as in the other shards, "
                         f"got {list(shard.shape)} in {shard.kind}; remove it and its record, and run again"
                     )
+        self._positions = list(range(T)) if positions is None else list(positions)
+        if absent := [position for position in self._positions if not 0 <= position < T]:
+            raise ValueError(
+                f"{first.path}: expected positions 0 to {T - 1} of h [T, n, D], got {absent[0]}; choose others"
+            )
         self.dtype = first.dtype
-        self.shape = (sum(sizes), len(self._files), T, D)
+        self.shape = (sum(sizes), len(self._files), len(self._positions), D)
         self._starts = np.cumsum([0, *sizes])
         self._row = D * self.dtype.itemsize  # bytes
         self.scratch = max(self._row, min(SCRATCH, max(sizes) * self._row))
@@ -89,7 +97,7 @@ class Shards:
 
     def read(self, cells: np.ndarray, rows: np.ndarray, out: Tensor, each: Starmap = starmap) -> None:
         """See `Store.read`. A cell is contiguous in each file."""
-        T, raw = self.shape[2], _raw(out)
+        T, raw = self.shape[2], _view_raw(out)
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         shard = np.searchsorted(self._starts, ascending, side="right") - 1
@@ -98,17 +106,18 @@ class Shards:
         part = local // (self.scratch // self._row)
         apart = (np.diff(shard) != 0) | (np.diff(part) != 0) | ((np.diff(ascending) - 1) * self._row > GAP)
         parts = [
-            (shard[start], local[start], local[start:stop] - local[start], _as_slice(order[start:stop]))
+            (shard[start], local[start], local[start:stop] - local[start], _make_slice(order[start:stop]))
             for start, stop in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)])
         ]
 
         def read_cell(i: int, cell: int) -> None:
-            layer, position = divmod(cell, T)
+            layer, column = divmod(cell, T)
+            position = self._positions[column]
             for number, first, wanted, place in parts:
                 shard = self._files[layer][number]
                 count = int(wanted[-1]) + 1
                 buffer = self._scratch.buffer[: count * self._row]
-                with opened(shard.path) as file:
+                with open_file(shard.path) as file:
                     shard.read(file, buffer, (position * shard.shape[1] + int(first)) * self._row)
                 found = np.frombuffer(buffer, raw.dtype).reshape(count, -1)
                 if isinstance(place, slice):
@@ -141,7 +150,7 @@ class TensorFile:
     def read(self, cells: np.ndarray, rows: np.ndarray, out: Tensor, each: Starmap = starmap) -> None:
         """See `Store.read`. Adjacent cells of an example are contiguous in the file, and are one read."""
         _, L, T, D = self.shape
-        raw = _raw(out)
+        raw = _view_raw(out)
         order = np.argsort(rows, kind="stable")  # the file from its beginning to its end
         # A run of adjacent cells, as many as the scratch buffer holds.
         cuts = np.flatnonzero(np.diff(cells) != 1) + 1
@@ -155,12 +164,12 @@ class TensorFile:
         def read_part(start: int, stop: int, order: np.ndarray) -> None:
             length = (stop - start) * self._cell
             buffer = self._scratch.buffer[: len(order) * length]
-            with opened(self.acts.path) as file:
+            with open_file(self.acts.path) as file:
                 for i, row in enumerate(rows[order].tolist()):
                     offset = (row * L * T + int(cells[start])) * self._cell
                     self.acts.read(file, buffer[i * length : (i + 1) * length], offset)
             found = np.frombuffer(buffer, raw.dtype).reshape(len(order), stop - start, D)
-            place = _as_slice(order)
+            place = _make_slice(order)
             for i in range(stop - start):
                 raw[start + i, place] = found[:, i]
 
@@ -181,12 +190,12 @@ class _Scratch(threading.local):
         self.buffer = memoryview(bytearray(n_bytes))
 
 
-def _raw(out: Tensor) -> np.ndarray:
+def _view_raw(out: Tensor) -> np.ndarray:
     """The same memory as integers of the same size."""
     return out.view(RAW[out.itemsize]).numpy()
 
 
-def _as_slice(index: np.ndarray) -> slice | np.ndarray:
+def _make_slice(index: np.ndarray) -> slice | np.ndarray:
     """The same index, as a slice where it counts up by one."""
     first, last = int(index[0]), int(index[-1])
     consecutive = last - first + 1 == len(index) and bool((np.diff(index) == 1).all())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def aligned(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool) -> tuple[Tensor, Tensor, bool]:
+def align(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool) -> tuple[Tensor, Tensor, bool]:
     """Check what every fit of a block of cells is given, and bring it to one shape.
 
     Args:

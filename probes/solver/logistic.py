@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.solver.inputs import aligned
+from probes.solver.inputs import align
 from probes.solver.methods import solve
 from probes.solver.newton import Optimum
 
@@ -88,7 +88,7 @@ def fit_logistic(
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0.
     """
-    labels, valid, has_sets = aligned(acts, labels, valid, sets_allowed=True)
+    labels, valid, has_sets = align(acts, labels, valid, sets_allowed=True)
     has_path = getattr(l2, "ndim", 0) == 1 or (isinstance(l2, Sequence) and not isinstance(l2, str))
     try:
         path = [float(value) for value in (l2 if has_path else [l2])]  # type: ignore[union-attr]

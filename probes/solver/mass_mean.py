@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probes.solver.inputs import aligned, not_finite
+from probes.solver.inputs import align, not_finite
 
 LEAST_SHRINKAGE = 1e-8  # keeps a covariance that Ledoit and Wolf would take as it is factorable in float64
 ROUNDING = 1e-13  # a spread this small beside the activations themselves is that of their means' last bits
@@ -39,7 +39,7 @@ def fit_mass_mean(
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row.
     """
-    labels, valid, _ = aligned(acts, labels, valid, sets_allowed=False)
+    labels, valid, _ = align(acts, labels, valid, sets_allowed=False)
     labels, valid = labels[0], valid[0]
     C, _, D = acts.shape
     dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32

@@ -22,7 +22,7 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from datamodules.language.capture import capture
-from datamodules.language.sites import SITES, blocks, decoder
+from datamodules.language.sites import SITES, find_blocks, get_decoder
 
 LAYERS, POSITIONS, BATCH = 32, 15, 16
 Sizes = dict[str, Any]
@@ -70,7 +70,7 @@ def forward_only(model: PreTrainedModel, batch: list[list[int]]) -> None:
     for row, sequence in enumerate(batch):
         ids[row, : len(sequence)] = torch.tensor(sequence)
         mask[row, : len(sequence)] = 1
-    decoder(model)(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+    get_decoder(model)(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
 
 
 @torch.inference_mode()
@@ -81,7 +81,7 @@ def one_at_a_time(model: PreTrainedModel, batch: list[list[int]]) -> torch.Tenso
         kept: list[torch.Tensor] = []
         hooks = [
             block.get_submodule("mlp").register_forward_hook(lambda _, __, output: kept.append(output[0].cpu()))  # noqa: B023
-            for block in blocks(model)
+            for block in find_blocks(model)
         ]
         model(torch.tensor([sequence], device=model.device))
         for hook in hooks:
@@ -156,7 +156,7 @@ def measure(console: Console, sizes: Sizes, device: str, repeats: int) -> None:
     console.print(f"1 site, batched, against one at a time: {faster:.2f} times faster\n")
     if device == "cuda":
         tokens_in = len(batch) * max(map(len, batch))
-        flops = 2 * sum(p.numel() for p in decoder(model).parameters()) * tokens_in
+        flops = 2 * sum(p.numel() for p in get_decoder(model).parameters()) * tokens_in
         a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
         ceiling = 2 * 8192**3 / timed({"": lambda: a @ a}, 10)[""]
         console.print(

@@ -17,12 +17,12 @@ from rich.table import Table
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from datamodules.language.batches import Batches
-from datamodules.language.demo import demo_model
+from datamodules.language.demo import build_demo_model
 from datamodules.language.generation import generate_answers
 from tests.benchmarks.bench_capture import LAYERS, SEVEN, SMALL, Sizes, made, timed
 
 QUESTIONS, LONGEST, BATCH = 64, 48, 32
-TOKENIZER = demo_model(prompt="{question}").load_tokenizer()  # only shows the text of the answers
+TOKENIZER = build_demo_model(prompt="{question}").load_tokenizer()  # only shows the text of the answers
 Ids = list[Sequence[int]]
 
 

@@ -10,9 +10,9 @@ import torch
 from datamodules.language.capture import capture
 from datamodules.language.generation import generate_answers
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.sites import decoder
+from datamodules.language.sites import get_decoder
 from datamodules.language.smollm2 import fetch
-from datamodules.questions.sets.cities import city_questions
+from datamodules.questions.sets.cities import build_city_questions
 
 N, BATCH, TOKENS, ROUNDS = 64, 64, 60, 3
 
@@ -23,9 +23,9 @@ def main() -> None:
     path = fetch(Path("cache/models"))
     model = LanguageModel(gguf=str(path), chat=True)
     tokenizer, network = model.load_tokenizer(), model.load("cpu")
-    asked = city_questions(question="In which country is the city of {city}?", limit=N, name="cities")
+    asked = build_city_questions(question="In which country is the city of {city}?", limit=N, name="cities")
     prompts = model.encode(tokenizer, [question.text for question in asked.load(lambda line: None)])
-    ends = model.stop_ids(tokenizer)
+    ends = model.find_stop_ids(tokenizer)
 
     def answer(size: int) -> list:
         parts = [prompts[i : i + size] for i in range(0, N, size)]
@@ -44,7 +44,7 @@ def main() -> None:
     width = max(map(len, sequences))
     ids = torch.tensor([[*one, *[0] * (width - len(one))] for one in sequences])
     mask = torch.tensor([[1] * len(one) + [0] * (width - len(one)) for one in sequences])
-    language = decoder(network)
+    language = get_decoder(network)
 
     @torch.inference_mode()
     def bare() -> None:

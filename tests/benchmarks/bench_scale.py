@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.activations import ActivationDataModule
-from datamodules.labels.rules import TextRule, gold
+from datamodules.labels.rules import TextRule, judge_by_gold
 from datamodules.labels.spans import RuleSpans
-from datamodules.language.demo import demo_model
+from datamodules.language.demo import build_demo_model
 from datamodules.language.demo.world import World
 from datamodules.language.positions import Positions
 from datamodules.questions.files import FileQuestions
@@ -52,9 +52,9 @@ def write_questions(path: Path, n: int) -> None:
 def datamodule(folder: str, n: int) -> ActivationDataModule:
     """Four positions in every layer, with exact answers by a rule."""
     return ActivationDataModule(
-        model=demo_model(prompt="<s>Q: {question}\nA:", dtype="float32", max_new_tokens=48, batch_size=64),
+        model=build_demo_model(prompt="<s>Q: {question}\nA:", dtype="float32", max_new_tokens=48, batch_size=64),
         dataset=FileQuestions(path=f"{folder}/{n}.csv", pattern=PATTERN),
-        rule=TextRule(gold),
+        rule=TextRule(judge_by_gold),
         spans=RuleSpans(),
         positions=Positions(RULES),
         site="resid_post",

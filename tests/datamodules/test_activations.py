@@ -11,12 +11,13 @@ import torch
 
 from datamodules.activations import ActivationDataModule
 from datamodules.examples import Span
-from datamodules.labels.labelling import label_examples, replies
-from datamodules.labels.rules import TextRule, gold, substring
+from datamodules.labels.labelling import collect_replies, label_examples
+from datamodules.labels.rules import TextRule, judge_by_gold, judge_by_substring
 from datamodules.labels.spans import ModelSpans, RuleSpans
 from datamodules.language.cache.entry import CacheEntry
 from datamodules.language.capture import capture
 from datamodules.language.positions import Positions, Rule
+from datamodules.language.running_model import RunningModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 from datamodules.split import GroupSplit
@@ -29,7 +30,7 @@ def make(language_model, questions_csv, cache_root, **changes):
     settings = {
         "model": language_model,
         "dataset": FileQuestions(path=str(questions_csv), pattern=r"\w+"),
-        "rule": TextRule(gold),
+        "rule": TextRule(judge_by_gold),
         "spans": RuleSpans(),
         "positions": Positions(shipped("paper")),
         "site": "resid_post",
@@ -62,7 +63,7 @@ def test_blocks_hold_what_the_model_computes(datamodule, language_model, questio
     valid = torch.cat([block["valid"] for block in blocks]).unflatten(0, (3, 15))
     for i in (0, 7, len(rows) - 1):
         row = table[rows[i]]
-        assert blocks[0]["labels"][i] == gold(row["answer"], asked[row["question"]]).right == row["label"]
+        assert blocks[0]["labels"][i] == judge_by_gold(row["answer"], asked[row["question"]]).right == row["label"]
         states = network.model(
             torch.tensor([row["prompt_ids"] + row["answer_ids"]]), output_hidden_states=True
         ).hidden_states
@@ -87,7 +88,7 @@ def test_the_card_describes_the_grid(datamodule):
 
 
 def test_a_second_run_loads_no_model(datamodule, language_model, questions_csv, cache_root, monkeypatch, caplog):
-    monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
+    monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))
     again = make(language_model, questions_csv, cache_root)
     with caplog.at_level("INFO"):
         again.setup()
@@ -110,7 +111,7 @@ def test_another_batch_size_gives_the_same_answers(language_model, questions_csv
         model = replace(language_model, batch_size=batch_size)
         with LanguageModelStages(model, COLOURS, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
             ids, texts = zip(*asked, strict=True)
-            answers.append(stages.answers(ids, stages.prompts(texts)))
+            answers.append(stages.answer(ids, stages.encode(texts)))
     assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
     assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
 
@@ -127,13 +128,13 @@ def test_a_run_that_failed_goes_on_where_it_stopped(language_model, questions_cs
             raise RuntimeError("power cut")
         return capture(network, sequences, *rest)
 
-    monkeypatch.setattr("datamodules.language.stages.capture", fails_late)
+    monkeypatch.setattr("datamodules.language.activation_stage.capture", fails_late)
     with pytest.raises(RuntimeError, match="power cut"):
         make(language_model, questions_csv, tmp_path / "cut").setup()
     monkeypatch.undo()
     calls.clear()
     monkeypatch.setattr(
-        "datamodules.language.stages.capture", lambda n, s, *r: calls.append(len(s)) or capture(n, s, *r)
+        "datamodules.language.activation_stage.capture", lambda n, s, *r: calls.append(len(s)) or capture(n, s, *r)
     )
     resumed = make(language_model, questions_csv, tmp_path / "cut")
     resumed.setup()
@@ -148,7 +149,7 @@ def test_activations_that_are_not_finite_are_named_and_not_stored(language_model
         acts[0, 1, 2, 3] = torch.inf
         return {"resid_post": acts}
 
-    monkeypatch.setattr("datamodules.language.stages.capture", broken)
+    monkeypatch.setattr("datamodules.language.activation_stage.capture", broken)
     with pytest.raises(ValueError, match=r"got inf at layer 1, position second_answer, example colours-\d{5}"):
         make(language_model, questions_csv, tmp_path).setup()
     assert not list(tmp_path.rglob("*.safetensors*"))
@@ -211,7 +212,7 @@ def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tm
         forwards.append(arguments[3])
         return capture(*arguments)
 
-    monkeypatch.setattr("datamodules.language.stages.capture", counted)
+    monkeypatch.setattr("datamodules.language.activation_stage.capture", counted)
     together = {"site": "z", "also": ["mlp_post", "z", "resid_pre"]}
     make(language_model, questions_csv, tmp_path / "together", **together).setup()
     assert {tuple(sorted(sites)) for sites in forwards} == {("mlp_post", "resid_pre", "z")}
@@ -275,7 +276,7 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
         with pytest.raises(ValueError, match=r"do not stand in the answer: ask another model with \+model@"):
             asked.setup()
         if attempt == 1:
-            monkeypatch.setattr(LanguageModelStages, "network", property(lambda _: pytest.fail("the model was loaded")))
+            monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))
 
 
 def test_the_page_and_the_table_stand_beside_the_activations(datamodule):
@@ -308,13 +309,13 @@ def test_answers_are_known_by_model_prompts_and_decoding(language_model, tiny_mo
     for count, way in enumerate([*ways, {"batch_size": 2}, {"name": "other name"}], 1):
         model = replace(language_model, **way)
         with LanguageModelStages(model, COLOURS, str(tmp_path / "cache"), torch.device("cpu"), quiet=True) as stages:
-            stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+            stages.answer(["a", "b"], stages.encode(["red?", "blue?"]))
         assert len(entries(tmp_path / "cache", "answers")) == min(count, len(ways))
 
 
-def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(language_model, tmp_path):
+def test_activations_are_known_by_sequences_tokens_sites_and_layers(language_model, tmp_path):
     with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        answers = stages.answers(["a", "b"], stages.prompts(["red?", "blue?"]))
+        answers = stages.answer(["a", "b"], stages.encode(["red?", "blue?"]))
         usual: dict[str, Any] = {
             "ids": ["a", "b"], "answers": answers, "names": ["x"], "tokens": torch.tensor([[[3, 3]], [[2, 2]]]),
             "valid": torch.ones(2, 1, dtype=torch.bool), "sites": ["z"], "layers": [0, 1],
@@ -322,16 +323,17 @@ def test_activations_are_known_by_sequences_tokens_positions_sites_and_layers(la
         ways: list[dict[str, Any]] = [
             {},
             {"answers": answers[::-1]},
-            {"names": ["y"]},
             {"tokens": torch.tensor([[[3, 3]], [[1, 2]]])},
             {"valid": torch.tensor([[True], [False]])},
             {"sites": ["mlp_out"]},
-            {"layers": [0]},
+            {"layers": [0, 2]},
             {"ids": ["c", "d"]},  # names that no content depends on
+            {"names": ["y"]},  # the same tokens under another name
+            {"layers": [0]},  # which another entry holds
         ]
         for count, way in enumerate(ways, 1):
-            stages.activations(**usual | way)
-            assert len(entries(tmp_path, "activations")) == min(count, len(ways) - 1)
+            stages.capture(**usual | way)
+            assert len(entries(tmp_path, "activations")) == min(count, len(ways) - 3)
 
 
 def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
@@ -341,18 +343,18 @@ def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path
     with LanguageModelStages(
         replace(language_model, max_new_tokens=128 - longest), COLOURS, str(tmp_path), torch.device("cpu"), True
     ) as stages:
-        assert len(label_examples(stages, questions, TextRule(gold), None).questions) == 300
+        assert len(label_examples(stages, questions, TextRule(judge_by_gold), None).questions) == 300
         stages.model = replace(stages.model, max_new_tokens=129 - longest)
-        assert 0 < len(label_examples(stages, questions, TextRule(gold), None).questions) < 300
+        assert 0 < len(label_examples(stages, questions, TextRule(judge_by_gold), None).questions) < 300
 
 
 def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_path):
     with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
         told: list[str] = []
-        short, long = replies(stages, language_model, ["a", "b"], ["red?", "red " * 300], told.append)
+        short, long = collect_replies(stages, language_model, ["a", "b"], ["red?", "red " * 300], told.append)
         assert short
         assert long == ""
-        assert replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
+        assert collect_replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
         assert [line[:44] for line in told] == [
             f"1 of {n} texts are not put to {language_model.name}"[:44] for n in (2, 1)
         ]
@@ -380,7 +382,7 @@ def test_answers_without_an_exact_answer_are_named(language_model, questions_csv
         make(language_model, questions_csv, cache_root, spans=find_in_two_of_three).setup()
     listed = next(r.message for r in caplog.records if r.message.startswith("exact answers: none in"))
     assert re.findall(r"colours-(\d+)", listed) == [f"{i:05}" for i in range(0, 60, 3)]
-    assert listed.endswith(" and 80 more, see index.parquet; their exact-answer positions are invalid")
+    assert listed.endswith(" and 80 more, see examples.parquet; their exact-answer positions are invalid")
 
 
 def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cache_root):
@@ -398,12 +400,12 @@ def test_tokens_without_an_embedding_are_refused_where_they_are_used(language_mo
     tokenizer.save_pretrained(folder)
     model = replace(language_model, id=str(folder))
     with LanguageModelStages(model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        (answer,) = stages.answers(["a"], stages.prompts(["red?"]))
+        (answer,) = stages.answer(["a"], stages.encode(["red?"]))
         assert answer.answer_ids
         with pytest.raises(
             ValueError, match=rf"expected tokens below {rows}, .* got {rows + 3} \('<more-3>'\); the tokenizer belongs"
         ):
-            stages.answers(["a", "b"], stages.prompts(["red?", "<more-3> blue?"]))
+            stages.answer(["a", "b"], stages.encode(["red?", "<more-3> blue?"]))
 
 
 def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
@@ -417,7 +419,7 @@ def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
         raise OSError("cache.root: expected a folder that can be written")
 
     monkeypatch.setattr(CacheEntry, "write", refuse)
-    other = make(language_model, questions_csv, tmp_path, rule=TextRule(substring))
+    other = make(language_model, questions_csv, tmp_path, rule=TextRule(judge_by_substring))
     other.setup()
     assert other.card["split"] != {}
     assert "what the cache says of the examples is not brought up to date: cache.root: expected" in caplog.text

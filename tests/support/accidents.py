@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from datamodules.activations import ActivationDataModule
-from datamodules.labels.rules import TextRule, gold
+from datamodules.labels.rules import TextRule, judge_by_gold
 from datamodules.labels.spans import RuleSpans
 from datamodules.language.cache import shards
 from datamodules.language.language_model import LanguageModel
@@ -33,7 +33,7 @@ def build(model: str, questions: str, root: str) -> None:
     ActivationDataModule(
         model=LanguageModel(model, prompt="Q: {question}\nA:", dtype="float32", max_new_tokens=6, batch_size=8),
         dataset=FileQuestions(path=questions, pattern=r"\w+", limit=80),
-        rule=TextRule(gold),
+        rule=TextRule(judge_by_gold),
         spans=RuleSpans(),
         positions=Positions([Rule("last_q", "prompt", -1), Rule("-1", "answer", -1)]),
         site="resid_post",

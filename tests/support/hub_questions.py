@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datamodules.language import stages
+from datamodules.language import answer_stage
 from datamodules.language.generation import Answer
 
 TRAIN, TEST = range(60), range(60, 90)
@@ -171,7 +171,7 @@ def script(monkeypatch: Any, one: Script) -> list[int]:
     Returns:
         a list that grows by how many prompts each batch has.
     """
-    own, batches = stages.generate_answers, list[int]()
+    own, batches = answer_stage.generate_answers, list[int]()
 
     def scripted(
         network: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, *how: Any
@@ -195,5 +195,5 @@ def script(monkeypatch: Any, one: Script) -> list[int]:
             answers.append(replace(answer, answer_ids=ids, logprobs=[-1.0] * len(ids), finish="stop", text=text))
         return answers
 
-    monkeypatch.setattr(stages, "generate_answers", scripted)
+    monkeypatch.setattr(answer_stage, "generate_answers", scripted)
     return batches

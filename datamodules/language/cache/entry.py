@@ -33,6 +33,8 @@ class CacheEntry:
         content: JSON-ready description of everything the content depends on; its hash is the key.
         n_shards: how many shards make the entry whole.
         about: what the manifest also says, for people; not part of the key.
+        contains: what the manifest also says, for runs that look for an entry holding more than they want; not part of
+            the key.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -40,15 +42,22 @@ class CacheEntry:
     """
 
     def __init__(
-        self, root: str | Path, kind: str, content: dict[str, Any], n_shards: int, about: dict[str, Any] | None = None
+        self,
+        root: str | Path,
+        kind: str,
+        content: dict[str, Any],
+        n_shards: int,
+        about: dict[str, Any] | None = None,
+        contains: dict[str, Any] | None = None,
     ) -> None:
-        described = json.dumps({"cache": VERSION, **content}, sort_keys=True)
-        self.key = hashlib.sha256(described.encode()).hexdigest()[:20]
+        self.key = compute_key(content)
         self.folder = Path(root).expanduser().absolute() / kind / self.key
         self.n_shards = n_shards
-        with _told(f"a folder that can be written, got {root}"):
+        with _explain_error(f"a folder that can be written, got {root}"):
             (self.folder / ".local").mkdir(parents=True, exist_ok=True)
         manifest = {"cache": VERSION, "about": about or {}, "shards": n_shards, **content}
+        if contains:
+            manifest["contains"] = contains
         if not (self.folder / "manifest.json").exists():
             self.write_once("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
         self._check_version()
@@ -58,9 +67,9 @@ class CacheEntry:
             weakref.finalize(self, os.close, in_use)
             fcntl.flock(in_use, fcntl.LOCK_SH)  # who would remove the entry finds it in use as long as this object is
 
-    def missing(self) -> list[int]:
+    def list_missing(self) -> list[int]:
         """Shards without a record."""
-        return [shard for shard in range(self.n_shards) if not self._record(shard).exists()]
+        return find_missing(self.folder, self.n_shards)
 
     def require_room(self, needed: int) -> None:
         """Hold an estimate, in bytes, of what is missing against the free disk space.
@@ -78,17 +87,17 @@ class CacheEntry:
     def build(
         self,
         make: Callable[[int], dict[str, bytes]],
-        made_elsewhere: Callable[[int], Any],
+        skip: Callable[[int], Any],
         together: bool = False,
     ) -> None:
         """Make every missing shard, sharing the work with other processes that build the same entry.
 
         Args:
             make: gives the files of a shard, name to bytes. Its result must depend on the shard number alone.
-            made_elsewhere: called with each shard that another process made meanwhile.
+            skip: called with each shard that another process made meanwhile.
             together: make every shard, as all processes that hold parts of one model must; one of them stores it.
         """
-        missing = self.missing()
+        missing = self.list_missing()
         if together:
             for shard in missing:
                 self.offer(shard, make(shard), wait=True)
@@ -101,7 +110,7 @@ class CacheEntry:
                     if not mine:
                         held.append(shard)
                     elif self._record(shard).exists():
-                        made_elsewhere(shard)
+                        skip(shard)
                     else:
                         self._finish(shard, make(shard))
             missing = held
@@ -115,7 +124,7 @@ class CacheEntry:
             if mine and not self._record(shard).exists():
                 self._finish(shard, files)
 
-    def files(self, shard: int) -> dict[str, Path]:
+    def check_files(self, shard: int) -> dict[str, Path]:
         """Paths of a finished shard's files by name, each held against its record.
 
         Raises:
@@ -135,16 +144,16 @@ class CacheEntry:
         seal = self.folder / ".local" / f"shard-{shard:05d}.seal"
         sealed = seal.read_bytes() if seal.exists() else b""
         # A file whose size and time of change are as when it was last checked is not read again: a cache can be large.
-        if not sealed or sealed != _times(paths.values()):
+        if not sealed or sealed != _read_times(paths.values()):
             for name, path in paths.items():
-                problem = _difference(path, recorded[name])
+                problem = _find_difference(path, recorded[name])
                 if problem:
                     raise ValueError(
                         f"cache: shard {path} {problem}; "
                         f"rebuild it with: rm '{self._record(shard)}' and the same run again"
                     )
             with suppress(OSError):  # a cache that others own can be read all the same
-                seal.write_bytes(_times(paths.values()))
+                seal.write_bytes(_read_times(paths.values()))
         return paths
 
     def write_once(self, name: str, content: bytes) -> Path:
@@ -162,7 +171,7 @@ class CacheEntry:
         path = self.folder / name
         temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
         try:
-            with _told(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
+            with _explain_error(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
                 path.parent.mkdir(exist_ok=True)
                 with temporary.open("wb") as file:
                     file.write(content)
@@ -190,7 +199,7 @@ class CacheEntry:
             )
 
     def _record(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05d}.json"
+        return _name_record(self.folder, shard)
 
     def _finish(self, shard: int, files: dict[str, bytes]) -> None:
         for leftover in self.folder.glob(f"**/.*shard-{shard:05d}.*.tmp"):
@@ -213,7 +222,7 @@ class CacheEntry:
     def _claim(self, name: str, wait: bool) -> Iterator[bool]:
         """Hold the lock of a shard or of a file; yields whether it was got."""
         with ExitStack() as claim:
-            with _told(f"a folder that can be written, got {self.folder}"):
+            with _explain_error(f"a folder that can be written, got {self.folder}"):
                 lock = claim.enter_context((self.folder / ".local" / f"{name}.lock").open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,8 +232,28 @@ class CacheEntry:
             yield True  # closing the file drops the lock
 
 
+def compute_key(content: dict[str, Any]) -> str:
+    """Key of an entry: the hash of everything its content depends on.
+
+    Example:
+        >>> compute_key({"stage": "answers"})
+        'c74bc78445208b6541cd'
+    """
+    described = json.dumps({"cache": VERSION, **content}, sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:20]
+
+
+def find_missing(folder: Path, n_shards: int) -> list[int]:
+    """Shards of an entry's folder without a record; all where there is no such folder."""
+    return [shard for shard in range(n_shards) if not _name_record(folder, shard).exists()]
+
+
+def _name_record(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.json"
+
+
 @contextmanager
-def _told(expected: str) -> Iterator[None]:
+def _explain_error(expected: str) -> Iterator[None]:
     """Turn what the system says of a file into one line that names the setting at fault."""
     try:
         yield
@@ -234,7 +263,7 @@ def _told(expected: str) -> Iterator[None]:
         ) from error
 
 
-def _times(paths: Iterable[Path]) -> bytes:
+def _read_times(paths: Iterable[Path]) -> bytes:
     """Sizes and times of change, empty where a file is missing."""
     try:
         stats = [path.stat() for path in paths]
@@ -243,7 +272,7 @@ def _times(paths: Iterable[Path]) -> bytes:
         return b""
 
 
-def _difference(path: Path, record: dict[str, Any]) -> str | None:
+def _find_difference(path: Path, record: dict[str, Any]) -> str | None:
     """How a file differs from its record, or None."""
     if not path.exists():
         return "is missing"

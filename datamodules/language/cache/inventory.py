@@ -15,7 +15,7 @@ from uuid import uuid4
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.language.progress import size
+from datamodules.language.progress import format_size
 from datamodules.stream.local_paths import expand_user
 
 KINDS = ("answers", "activations")
@@ -25,7 +25,7 @@ REMOVED = ".removed"  # end of the name of a folder that is being removed
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldEntry:
     """One entry of the cache.
 
     Attributes:
@@ -55,17 +55,17 @@ class Held:
         return "whole" if n == self.shards else f"{self.shards} of {n}"
 
 
-def held(root: str | Path) -> list[Held]:
+def list_entries(root: str | Path) -> list[HeldEntry]:
     """Return all entries below a cache root, the one used last first."""
     entries = []
     for path in expand_user(root, "cache.root").glob("*/*/manifest.json"):
         if path.parts[-3] in KINDS and not path.parts[-2].startswith("."):
             with suppress(FileNotFoundError):  # another process removed the entry meanwhile
-                entries.append(_held(path.parent))
+                entries.append(_read_entry(path.parent))
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
 
-def _held(folder: Path) -> Held:
+def _read_entry(folder: Path) -> HeldEntry:
     used, path = folder / ".local" / "used", folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
@@ -75,7 +75,7 @@ def _held(folder: Path) -> Held:
     for file in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a file that is being written gets another name
             sizes.append(file.stat().st_size if file.is_file() else 0)
-    return Held(
+    return HeldEntry(
         folder,
         manifest if isinstance(manifest, dict) else {},
         len(list(folder.glob("shard-*.json"))),
@@ -84,7 +84,7 @@ def _held(folder: Path) -> Held:
     )
 
 
-def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Console | None = None) -> None:
+def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Console | None = None) -> None:
     """Show what the cache holds, or remove entries by key; on a terminal, ask first.
 
     Args:
@@ -96,18 +96,20 @@ def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Con
         ValueError: a key is not there, names several entries, or is in use; nothing is removed then.
     """
     console = console or Console()
-    entries = held(root)
+    entries = list_entries(root)
     if prune is None:
-        console.print(f"{root}: {len(entries)} entries, {size(sum(entry.bytes for entry in entries))}", soft_wrap=True)
-        console.print(_table(entries))
+        console.print(
+            f"{root}: {len(entries)} entries, {format_size(sum(entry.bytes for entry in entries))}", soft_wrap=True
+        )
+        console.print(_build_table(entries))
         return
     keys = prune if isinstance(prune, list | tuple) else [prune]
     if not keys:
         raise ValueError("cache.prune: expected a key or a list of keys, got an empty list; see them without it")
     chosen = {entry.folder: entry for entry in (_find(entries, key, root) for key in keys)}
-    what = f"{len(chosen)} of {len(entries)} entries, {size(sum(entry.bytes for entry in chosen.values()))}"
+    what = f"{len(chosen)} of {len(entries)} entries, {format_size(sum(entry.bytes for entry in chosen.values()))}"
     if sys.stdin.isatty():
-        console.print(_table(list(chosen.values())))
+        console.print(_build_table(list(chosen.values())))
         try:
             reply = console.input(f"Remove {what}? [y/N] ", markup=False)
         except EOFError:  # the end of the input is no yes
@@ -132,7 +134,7 @@ def cache_info(root: str, prune: str | Sequence[str] | None = None, console: Con
     console.print(f"Removed {what}.")
 
 
-def _find(entries: Sequence[Held], key: object, root: str) -> Held:
+def _find(entries: Sequence[HeldEntry], key: object, root: str) -> HeldEntry:
     if not isinstance(key, str):
         raise ValueError(
             f"cache.prune: expected the characters of a key, got the number {key}; quote it: cache.prune=\\'KEY\\'"
@@ -147,7 +149,7 @@ def _find(entries: Sequence[Held], key: object, root: str) -> Held:
     return found[0]
 
 
-def _table(entries: Sequence[Held]) -> Table:
+def _build_table(entries: Sequence[HeldEntry]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("key", "model", "dataset", "site"):
         table.add_column(name, overflow="fold", no_wrap=name == "key")
@@ -161,7 +163,7 @@ def _table(entries: Sequence[Held]) -> Table:
             str(about.get("dataset", "?")),
             str(entry.manifest.get("site", entry.folder.parent.name)),
             f"{examples:,}" if isinstance(examples := about.get("examples"), int) else "?",
-            size(entry.bytes),
+            format_size(entry.bytes),
             entry.state,
             f"{entry.used:%Y-%m-%d}",
         )

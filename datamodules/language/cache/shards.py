@@ -4,15 +4,27 @@ SHARD = 256  # examples in a shard: what a kill can cost, and the unit that proc
 
 
 def count_shards(n: int) -> int:
-    """Shards of n examples."""
+    """Count the shards of n examples.
+
+    >>> count_shards(300)
+    2
+    """
     return -(-n // SHARD)
 
 
-def rows_of(shard: int, n: int) -> range:
-    """Numbers of the examples in one shard of n examples."""
+def get_rows(shard: int, n: int) -> range:
+    """List the numbers of the examples in one shard of n examples.
+
+    >>> get_rows(1, 300)
+    range(256, 300)
+    """
     return range(shard * SHARD, min(n, (shard + 1) * SHARD))
 
 
-def shard_name(rows: range, suffix: str) -> str:
-    """Name of the file for the examples of one shard."""
+def name_shard(rows: range, suffix: str) -> str:
+    """Name the file for the examples of one shard.
+
+    >>> name_shard(range(256, 300), "parquet")
+    'shard-00001.parquet'
+    """
     return f"shard-{rows.start // SHARD:05d}.{suffix}"

@@ -11,7 +11,7 @@ from datamodules.questions.question import Question, QuestionSet, Tell
 KNOWN_QUESTIONS = {"facts": len(FACTS) * N_KNOWN, "words": N_FORMS * N_KNOWN_STEMS}  # that can be asked
 
 
-def demo_model(**settings: Any) -> LanguageModel:
+def build_demo_model(**settings: Any) -> LanguageModel:
     """Return the embedded language model with its weights from the package."""
     return LanguageModel(
         id=str(files("datamodules.language.demo") / "weights"), name="probegrid demo model", **settings

@@ -7,10 +7,10 @@ from importlib.resources import files
 from typing import Any
 
 from datamodules.questions.files import FileQuestions
-from datamodules.questions.sets.countries import country_pattern
+from datamodules.questions.sets.countries import build_country_pattern
 
 
-def city_questions(**settings: Any) -> FileQuestions:
+def build_city_questions(**settings: Any) -> FileQuestions:
     """Return the questions about cities, one a row of cities.csv: columns city, country and aliases.
 
     The pattern finds the first country that an answer names, right or wrong.
@@ -19,4 +19,4 @@ def city_questions(**settings: Any) -> FileQuestions:
         **settings: of `FileQuestions`, such as `question`, `limit`, `seed`, `group` and `name`.
     """
     path = str(files("datamodules.questions.sets") / "cities.csv")
-    return FileQuestions(path=path, answer=["country", "aliases"], pattern=country_pattern(), **settings)
+    return FileQuestions(path=path, answer=["country", "aliases"], pattern=build_country_pattern(), **settings)

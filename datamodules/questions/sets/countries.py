@@ -234,22 +234,24 @@ _ELSEWHERE = {
 }
 
 
-def names() -> list[str]:
+def list_names() -> list[str]:
     """Every name and alias once, longer ones first, as alternatives of a regular expression are tried in order."""
     every = [name for names in COUNTRIES.values() for name in names]
     return sorted({*every, *PARTS.values(), *OTHERS}, key=lambda name: (-len(name), name))
 
 
-def country_pattern() -> str:
+def build_country_pattern() -> str:
     """Regular expression whose first match in a text is the first country that it names, as whole words.
 
-    >>> re.search(country_pattern(), "It is in New Mexico, in the United States.")[0]
+    >>> re.search(build_country_pattern(), "It is in New Mexico, in the United States.")[0]
     'United States'
     """
     after = "".join(rf"(?<!\b{words} )" for words in _NOT_AFTER)
-    return rf"(?<![\w-]){after}(?:{'|'.join(map(_expression, names()))})(?!\w|\s(?:{'|'.join(_NOT_BEFORE)})\b)"
+    return (
+        rf"(?<![\w-]){after}(?:{'|'.join(map(_build_expression, list_names()))})(?!\w|\s(?:{'|'.join(_NOT_BEFORE)})\b)"
+    )
 
 
-def _expression(name: str) -> str:
+def _build_expression(name: str) -> str:
     """Regular expression of one name; blanks may be line breaks, apostrophes curly."""
     return _ELSEWHERE.get(name) or re.escape(name).replace(r"\ ", r"\s+").replace("'", "['’]")

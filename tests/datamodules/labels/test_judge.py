@@ -1,6 +1,6 @@
 import pytest
 
-from datamodules.labels.judge import Judge, judge_prompt, judged, study_rule
+from datamodules.labels.judge import Judge, build_study_rule, read_verdict, write_judge_prompt
 from datamodules.labels.rules import TextRule
 from datamodules.questions.question import Question
 
@@ -28,11 +28,11 @@ def test_only_answers_without_gold_are_judged_and_unclear_ones_again_then_left_o
     [("yes", True), (' "No."', False), ("Yes, the same", True), ("nothing", None), ("It is: yes", None), ("", None)],
 )
 def test_a_verdict_is_the_first_word(reply, verdict):
-    assert judged(reply) is verdict
+    assert read_verdict(reply) is verdict
 
 
 def test_each_try_shows_other_examples_and_one_of_each_verdict():
-    prompts = [judge_prompt(QUESTIONS[0], "it is\nher", k) for k in range(8)]
+    prompts = [write_judge_prompt(QUESTIONS[0], "it is\nher", k) for k in range(8)]
     assert len(set(prompts)) == 8
     for prompt in prompts:
         assert prompt.count("Verdict: yes") == prompt.count("Verdict: no") == 1
@@ -47,7 +47,7 @@ def test_tries_are_checked(tries):
 
 def test_the_study_takes_substrings_and_asks_a_judge_in_some_sets_only():
     answers = ["Annabel", "her", "him", "it"]  # Ann as written, inside a word
-    plain = study_rule("movies", ["nq"])
+    plain = build_study_rule("movies", ["nq"])
     assert isinstance(plain, TextRule)
     assert [one.right for one in plain(QUESTIONS, answers, None)] == [True, False, False, False]
     asked = []
@@ -56,6 +56,6 @@ def test_the_study_takes_substrings_and_asks_a_judge_in_some_sets_only():
         asked.extend(ids)
         return ["yes"] * len(ids)
 
-    judge = study_rule("nq", ["nq"], tries=2)
+    judge = build_study_rule("nq", ["nq"], tries=2)
     assert [one.right for one in judge(QUESTIONS, answers, ask)] == [True] * 4
     assert asked == ["q1", "q2", "q3"]

@@ -1,15 +1,15 @@
 import pytest
 
 from datamodules.examples import Verdict
-from datamodules.labels.report import LENGTH, SHOWN, label_report, label_summary
-from datamodules.labels.rules import gold, number
+from datamodules.labels.report import LENGTH, SHOWN, summarise_labels, write_label_report
+from datamodules.labels.rules import judge_by_gold, judge_by_number
 from datamodules.questions.question import Question
 
 
 def test_the_report_counts_branches_and_where_the_substring_differs():
     questions = [Question(f"q{i}", "g", f"Which\n{i}?", ("1", "one hundred")) for i in range(20)]
     said = ["It is 1."] * 4 + ["In 1999."] * 7 + ["100 of them"] * 2 + ["nothing " * 40] * 7
-    report = label_report(questions, said, [gold(a, q) for a, q in zip(said, questions, strict=True)])
+    report = write_label_report(questions, said, [judge_by_gold(a, q) for a, q in zip(said, questions, strict=True)])
     assert "6 of 20 answers are right, 30.0%; always guessing the larger class is right in 70.0%." in report
     assert "| the gold answer occurs (right) | 4 | 20.0% |" in report
     assert "| an alias occurs (right) | 2 | 10.0% |" in report
@@ -27,7 +27,7 @@ def test_the_report_counts_branches_and_where_the_substring_differs():
 
 def test_examples_are_spread_over_the_set():
     questions = [Question(f"q{i:03}", "g", "Which?", ("1",)) for i in range(100)]
-    report = label_report(questions, ["2"] * 100, [Verdict(False, "no")] * 100)
+    report = write_label_report(questions, ["2"] * 100, [Verdict(False, "no")] * 100)
     assert [line[4:8] for line in report.splitlines() if line.startswith("- **")] == [
         "q000",
         "q020",
@@ -40,27 +40,27 @@ def test_examples_are_spread_over_the_set():
 def test_demonyms_are_named_and_counted():
     questions = [Question(f"q{i}", "g", "Where?", ("Japan", "Nippon")) for i in range(6)]
     said = ["It is a Japanese city.", "the Japanese", "Japanesque", "Japan", "In Nippon.", "日本"]
-    verdicts = [gold(a, q) for a, q in zip(said, questions, strict=True)]
-    report = label_report(questions, said, verdicts)
+    verdicts = [judge_by_gold(a, q) for a, q in zip(said, questions, strict=True)]
+    report = write_label_report(questions, said, verdicts)
     assert (
         "Longer words with the gold answer inside: `Japanese` for `Japan` (2), `Japanesque` for `Japan` (1)." in report
     )
-    assert label_summary(questions, said, verdicts) == (
+    assert summarise_labels(questions, said, verdicts) == (
         "a plain substring would label 3 of 6 answers otherwise (3 right, 0 wrong)"
     )
 
 
 def test_a_word_of_another_case_is_no_longer_word():
     question, said = Question("q0", "g", "Where?", ("US",)), ["Give it to us."]
-    report = label_report([question], said, [gold(said[0], question)])
+    report = write_label_report([question], said, [judge_by_gold(said[0], question)])
     assert "- wrong here, right by substring: 1" in report
     assert "Longer words" not in report
 
 
 def test_the_other_way_round_is_counted_too():
     questions = [Question(f"q{i}", "g", "Who?", ("Andy García",)) for i in range(2)]
-    verdicts = [gold("Andy Garcia", question) for question in questions]
-    assert label_summary(questions, ["Andy Garcia"] * 2, verdicts) == (
+    verdicts = [judge_by_gold("Andy Garcia", question) for question in questions]
+    assert summarise_labels(questions, ["Andy Garcia"] * 2, verdicts) == (
         "a plain substring would label 2 of 2 answers otherwise (0 right, 2 wrong)"
     )
 
@@ -80,7 +80,7 @@ def test_a_gold_number_that_stands_in_the_question_is_counted(text, accepted, li
     questions, said = [Question("q0", "g", text, (accepted,))], ["nine"]
     verdicts = [Verdict(True, "yes")]
     told = f"n {line} questions the gold number already stands in the question"
-    report, summary = label_report(questions, said, verdicts), label_summary(questions, said, verdicts)
+    report, summary = write_label_report(questions, said, verdicts), summarise_labels(questions, said, verdicts)
     assert (f"I{told}" in report) == (line is not None)
     assert (f"; i{told}" in summary) == (line == "1 of 1")
 
@@ -88,7 +88,7 @@ def test_a_gold_number_that_stands_in_the_question_is_counted(text, accepted, li
 def test_the_part_of_a_long_answer_that_decided_is_shown():
     questions = [Question("q0", "g", "How many?", ("18",)), Question("q1", "g", "How many?", ("7",))]
     said = ["many words " * 40 + "3 * 6 = 18 " + "more words " * 40, "long " * 80 + "1,234"]
-    report = label_report(questions, said, [number(a, q) for a, q in zip(said, questions, strict=True)])
+    report = write_label_report(questions, said, [judge_by_number(a, q) for a, q in zip(said, questions, strict=True)])
     lines = [line for line in report.splitlines() if line.startswith("  - said")]
     assert "3 * 6 = 18 more" in lines[0]
     assert lines[0].startswith("  - said: … ")

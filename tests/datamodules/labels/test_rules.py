@@ -1,6 +1,13 @@
 import pytest
 
-from datamodules.labels.rules import TextRule, given, gold, number, options, substring
+from datamodules.labels.rules import (
+    TextRule,
+    judge_as_given,
+    judge_by_gold,
+    judge_by_number,
+    judge_by_options,
+    judge_by_substring,
+)
 from datamodules.questions.question import Question
 
 NLI = (("entailment", "entail"), ("neutral", "neutrality"), ("contradiction", "contradict"))
@@ -32,7 +39,7 @@ def ask(answers, choice=(), label=None):
     ],
 )
 def test_gold(answer, accepted, branch):
-    verdict = gold(answer, ask(accepted))
+    verdict = judge_by_gold(answer, ask(accepted))
     assert (verdict.right, verdict.branch) == (branch != "none occurs", branch)
 
 
@@ -67,7 +74,7 @@ def test_gold(answer, accepted, branch):
     ],
 )
 def test_number(answer, wanted, branch):
-    verdict = number(answer, ask([wanted]))
+    verdict = judge_by_number(answer, ask([wanted]))
     assert (verdict.right, verdict.branch) == (branch == "the gold number", branch)
 
 
@@ -90,7 +97,7 @@ def test_number(answer, wanted, branch):
     ],
 )
 def test_options(answer, accepted, choice, branch):
-    verdict = options(answer, ask([accepted], choice))
+    verdict = judge_by_options(answer, ask([accepted], choice))
     assert (verdict.right, verdict.branch) == (branch == "the gold option first", branch)
 
 
@@ -108,15 +115,15 @@ def test_options(answer, accepted, choice, branch):
     ],
 )
 def test_substring_is_as_plain_as_the_study_s(answer, accepted, choice, right):
-    assert substring(answer, ask(accepted, choice)).right is right
+    assert judge_by_substring(answer, ask(accepted, choice)).right is right
 
 
 def test_given():
-    assert [given("", ask([], label=label)).right for label in (True, False)] == [True, False]
+    assert [judge_as_given("", ask([], label=label)).right for label in (True, False)] == [True, False]
 
 
 def test_a_rule_goes_over_all_in_order():
-    verdicts = TextRule(gold)([ask(["a"]), ask(["b"])], ["b", "b"])
+    verdicts = TextRule(judge_by_gold)([ask(["a"]), ask(["b"])], ["b", "b"])
     assert [verdict.right for verdict in verdicts] == [False, True]
 
 
@@ -124,11 +131,15 @@ def test_a_rule_goes_over_all_in_order():
     ("rule", "question", "text"),
     [
         (
-            number,
+            judge_by_number,
             ask(["Paris"]),
             "rule=number: expected a number as the gold answer of q0, got 'Paris'; choose rule=gold",
         ),
-        (options, ask(["a"]), r"rule=options: expected a choice of options for q0, got \[\]; name their columns"),
+        (
+            judge_by_options,
+            ask(["a"]),
+            r"rule=options: expected a choice of options for q0, got \[\]; name their columns",
+        ),
     ],
 )
 def test_a_rule_that_does_not_suit_the_questions_says_so(rule, question, text):
@@ -137,14 +148,14 @@ def test_a_rule_that_does_not_suit_the_questions_says_so(rule, question, text):
 
 
 def test_any_of_several_numbers_will_do_and_nearly_is_not_enough():
-    assert number("9", ask(["8", "9"])).right is True
-    assert number("9.001", ask(["9"])).right is False
-    assert number("0.333333333333", ask(["0.3333333333329"])).right is True
+    assert judge_by_number("9", ask(["8", "9"])).right is True
+    assert judge_by_number("9.001", ask(["9"])).right is False
+    assert judge_by_number("0.333333333333", ask(["0.3333333333329"])).right is True
 
 
 def test_the_report_can_tell_given_labels_apart():
-    assert [given("", ask([], label=label)).branch for label in (True, False)] == ["given as 1", "given as 0"]
+    assert [judge_as_given("", ask([], label=label)).branch for label in (True, False)] == ["given as 1", "given as 0"]
 
 
 def test_substring_finds_a_gold_answer_with_blanks_around_it():
-    assert substring("in Paris", ask([" Paris "])).right is True
+    assert judge_by_substring("in Paris", ask([" Paris "])).right is True

@@ -4,7 +4,7 @@ import pytest
 
 from datamodules.base import MIN_PER_CLASS
 from datamodules.examples import Span
-from datamodules.labels.span_check import Found, advise, check_exact, count_found
+from datamodules.labels.span_check import SpanCount, advise, check_spans, count_spans
 from datamodules.language.generation import Answer
 from datamodules.questions.question import Question
 
@@ -38,7 +38,7 @@ class Run:
         return self
 
     def check(self):
-        check_exact(self.questions, self.answers, self.labels, self.exact, 24, self.told.append, self.warned.append)
+        check_spans(self.questions, self.answers, self.labels, self.exact, 24, self.told.append, self.warned.append)
         return self
 
     def stop(self):
@@ -47,25 +47,25 @@ class Run:
         return str(error.value)
 
     def advice(self):
-        lacking = [i for i, one in enumerate(self.exact) if one.span is None]
+        lacking = [i for i, one in enumerate(self.exact) if one.characters is None]
         return advise(self.questions, self.answers, self.exact, lacking, 24)
 
 
 def test_counts_are_by_way_and_label_with_the_median_share_of_words_and_parts_of_words():
     run = Run().add(3, True, "red").add(1, True, "red stone").add(1, True).add(2, False, "stone", text="A stone")
-    run.add(1, True, "Japan", text="A Japanese word", how="gold").add(2, False, how="asked", replies=("no",))
-    run.add(1, False, "re", how="asked")
-    assert count_found([answer.text for answer in run.answers], run.labels, run.exact) == [
-        Found("asked", "wrong", 3, 1, 1, 0.2),
-        Found("gold", "right", 1, 1, 1, 1 / 3),
-        Found("pattern", "right", 5, 4, 0, 0.2),
-        Found("pattern", "wrong", 2, 2, 0, 0.5),
+    run.add(1, True, "Japan", text="A Japanese word", how="gold").add(2, False, how="model", replies=("no",))
+    run.add(1, False, "re", how="model")
+    assert count_spans([answer.text for answer in run.answers], run.labels, run.exact) == [
+        SpanCount("gold", "right", 1, 1, 1, 1 / 3),
+        SpanCount("model", "wrong", 3, 1, 1, 0.2),
+        SpanCount("pattern", "right", 5, 4, 0, 0.2),
+        SpanCount("pattern", "wrong", 2, 2, 0, 0.5),
     ]
 
 
 def test_what_a_pattern_or_a_number_marks_is_no_fallback():
     run = Run().add(1, True, "9", text="9kg", how="number").add(1, True, "re", how="pattern")
-    assert [row.parts for row in count_found(["9kg", "red"], run.labels, run.exact)] == [0, 0]
+    assert [row.parts for row in count_spans(["9kg", "red"], run.labels, run.exact)] == [0, 0]
 
 
 def test_the_run_says_how_often_each_way_found_something_and_how_much_it_marks():
@@ -117,7 +117,7 @@ def test_a_class_with_fewer_than_half_is_warned_of_with_both_shares():
 
 
 def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
-    whole: dict[str, Any] = {"words": "It is the red stone", "how": "asked"}
+    whole: dict[str, Any] = {"words": "It is the red stone", "how": "model"}
     run = Run().add(20, True, "red").add(10, False, **whole).check()
     assert run.warned == [
         "exact answers: in wrong answers of over 3 words they are 100.0% of the words (median): they look like the "
@@ -161,16 +161,16 @@ def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
         ),
         (
             [
-                {"n": 3, "how": "asked", "replies": ("red", "blue"), "finish": "length"},
-                {"n": 2, "how": "asked", "replies": ("blue", "It is the red stone")},
-                {"n": 1, "how": "asked", "replies": ("No Answer",)},
+                {"n": 3, "how": "model", "replies": ("red", "blue"), "finish": "length"},
+                {"n": 2, "how": "model", "replies": ("blue", "It is the red stone")},
+                {"n": 1, "how": "model", "replies": ("No Answer",)},
             ],
             "of the last replies about 6 of 6 without one, 3 do not stand in the answer, 2 copy too much of the "
             "answer, 1 say that there is none: ask another model with +model@spans.model=NAME, or set spans=rule with "
             "dataset.pattern",
         ),
         (
-            [{"n": 3, "how": "asked", "replies": ("NO ANSWER",), "finish": "length"}],
+            [{"n": 3, "how": "model", "replies": ("NO ANSWER",), "finish": "length"}],
             "3 of 3 without one are cut off at model.max_new_tokens=24: raise it",
         ),
         ([{"n": 3, "how": "mine"}], "choose another way with spans"),
@@ -185,5 +185,5 @@ def test_what_to_do_is_said_for_the_case_at_hand(examples, advice):
 
 
 def test_a_reply_is_shown_where_there_was_one():
-    run = Run().add(10, True, "red", how="asked").add(11, False, how="asked", replies=("blue", "green"))
+    run = Run().add(10, True, "red", how="model").add(11, False, how="model", replies=("blue", "green"))
     assert run.stop().endswith("; q14 'It is the red stone.' (replied 'green')")

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import torch
 
 from datamodules.examples import LabelledExamples, Span, Verdict, table_of
-from datamodules.labels.span_page import SHOWN, span_page
+from datamodules.labels.span_page import SHOWN, write_span_page
 from datamodules.language.generation import Answer
-from datamodules.language.tokens import covering, decode
+from datamodules.language.tokens import decode, find_tokens
 from datamodules.questions.question import Question
 
 TEXTS = ["the red <b>stone</b>", "blue 北京 lamp & key", "🗝️ river"]
@@ -42,7 +42,7 @@ def example(tokenizer, text, words):
     start = decode(tokenizer, ids).find(words)
     span = (start, start + len(words)) if words else None
     answer = Answer([1, 2], ids, [0.0] * len(ids), "stop", decode(tokenizer, ids))
-    return answer, Span(span, "asked", ("a | <i>", words)), covering(tokenizer, ids, span) if span else None
+    return answer, Span(span, "model", ("a | <i>", words)), find_tokens(tokenizer, ids, span) if span else None
 
 
 def answered(questions, answers, labels, exact, spans):
@@ -55,7 +55,7 @@ def test_the_page_marks_the_exact_tokens_and_shows_every_answer_whole(language_m
         *(example(tokenizer, t, w) for t, w in zip(TEXTS, ["<b>stone</b>", "北京", ""], strict=True)), strict=True
     )
     questions = [Question(f"q{i}", "g", "context " * 50 + f"which {i}?", ("gold & old",)) for i in range(3)]
-    page = span_page(tokenizer, answered(questions, answers, [True, False, False], exact, spans))
+    page = write_span_page(tokenizer, answered(questions, answers, [True, False, False], exact, spans))
     marked = Marked()
     marked.feed(page)
     assert [text.strip() for text in marked.examples] == ["<b>stone</b>", "北京", ""]
@@ -67,8 +67,8 @@ def test_the_page_marks_the_exact_tokens_and_shows_every_answer_whole(language_m
         ("No exact answer found", "1 of 1 shown"),
     ]
     assert cells(page) == [
-        ["asked", "right", "1", "1", "100.0%", "0", "80.0%"],  # < b > stone < / b > is 8 of 10 words
-        ["asked", "wrong", "2", "1", "50.0%", "0", "33.3%"],  # each character of 北京 is a word
+        ["model", "right", "1", "1", "100.0%", "0", "80.0%"],  # < b > stone < / b > is 8 of 10 words
+        ["model", "wrong", "2", "1", "50.0%", "0", "33.3%"],  # each character of 北京 is a word
     ]
     assert "which 2?" in page
     assert "gold &amp; old" in page
@@ -81,7 +81,7 @@ def test_exact_answers_that_are_parts_of_a_word_are_shown_by_themselves(language
     exact = [Span((8, 11), "gold"), Span((8, 11), "number"), Span(None, "gold")]
     assert answer.text[8:11] == "red"
     questions = [Question(f"q{i}", "g", "which?", ("red",)) for i in range(3)]
-    page = span_page(tokenizer, answered(questions, [answer] * 3, [True] * 3, exact, [span, span, None]))
+    page = write_span_page(tokenizer, answered(questions, [answer] * 3, [True] * 3, exact, [span, span, None]))
     assert cells(page) == [
         ["gold", "right", "2", "1", "50.0%", "1", "33.3%"],
         ["number", "right", "1", "1", "100.0%", "0", "33.3%"],
@@ -100,7 +100,9 @@ def test_a_large_set_is_shown_in_part_evenly(language_model):
     tokenizer = language_model.load_tokenizer()
     answer, exact, span = example(tokenizer, "the red stone", "red")
     questions = [Question(f"q{i:04}", "g", "which?", ("red",)) for i in range(1000)]
-    page = span_page(tokenizer, answered(questions, [answer] * 1000, [True] * 1000, [exact] * 1000, [span] * 1000))
+    page = write_span_page(
+        tokenizer, answered(questions, [answer] * 1000, [True] * 1000, [exact] * 1000, [span] * 1000)
+    )
     shown = [int(i) for i in re.findall(r"q(\d{4}), right", page)]
     assert shown == list(range(0, 1000, 17))
     assert len(shown) <= SHOWN
@@ -118,6 +120,6 @@ def test_the_index_says_what_each_row_is(language_model):
         "id": "q", "group": "g", "split": "test", "question": "which?", "gold": ["red"],
         "answer": "the red stone", "finish": "stop",
         "prompt_ids": [1, 2], "thought_ids": [], "answer_ids": answer.answer_ids,
-        "exact_answer": "red", "exact_answer_by": "asked",
+        "exact_answer": "red", "exact_answer_by": "model",
         "first_token": [3, 4], "last_token": [3, 6], "valid": [True, False], "label": 1, "label_by": "so",
     }  # fmt: skip

@@ -3,8 +3,15 @@ from typing import Any
 import pytest
 
 from datamodules.examples import Span
-from datamodules.labels.rules import options
-from datamodules.labels.spans import REPLY_TOKENS, ModelSpans, RuleSpans, asking, cleaned, extraction_prompt
+from datamodules.labels.rules import judge_by_options
+from datamodules.labels.spans import (
+    REPLY_TOKENS,
+    ModelSpans,
+    RuleSpans,
+    clean_reply,
+    prepare_for_replies,
+    write_extraction_prompt,
+)
 from datamodules.language.language_model import LanguageModel
 from datamodules.questions.question import Question
 
@@ -18,7 +25,7 @@ def nobody(*_):
 
 
 def words(answer, exact):
-    return answer[slice(*exact.span)] if exact.span else None
+    return answer[slice(*exact.characters)] if exact.characters else None
 
 
 @pytest.mark.parametrize(
@@ -97,10 +104,12 @@ def test_a_model_is_asked_about_every_answer_until_its_reply_stands_there():
     exact = ModelSpans(tries=3)(QUESTIONS, ANSWERS, LABELS, ask)
     assert [words(a, e) for a, e in zip(ANSWERS, exact, strict=True)] == ["grey heron", "owl", None, None, "crow"]
     assert [ids for ids, _ in ask.asked] == [["q0", "q1", "q2", "q3", "q4"], ["q1", "q3"], ["q3"]]
-    assert [texts[-1] for texts in ask.texts[1:]] == [extraction_prompt("question 3?", ANSWERS[3], k) for k in (1, 2)]
+    assert [texts[-1] for texts in ask.texts[1:]] == [
+        write_extraction_prompt("question 3?", ANSWERS[3], k) for k in (1, 2)
+    ]
     assert exact[1].replies == ("a snowy owl", "owl")
     assert exact[2].replies == ("NO ANSWER",)
-    assert exact[3] == Span(None, "asked", ("bird", "hawk", ""))
+    assert exact[3] == Span(None, "model", ("bird", "hawk", ""))
 
 
 def test_labels_do_not_decide_who_is_asked_but_where_the_paper_is_followed():
@@ -111,7 +120,7 @@ def test_labels_do_not_decide_who_is_asked_but_where_the_paper_is_followed():
     exact = ModelSpans(only_wrong=True, tries=1)(QUESTIONS, ANSWERS, LABELS, ask)
     # q4 is called right for another reason than the gold words, which its answer lacks
     assert ask.asked[0][0] == ["q1", "q2", "q3", "q4"]
-    assert [one.how for one in exact] == ["gold", "asked", "asked", "asked", "asked"]
+    assert [one.how for one in exact] == ["gold", "model", "model", "model", "model"]
     assert words(ANSWERS[0], exact[0]) == "grey heron"
 
 
@@ -153,7 +162,7 @@ def test_another_model_may_be_asked(language_model):
     ask = Scripted(REPLIES)
     ModelSpans(tries=1, model=language_model)(QUESTIONS, ANSWERS, LABELS, ask)
     assert ask.asked[0][1] is language_model
-    short = asking(language_model)
+    short = prepare_for_replies(language_model)
     assert (short.prompt, short.stop, short.id) == ("{question}", "\n", language_model.id)
     assert short.max_new_tokens == REPLY_TOKENS
 
@@ -171,11 +180,11 @@ def test_another_model_may_be_asked(language_model):
     ],
 )
 def test_replies_are_cleaned(reply, kept):
-    assert cleaned(reply) == kept
+    assert clean_reply(reply) == kept
 
 
 def test_each_try_shows_other_examples_and_ends_where_the_model_goes_on():
-    prompts = [extraction_prompt("Who?", "It was\nAnn.", k) for k in range(30)]
+    prompts = [write_extraction_prompt("Who?", "It was\nAnn.", k) for k in range(30)]
     assert len(set(prompts)) == 30
     assert all(p.endswith("Question: Who?\nAnswer: It was Ann.\nExact answer:") for p in prompts)
     assert all(p.count("\nExact answer:") == 3 for p in prompts)
@@ -222,7 +231,7 @@ def test_as_the_study_does_options_and_patterns_tell_without_asking():
 
 def test_who_is_asked_gets_a_turn_of_its_own_whatever_the_answers_had():
     model = LanguageModel("org/name", template={"add_generation_prompt": False, "enable_thinking": False})
-    asked = asking(model).template
+    asked = prepare_for_replies(model).template
     assert asked is not None
     assert (asked["add_generation_prompt"], asked["enable_thinking"]) == (True, False)
     assert model.template == {"add_generation_prompt": False, "enable_thinking": False}
@@ -241,9 +250,9 @@ def test_who_is_asked_gets_a_turn_of_its_own_whatever_the_answers_had():
 )
 def test_the_option_that_is_marked_is_the_one_that_is_judged(answer, marked):
     question = Question("a", "a", "?", ("B",), options=(("A",), ("B",)))
-    exact = RuleSpans("options").one(question, answer)
-    assert (exact.span and answer[slice(*exact.span)]) == marked
-    verdict = options(answer, question)
+    exact = RuleSpans("options").find_one(question, answer)
+    assert (exact.characters and answer[slice(*exact.characters)]) == marked
+    verdict = judge_by_options(answer, question)
     assert verdict.right is (marked == "B")
     assert (verdict.branch == "no option named") is (marked is None)
 
@@ -259,6 +268,6 @@ def test_the_option_that_is_marked_is_the_one_that_is_judged(answer, marked):
 )
 def test_an_option_is_marked_without_its_article_as_it_is_judged(answer, marked, right):
     question = Question("a", "a", "?", ("the nurse",), options=(("the nurse",), ("the mechanic",)))
-    exact = RuleSpans("options").one(question, answer)
-    assert (exact.span and answer[slice(*exact.span)]) == marked
-    assert options(answer, question).right is right
+    exact = RuleSpans("options").find_one(question, answer)
+    assert (exact.characters and answer[slice(*exact.characters)]) == marked
+    assert judge_by_options(answer, question).right is right

@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from datamodules.language.adapter import (
     WITHOUT_ADAPTER,
-    adapter_files,
     apply_adapter,
     find_adapter,
+    list_adapter_files,
     require_full_model,
     require_mergeable,
 )
@@ -76,7 +76,7 @@ def adapter(tmp_path):
 def both(adapter, tmp_path):
     """Folder with full weights and an adapter beside them."""
     build("llama").save_pretrained(tmp_path / "both")
-    for path in adapter_files(adapter):
+    for path in list_adapter_files(adapter):
         shutil.copy(path, tmp_path / "both")
     return tmp_path / "both"
 
@@ -386,7 +386,7 @@ def test_an_adapter_of_the_hub_is_fetched_and_merged_and_is_no_model(adapter, ti
     publish(tmp_path / "hub", "model", "org/lora", tmp_path / "lora")
     here, there = (replace(base, adapter=name) for name in (str(tmp_path / "lora"), "org/lora"))
     there.fetch()
-    assert there.identity() == here.identity() != base.identity()
+    assert there.identify() == here.identify() != base.identify()
     with torch.no_grad():
         ours, theirs = (model.load("cpu")(input_ids=IDS).logits for model in (there, here))
         assert torch.equal(ours, theirs)

@@ -6,7 +6,7 @@ from transformers import DebertaV2Config, DebertaV2Model
 
 from datamodules.language.capture import capture, check_finite
 from datamodules.language.generation import generate_answers
-from datamodules.language.sites import SITES, Place, blocks, places
+from datamodules.language.sites import SITES, Place, find_blocks, find_places
 from tests.support.families import DEPTH, FAMILIES, WIDTH, build
 
 SEQUENCES = [[1, 5, 9, 20, 33], [1, 7], [1, 40, 41, 42, 43, 44, 45, 46], [1, 8, 9]] * 2
@@ -22,7 +22,7 @@ def network(language_model):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_batch_of_eight_against_one_by_one(name):
     model = build(name)
-    sites = [site for site in SITES if site in places(blocks(model)[0], WIDTH)]
+    sites = [site for site in SITES if site in find_places(find_blocks(model)[0], WIDTH)]
     together = capture(model, SEQUENCES, TOKENS, sites, range(DEPTH))
     for n, sequence in enumerate(SEQUENCES):
         alone = capture(model, [sequence], TOKENS[n : n + 1], sites, range(DEPTH))
@@ -130,7 +130,7 @@ def test_the_head_is_not_run(network):
 
 
 def test_a_shape_that_is_not_that_of_tokens_is_refused(network, monkeypatch):
-    monkeypatch.setattr("datamodules.language.capture.place_of", lambda *_: Place([network.model.norm], "output"))
+    monkeypatch.setattr("datamodules.language.capture.find_place", lambda *_: Place([network.model.norm], "output"))
     monkeypatch.setattr(network.model.norm, "forward", lambda x: torch.stack((x, x)))
     with pytest.raises(ValueError, match=r"site: expected activations \[8, 8, D\], got \[2, 8, 8, 32\]"):
         capture(network, SEQUENCES, TOKENS, ["resid_post"], [0])

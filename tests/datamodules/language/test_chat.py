@@ -6,8 +6,8 @@ from datetime import date
 import pytest
 import torch
 
-from datamodules.labels.spans import asking
-from datamodules.language.chat import encode_turns, reads_clock, turn_end
+from datamodules.labels.spans import prepare_for_replies
+from datamodules.language.chat import encode_turns, find_turn_end, reads_clock
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
@@ -95,7 +95,7 @@ def test_the_date_of_the_model_is_that_of_its_prompts(language_model, tokenizer)
 def test_the_token_behind_an_answer_ends_it(tokenizer, template, expected):
     tokenizer.add_tokens(["<turn>"])
     tokenizer.chat_template = template
-    assert turn_end(tokenizer) == (expected and tokenizer.convert_tokens_to_ids(expected))
+    assert find_turn_end(tokenizer) == (expected and tokenizer.convert_tokens_to_ids(expected))
 
 
 def test_the_date_in_prompts_is_told_once_however_often_the_model_is_asked(
@@ -105,6 +105,6 @@ def test_the_date_in_prompts_is_told_once_however_often_the_model_is_asked(
     stages = LanguageModelStages(model, data, str(tmp_path), torch.device("cpu"))
     stages.tokenizer.chat_template = DATED
     with caplog.at_level("INFO"):
-        stages.prompts(["red?"])
-        stages.prompts(["blue?"], asking(model))
+        stages.encode(["red?"])
+        stages.encode(["blue?"], prepare_for_replies(model))
     assert caplog.text.count("model.date: the chat template writes the date into prompts; they all say 2024-07-26") == 1

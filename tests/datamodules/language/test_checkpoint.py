@@ -100,11 +100,11 @@ def test_packed_weights_are_unpacked(network, language_model, tmp_path):
 def test_the_content_of_the_file_is_the_identity_and_its_name_is_not(gguf, network, language_model, tmp_path):
     copy = tmp_path / "other.gguf"
     copy.write_bytes(gguf.read_bytes())
-    assert LanguageModel(gguf=str(copy)).identity() == LanguageModel(gguf=str(gguf)).identity()
+    assert LanguageModel(gguf=str(copy)).identify() == LanguageModel(gguf=str(gguf)).identify()
     content = bytearray(gguf.read_bytes())
     content[-5] ^= 1
     copy.write_bytes(content)
-    assert LanguageModel(gguf=str(copy)).identity() != LanguageModel(gguf=str(gguf)).identity()
+    assert LanguageModel(gguf=str(copy)).identify() != LanguageModel(gguf=str(gguf)).identify()
 
 
 def load_all(model):

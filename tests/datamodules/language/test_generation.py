@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from datamodules.language import generation as answers_module
-from datamodules.language.generation import generate_answers, read, stored
+from datamodules.language.generation import generate_answers, read_answers, write_answers
 from tests.support.families import FAMILIES, VOCABULARY, build
 
 QUESTIONS = ["red?", "blue naïve 北京 1999?", "key 🦜 bird co-op ship's élan stone?", "green"] * 2
@@ -93,8 +93,8 @@ def test_a_stop_text_that_begins_in_the_prompt_ends_nothing(loaded):
 def test_what_is_stored_is_read_again(loaded, tmp_path):
     model, tokenizer, prompts = loaded
     answers = generate_answers(model, tokenizer, prompts, max_new_tokens=10)
-    (tmp_path / "a.parquet").write_bytes(stored(answers))
-    for one, again in zip(answers, read(tmp_path / "a.parquet"), strict=True):
+    (tmp_path / "a.parquet").write_bytes(write_answers(answers))
+    for one, again in zip(answers, read_answers(tmp_path / "a.parquet"), strict=True):
         assert (list(again.prompt_ids), list(again.answer_ids)) == (one.prompt_ids, one.answer_ids)
         assert list(again.logprobs) == one.logprobs
         assert (again.text, again.finish) == (one.text, one.finish)

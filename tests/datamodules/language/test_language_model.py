@@ -75,7 +75,7 @@ def test_chat_or_base_decides_prompt_and_stop(language_model, chat, template, se
     tokenizer.chat_template = template
     model = LanguageModel(language_model.id, **{"chat": chat, "stop": "auto", **settings})
     assert tokenizer.decode(model.encode(tokenizer, ["red?"])[0]) == expected
-    assert model.stop_text(tokenizer) == stop
+    assert model.find_stop_text(tokenizer) == stop
 
 
 def test_a_chat_without_a_template_is_refused(language_model):
@@ -115,7 +115,7 @@ def test_a_device_map_places_the_weights(language_model):
 
 def test_quantisation_is_part_of_what_activations_depend_on(language_model):
     four = replace(language_model, quantisation={"load_in_4bit": True})
-    assert four.identity() != language_model.identity()
+    assert four.identify() != language_model.identify()
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="what quantisation needs is installed")
@@ -130,11 +130,11 @@ def test_identity_follows_the_weights_not_the_folder(language_model, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(language_model.id, copy)
     same = LanguageModel(str(copy), dtype="float32")
-    assert same.identity() == language_model.identity()
+    assert same.identify() == language_model.identify()
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    assert same.identity() != language_model.identity()
+    assert same.identify() != language_model.identify()
 
 
 def test_a_folder_without_a_tokenizer_is_refused(language_model, tmp_path):
@@ -262,7 +262,7 @@ def test_a_command_line_can_give_line_breaks_tabs_and_backslashes(language_model
     for one in (model, replace(model, batch_size=1)):
         ids = one.encode(tokenizer, [r"\n?"])[0]
         assert tokenizer.decode(ids) == "\\n?\n\tA: \\nu \\d"
-        assert one.stop_text(tokenizer) == "\n\t"
+        assert one.find_stop_text(tokenizer) == "\n\t"
 
 
 def test_a_prompt_for_all_wins_over_those_for_chats_and_base_models(language_model):
@@ -288,8 +288,8 @@ def test_answers_end_at_the_tokenizers_end_and_at_the_end_of_a_turn(language_mod
     tokenizer.add_tokens(["<turn>"])
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<turn>\n{% endfor %}"
     end, turn = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<turn>")
-    assert LanguageModel(language_model.id, chat=True).stop_ids(tokenizer) == sorted([end, turn])
-    assert LanguageModel(language_model.id, chat=False).stop_ids(tokenizer) == [end]
+    assert LanguageModel(language_model.id, chat=True).find_stop_ids(tokenizer) == sorted([end, turn])
+    assert LanguageModel(language_model.id, chat=False).find_stop_ids(tokenizer) == [end]
     network, (prompt,) = language_model.load("cpu"), language_model.encode(tokenizer, ["red?"])
     network.generation_config.eos_token_id = None
     whole = generate_answers(network, tokenizer, [prompt], 8)[0]

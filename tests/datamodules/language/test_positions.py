@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from datamodules.language.positions import Positions, Rule, coincidence
+from datamodules.language.positions import Positions, Rule, compute_coincidence
 from tests.support.places import ROOT
 
 CONF = ROOT / "conf" / "positions"
@@ -22,7 +22,7 @@ def found(rules, prompt, answer, span, tokenizer: Any = None, into_prompt=False,
     """Tokens of one example with so many prompt and answer tokens, or with these ids; None where invalid."""
     ids = [part if isinstance(part, list) else [7] * part for part in (prompt, answer)]
     positions = Positions(rules, into_prompt, **more)
-    tokens, valid = positions.tokens(tokenizer, [ids[0]], [ids[1]], [span])
+    tokens, valid = positions.resolve(tokenizer, [ids[0]], [ids[1]], [span])
     at = [
         (first if first == last else (first, last)) if v else None
         for (first, last), v in zip(tokens[0].tolist(), valid[0], strict=True)
@@ -105,7 +105,7 @@ def test_examples_without_an_exact_answer_can_be_left_out_of_every_column():
     assert found(rules, 10, 3, None) == {"end": 12, "exact": None}
     strict = Positions(rules[:1], require_exact_answer=True)
     assert strict.need_exact_answers  # though no column counts from it
-    tokens, valid = strict.tokens(None, [[7] * 10] * 2, [[7] * 3] * 2, [None, (0, 0)])  # type: ignore[arg-type]
+    tokens, valid = strict.resolve(None, [[7] * 10] * 2, [[7] * 3] * 2, [None, (0, 0)])  # type: ignore[arg-type]
     assert (tokens.tolist(), valid.tolist()) == ([[[0, 0]], [[12, 12]]], [[False], [True]])
 
 
@@ -174,13 +174,13 @@ def test_coincidence_against_counting():
     index = torch.tensor([[3, 3, 5], [3, 4, 4], [2, 2, 0]])
     valid = torch.tensor([[True, True, True], [True, True, True], [True, True, False]])
     tokens = index[..., None].repeat(1, 1, 2)
-    shares = coincidence(tokens, valid)
+    shares = compute_coincidence(tokens, valid)
     assert shares[0, 1] == pytest.approx(2 / 3)
     assert shares[1, 2] == pytest.approx(1 / 2)
     assert shares[0, 0] == 1
     tokens[0, 1, 1] += 1  # a mean that begins at a token is not that token
-    assert coincidence(tokens, valid)[0, 1] == pytest.approx(1 / 3)
-    nobody = coincidence(tokens, valid & torch.tensor([True, True, False]))
+    assert compute_coincidence(tokens, valid)[0, 1] == pytest.approx(1 / 3)
+    nobody = compute_coincidence(tokens, valid & torch.tensor([True, True, False]))
     assert math.isnan(nobody[0, 2])
 
 

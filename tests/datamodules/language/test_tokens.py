@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from datamodules.language.tokens import covering, decode, locate, token_ranges
+from datamodules.language.tokens import decode, decode_tokens, find_tokens, locate
 from datamodules.questions.find import cuts_word, find, find_first
 from tests.support.places import SHARED
 
@@ -119,7 +119,7 @@ def test_a_range_of_characters_is_found_where_it_is_not_at_an_earlier_copy(token
     text = "stone river of stone"
     ids = tokenizer(text, add_special_tokens=False).input_ids
     at = decode(tokenizer, ids).rindex("stone")
-    first, last = covering(tokenizer, ids, (at, at + 5)) or (-1, -1)
+    first, last = find_tokens(tokenizer, ids, (at, at + 5)) or (-1, -1)
     assert last == len(ids) - 1
     assert tokenizer.decode(ids[first:]).strip() == "stone"
     assert first > (locate(tokenizer, ids, "stone") or (len(ids),))[0]
@@ -163,7 +163,7 @@ def test_ranges_cover_the_text_and_special_tokens_none(tokenizer):
     for _ in range(50):
         text = " ".join(rng.choices(words, k=6))
         ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-        decoded, ranges = token_ranges(tokenizer, ids)
+        decoded, ranges = decode_tokens(tokenizer, ids)
         covered = {i for start, end in ranges for i in range(start, end)}
         assert covered == set(range(len(decoded)))
         assert ranges[-1][0] == ranges[-1][1]

@@ -13,16 +13,16 @@ from collections import Counter
 import pytest
 
 from datamodules.examples import Verdict
-from datamodules.labels.rules import pattern
+from datamodules.labels.rules import judge_by_pattern
 from datamodules.labels.spans import RuleSpans
 from datamodules.questions.question import Question
-from datamodules.questions.sets.cities import city_questions
-from datamodules.questions.sets.countries import COUNTRIES, OTHERS, country_pattern, names
+from datamodules.questions.sets.cities import build_city_questions
+from datamodules.questions.sets.countries import COUNTRIES, OTHERS, build_country_pattern, list_names
 from datamodules.questions.sets.write_cities import choose, written
 from tests.support.places import ROOT
 
 FILE = ROOT / "datamodules" / "questions" / "sets" / "cities.csv"
-COUNTRY = re.compile(country_pattern())
+COUNTRY = re.compile(build_country_pattern())
 ASKED = "In which country is the city of {city}?"
 
 
@@ -86,8 +86,8 @@ def test_the_first_country_is_found_whole(text, country):
 
 
 def test_every_name_is_found_where_it_stands_alone():
-    assert len(names()) == len(set(names()))
-    for name in names():
+    assert len(list_names()) == len(set(list_names()))
+    for name in list_names():
         assert first_country(f"The answer is {name}, I think.") == name
 
 
@@ -179,7 +179,7 @@ def test_the_data_file_is_the_one_that_was_looked_through():
 
 
 def test_questions_have_aliases_one_pattern_and_a_group_by_wish():
-    asked = {question.text: question for question in city_questions(question=ASKED, name="cities").load()}
+    asked = {question.text: question for question in build_city_questions(question=ASKED, name="cities").load()}
     assert len(asked) == 3000
     leeds = asked["In which country is the city of Leeds?"]
     assert leeds.answers == ("United Kingdom", "UK", "U.K.", "Great Britain", "Britain", "England")
@@ -196,12 +196,12 @@ def test_questions_have_aliases_one_pattern_and_a_group_by_wish():
         (seoul, "It is in Korea.", True),
         (seoul, "It is in North Korea.", False),
     ):
-        assert pattern(answer, question).right is right, answer
+        assert judge_by_pattern(answer, question).right is right, answer
     rule = RuleSpans()
     for answer, country in (("It is in France, not in England.", "France"), ("A British city.", None)):
-        span = rule.one(leeds, answer).span
+        span = rule.find_one(leeds, answer).characters
         assert (answer[slice(*span)] if span else None) == country
-    drawn = city_questions(question=ASKED, name="cities", limit=200, seed=1, group="country").load()
+    drawn = build_city_questions(question=ASKED, name="cities", limit=200, seed=1, group="country").load()
     assert len(drawn) == 200
     of = {question.answers[0]: question.group for question in drawn}
     assert all(of[question.answers[0]] == question.group for question in drawn)
@@ -210,8 +210,8 @@ def test_questions_have_aliases_one_pattern_and_a_group_by_wish():
 
 def test_the_rule_reads_the_group_that_is_marked_and_asks_for_an_expression():
     question = Question("q1", "q1", "How long?", ("9 km",), pattern=r"is (?P<exact>\d+ km)")
-    assert pattern("It is 9 km long, no 8 km.", question) == Verdict(True, "a gold answer first")
-    assert pattern("It is 8 km, or is 9 km long.", question) == Verdict(False, "another match first")
-    assert pattern("9 km", question) == Verdict(False, "no match")
+    assert judge_by_pattern("It is 9 km long, no 8 km.", question) == Verdict(True, "a gold answer first")
+    assert judge_by_pattern("It is 8 km, or is 9 km long.", question) == Verdict(False, "another match first")
+    assert judge_by_pattern("9 km", question) == Verdict(False, "no match")
     with pytest.raises(ValueError, match=r"^rule=pattern: expected a regular expression for q2, got none; set"):
-        pattern("9", Question("q2", "q2", "?", ("9",)))
+        judge_by_pattern("9", Question("q2", "q2", "?", ("9",)))

@@ -102,7 +102,7 @@ def test_the_sets_of_the_hub_as_published(name, tmp_path):
     dataset = build(composed(tmp_path, f"dataset={name}", f"dataset.id={folder}").dataset)
     dataset.fetch()
     assert [(q.text, q.answers, q.split) for q in dataset.load(lambda line: None)] == expected
-    assert dataset.identity() == {"hub": folder, "config": config, "commit": None}
+    assert dataset.identify() == {"hub": folder, "config": config, "commit": None}
 
 
 def test_the_type_of_a_column_says_which_numbers_are_short(tmp_path):
@@ -174,15 +174,15 @@ def test_the_commit_that_a_revision_leads_to_is_loaded_and_told(hub_cache):
     commit = publish_dataset(hub_cache, "org/set", "c", {"train": [ROW]}, revision="v1")
     dataset = HubQuestions(id="org/set", config="c", revision="v1")
     dataset.fetch()
-    assert dataset.identity() == {"hub": "org/set", "config": "c", "commit": commit}
-    assert dataset.about() == {"dataset": "set", "revision": "v1"}
+    assert dataset.identify() == {"hub": "org/set", "config": "c", "commit": commit}
+    assert dataset.describe() == {"dataset": "set", "revision": "v1"}
     assert [question.id for question in dataset.load()] == ["set-00000"]
     assert dataset.folder.name == commit
 
 
 def test_a_revision_that_moved_is_refused_and_a_commit_is_not(hub_cache, tmp_path):
     def cache(dataset):
-        CacheEntry(tmp_path, "answers", {"dataset": dataset.identity()}, 1, dataset.about())
+        CacheEntry(tmp_path, "answers", {"dataset": dataset.identify()}, 1, dataset.describe())
 
     old = publish_dataset(hub_cache, "org/set", "c", {"train": [ROW]})
     publish_dataset(hub_cache, "org/other", "c", {"train": [ROW]})

@@ -1,9 +1,9 @@
 import pytest
 
-from datamodules.labels.rules import gold, options
+from datamodules.labels.rules import judge_by_gold, judge_by_options
 from datamodules.questions.letter_case import compares_case
 from datamodules.questions.question import Question
-from datamodules.questions.words import first, fold
+from datamodules.questions.words import find_words, fold
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_whose_case_is_compared(word, compared):
 )  # fmt: skip
 def test_a_word_in_a_careful_reader_s_eyes(accepted, right, wrong):
     question = Question("q0", "g", "?", (accepted,))
-    judged = {text: gold(text, question).right for text in (*right.split(" | "), *wrong.split(" | "))}
+    judged = {text: judge_by_gold(text, question).right for text in (*right.split(" | "), *wrong.split(" | "))}
     assert [text for text in right.split(" | ") if not judged[text]] == []
     assert [text for text in wrong.split(" | ") if judged[text]] == []
 
@@ -116,24 +116,24 @@ def test_a_word_in_a_careful_reader_s_eyes(accepted, right, wrong):
 )
 def test_signs_alone_are_compared_as_text(accepted, right, wrong):
     question = Question("q0", "g", "?", (accepted,))
-    assert [text for text in right.split(" | ") if not gold(text, question).right] == []
-    assert [text for text in wrong.split(" | ") if gold(text, question).right] == []
+    assert [text for text in right.split(" | ") if not judge_by_gold(text, question).right] == []
+    assert [text for text in wrong.split(" | ") if judge_by_gold(text, question).right] == []
 
 
 def test_where_signs_stand_among_words():
-    assert first("→", fold("the sign is → and ∞")) == 3
-    assert first("∞", fold("the sign is → and ∞")) == 4
-    assert first("→", fold("→ it is")) == 0
-    assert first(" ", fold("a b")) is None
+    assert find_words("→", fold("the sign is → and ∞")) == 3
+    assert find_words("∞", fold("the sign is → and ∞")) == 4
+    assert find_words("→", fold("→ it is")) == 0
+    assert find_words(" ", fold("a b")) is None
 
 
 def test_options_compare_case_as_gold_answers_do():
     letters = Question("q0", "g", "?", ("B",), options=(("A",), ("B",), ("C",)))
-    assert options("It is a hard question, so B.", letters).right is True
-    assert options("A dog has it, so B.", letters).right is True
-    assert options("(a), not b", letters).branch == "another option first"
-    assert options("b) Rome", letters).right is True
+    assert judge_by_options("It is a hard question, so B.", letters).right is True
+    assert judge_by_options("A dog has it, so B.", letters).right is True
+    assert judge_by_options("(a), not b", letters).branch == "another option first"
+    assert judge_by_options("b) Rome", letters).right is True
     arrows = Question("q0", "g", "?", ("→",), options=(("→",), ("←",)))
-    assert [options(text, arrows).branch for text in ("it is →, not ←", "←", "none")] == [
+    assert [judge_by_options(text, arrows).branch for text in ("it is →, not ←", "←", "none")] == [
         "the gold option first", "another option first", "no option named",
     ]  # fmt: skip

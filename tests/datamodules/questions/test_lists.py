@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from datamodules.questions.lists import exact_number, parsed_list
+from datamodules.questions.lists import parse_list, parse_number
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from datamodules.questions.lists import exact_number, parsed_list
     ],
 )
 def test_lists_as_json_python_and_numpy_write_them(field, values):
-    assert parsed_list(field) == values
-    assert [type(one) for one in parsed_list(field)] == [type(one) for one in values]
+    assert parse_list(field) == values
+    assert [type(one) for one in parse_list(field)] == [type(one) for one in values]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_lists_as_json_python_and_numpy_write_them(field, values):
     ],
 )  # fmt: skip
 def test_text_in_brackets_stays_text(text):
-    assert parsed_list(text) == text
+    assert parse_list(text) == text
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_an_abbreviated_array_is_refused_in_one_line(field):
     with pytest.raises(
         ValueError, match=r"expected a list with all its elements, got .*numpy has abbrev.*tolist"
     ) as told:
-        parsed_list(field)
+        parse_list(field)
     assert "\n" not in str(told.value)
 
 
@@ -67,13 +67,13 @@ def test_an_abbreviated_array_is_refused_in_one_line(field):
 )
 def test_what_numpy_prints_is_read_back(array):
     with np.printoptions(precision=17):
-        np.testing.assert_array_equal(np.array(parsed_list(str(array))), array)
+        np.testing.assert_array_equal(np.array(parse_list(str(array))), array)
 
 
 def test_numbers_keep_digits_that_a_float_would_lose():
-    assert isinstance(exact_number("3.14159265"), float)
-    assert str(exact_number("3.14159265358979323846")) == "3.14159265358979323846"
+    assert isinstance(parse_number("3.14159265"), float)
+    assert str(parse_number("3.14159265358979323846")) == "3.14159265358979323846"
     for text in ("[1e9999999999999999999, 2.5]", "[1e9999999999999999999 2.5]"):
         with pytest.raises(ValueError, match="expected a number that can be held, got 1e9999999999999999999"):
-            parsed_list(text)
-    assert [str(one) for one in parsed_list("[3.14159265358979323846, 0.10]")] == ["3.14159265358979323846", "0.1"]
+            parse_list(text)
+    assert [str(one) for one in parse_list("[3.14159265358979323846, 0.10]")] == ["3.14159265358979323846", "0.1"]

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from datamodules.questions import near_duplicates as module
-from datamodules.questions.near_duplicates import NearDuplicate, near_duplicates, tell_near_duplicates
+from datamodules.questions.near_duplicates import NearDuplicate, find_near_duplicates, tell_near_duplicates
 
 LONG = "The nurse told the surgeon again and again that {} was late for the operation."
 
@@ -59,7 +59,7 @@ def test_against_every_pair(at_once, monkeypatch):
         ]
         if near:
             expected[i] = min(near)[0]
-    found = near_duplicates(texts, test)
+    found = find_near_duplicates(texts, test)
     assert {one.test: one.edits for one in found} == expected
     assert len(expected) > 20
     assert all(edits_by_hand(texts[one.test], texts[one.other]) == one.edits for one in found)
@@ -87,19 +87,21 @@ def test_against_every_pair(at_once, monkeypatch):
     ],
 )
 def test_what_is_near(one, other, edits):
-    assert near_duplicates([one, other], [1]) == ([] if edits is None else [NearDuplicate(1, 0, edits)])
+    assert find_near_duplicates([one, other], [1]) == ([] if edits is None else [NearDuplicate(1, 0, edits)])
 
 
 def test_a_template_is_not_near():
     cities = [f"In which country is the city of {a}ome?" for a in "RLDNTBGHK"]
-    assert [one.edits for one in near_duplicates(cities[:8], [0])] == [1]
-    assert near_duplicates(cities, [0]) == []
+    assert [one.edits for one in find_near_duplicates(cities[:8], [0])] == [1]
+    assert find_near_duplicates(cities, [0]) == []
 
 
 def test_pairs_within_a_split_are_none():
     texts = [LONG.format("he"), LONG.format("she"), "Something else altogether."]
-    assert near_duplicates(texts, [0, 1]) == near_duplicates(texts, [2]) == near_duplicates(texts, []) == []
-    assert near_duplicates([], []) == []
+    assert (
+        find_near_duplicates(texts, [0, 1]) == find_near_duplicates(texts, [2]) == find_near_duplicates(texts, []) == []
+    )
+    assert find_near_duplicates([], []) == []
 
 
 def test_one_line_with_a_count_and_two_examples():

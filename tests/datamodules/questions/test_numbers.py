@@ -2,9 +2,9 @@ import random
 
 import pytest
 
-from datamodules.labels.rules import number
+from datamodules.labels.rules import judge_by_number
 from datamodules.labels.spans import RuleSpans
-from datamodules.questions.numbers import answer_number, find_numbers
+from datamodules.questions.numbers import find_answer_number, find_numbers
 from datamodules.questions.question import Question
 
 
@@ -41,7 +41,7 @@ from datamodules.questions.question import Question
     ],
 )  # fmt: skip
 def test_numbers_and_where_they_stand(text, found):
-    assert [(text[slice(*one.span)], one.value) for one in find_numbers(text)] == list(found.items())
+    assert [(text[slice(*one.characters)], one.value) for one in find_numbers(text)] == list(found.items())
 
 
 ANSWERS = [
@@ -82,12 +82,12 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("answer", "words", "value"), ANSWERS)
 def test_the_number_that_is_judged_is_the_one_that_is_marked(answer, words, value):
-    said = answer_number(answer)
+    said = find_answer_number(answer)
     assert (said and said.value) == value
-    marked = RuleSpans("number").one(Question("q0", "g", "?", ("1",)), answer).span
+    marked = RuleSpans("number").find_one(Question("q0", "g", "?", ("1",)), answer).characters
     assert (marked and answer[slice(*marked)]) == words
     values = {one.value for one in find_numbers(answer)} | {123456.0}
-    assert [v for v in values if number(answer, Question("q0", "g", "?", (str(v),))).right] == (
+    assert [v for v in values if judge_by_number(answer, Question("q0", "g", "?", (str(v),))).right] == (
         [] if said is None else [value]
     )
 
@@ -105,8 +105,8 @@ def test_where_a_number_stands_in_a_text_of_any_signs():
     for _ in range(3000):
         text = "".join(random.choices(pieces, k=12))
         found = find_numbers(text)
-        ends = [0, *(end for number in found for end in number.span)]
+        ends = [0, *(end for number in found for end in number.characters)]
         assert ends == sorted(ends)
         assert ends[-1] <= len(text)
-        assert (answer_number(text) is None) == (not found)
-        assert answer_number(text) in (*found, None)
+        assert (find_answer_number(text) is None) == (not found)
+        assert find_answer_number(text) in (*found, None)

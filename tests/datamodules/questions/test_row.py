@@ -4,7 +4,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from datamodules.questions.row import as_text, filled, names, texts, value
+from datamodules.questions.row import fill, format_cell, list_columns, read_cell, read_texts
 
 ROW = {"s": "She", "who": {"n": 3.0, "of": {"x": None}}, "a.b": "dotted"}
 
@@ -32,37 +32,37 @@ ROW = {"s": "She", "who": {"n": 3.0, "of": {"x": None}}, "a.b": "dotted"}
     ],
 )  # fmt: skip
 def test_cells_as_text(cell, text):
-    assert as_text(cell) == text
+    assert format_cell(cell) == text
 
 
 def test_a_list_in_a_text_stays_on_one_line():
     row = {"n": [3, 1.5, None, [1]], "w": ["a", 'b"é'], "e": [], "p": np.array([1, 2])}
-    assert filled("n", row) == "[3, 1.5, null, [1]]"
-    assert filled("Sort {w} and {p}{e}.", row) == 'Sort ["a", "b\\"é"] and [1, 2].'
-    assert filled("{e}", row) == ""
+    assert fill("n", row) == "[3, 1.5, null, [1]]"
+    assert fill("Sort {w} and {p}{e}.", row) == 'Sort ["a", "b\\"é"] and [1, 2].'
+    assert fill("{e}", row) == ""
 
 
 def test_a_cell_with_columns_of_its_own_is_no_text():
     with pytest.raises(ValueError, match="expected a column with text, got one with n, of; name one after a dot"):
-        as_text(ROW["who"])
+        format_cell(ROW["who"])
 
 
 def test_texts_of_a_cell():
-    assert texts(["a ", "", None, "b", "a"]) == ["a", "b"]
-    assert texts(" a ") == ["a"]
-    assert texts(None) == []
+    assert read_texts(["a ", "", None, "b", "a"]) == ["a", "b"]
+    assert read_texts(" a ") == ["a"]
+    assert read_texts(None) == []
 
 
 def test_nested_columns():
-    assert list(names(ROW)) == ["s", "who", "who.n", "who.of", "who.of.x", "a.b"]
-    assert [value(ROW, column) for column in ("s", "who.n", "who.of.x", "a.b", "who.no", "s.x")] == [
+    assert list(list_columns(ROW)) == ["s", "who", "who.n", "who.of", "who.of.x", "a.b"]
+    assert [read_cell(ROW, column) for column in ("s", "who.n", "who.of.x", "a.b", "who.no", "s.x")] == [
         "She", 3.0, None, "dotted", None, None,
     ]  # fmt: skip
 
 
 def test_a_text_with_columns_is_empty_where_all_of_them_are():
-    assert filled("{s} and {who.n}", ROW) == "She and 3"
-    assert filled("{s} and {no}", ROW) == "She and"
-    assert filled("{who.of.x} and {no}", ROW) == ""
-    assert filled(" s ".strip(), {"s": " {x} "}) == "{x}"
-    assert filled("{s} and {t}", {"s": "  ", "t": None}) == ""
+    assert fill("{s} and {who.n}", ROW) == "She and 3"
+    assert fill("{s} and {no}", ROW) == "She and"
+    assert fill("{who.of.x} and {no}", ROW) == ""
+    assert fill(" s ".strip(), {"s": " {x} "}) == "{x}"
+    assert fill("{s} and {t}", {"s": "  ", "t": None}) == ""

@@ -12,7 +12,7 @@ class Rows(RowQuestions):
         super().__init__(**named)
         self.parts = {"": train} if test is None else {"train": train, "test": test}
 
-    def rows(self):
+    def read_rows(self):
         return self.parts
 
 
@@ -143,8 +143,8 @@ def test_rows_of_one_question_that_contradict_each_other_are_left_out():
 
 def test_repeated_labels_and_contradicting_ones_of_statements():
     class Stated(Rows):
-        def record(self, row):
-            record = super().record(row)
+        def read_record(self, row):
+            record = super().read_record(row)
             return record if isinstance(record, str) else replace(record, answers=(), label=row["label"])
 
     rows = [{"question": q, "answer": "x", "label": label} for q, label in (("a", True), ("a", True), ("b", True))]

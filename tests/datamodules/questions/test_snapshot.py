@@ -222,7 +222,7 @@ def test_an_older_model_without_safetensors_is_fetched(hub, hub_cache, tmp_path)
     model = LanguageModel(ID)
     model.fetch()
     assert model.checkpoint.folder.name == commit
-    assert model.identity()["source"] == {"id": ID, "commit": commit}
+    assert model.identify()["source"] == {"id": ID, "commit": commit}
 
 
 def test_a_repository_without_weights_is_told(hub, hub_cache, tmp_path):

@@ -5,9 +5,9 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import AutoModel, BertConfig, BertModel, BertTokenizer
 
 from datamodules.activations import ActivationDataModule
-from datamodules.labels.rules import TextRule, given, substring
+from datamodules.labels.rules import TextRule, judge_as_given, judge_by_substring
 from datamodules.labels.spans import RuleSpans
-from datamodules.language.generation import as_if_said
+from datamodules.language.generation import make_given_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions
 from datamodules.language.stages import LanguageModelStages
@@ -83,10 +83,10 @@ def test_a_marked_phrase_is_found_in_what_a_tokenizer_gives_back(tmp_path, marke
     question = write(tmp_path, f'"{marked}",1').load()[0]
     assert "[" not in question.text
     (exact,) = RuleSpans()([question], [said], [True], lambda *_: [])
-    assert exact.span
-    assert said[slice(*exact.span)] == phrase
+    assert exact.characters
+    assert said[slice(*exact.characters)] == phrase
     before = marked.replace("]]", "").split("[[")[0]
-    assert len("".join(said[: exact.span[0]].split())) == len("".join(before.split())) or "[[" not in marked
+    assert len("".join(said[: exact.characters[0]].split())) == len("".join(before.split())) or "[[" not in marked
 
 
 def made(model, tmp_path, **changes):
@@ -98,7 +98,7 @@ def made(model, tmp_path, **changes):
     settings = {
         "model": model,
         "dataset": write(path, *lines),
-        "rule": TextRule(given),
+        "rule": TextRule(judge_as_given),
         "spans": RuleSpans(),
         "positions": Positions(shipped("statements")),
         "site": "resid_post",
@@ -147,7 +147,7 @@ def test_activations_of_statements_against_the_model_alone(kind, encoder, tiny_m
 
 def test_a_rule_that_overrules_the_labels_of_statements_is_refused(encoder, tmp_path):
     with pytest.raises(ValueError, match=r"^rule: expected rule=given for facts, .*; set rule=given$"):
-        made(LanguageModel(str(encoder), dtype="float32", batch_size=8), tmp_path, rule=TextRule(substring))
+        made(LanguageModel(str(encoder), dtype="float32", batch_size=8), tmp_path, rule=TextRule(judge_by_substring))
 
 
 def test_statements_need_no_head_and_no_answers(encoder, tmp_path, caplog):
@@ -166,6 +166,6 @@ def test_statements_longer_than_the_model_holds_are_left_out(encoder, tmp_path, 
     assert "skipped 1 of 60 texts, longer than the 64 tokens of context (a model with" in caplog.text
     assert "would keep them): facts-00007" in caplog.text
     with LanguageModelStages(model, dataset, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        (one,) = as_if_said(stages.tokenizer, ["It is."])
+        (one,) = make_given_answers(stages.tokenizer, ["It is."])
     assert one.text.replace(" ", "") == "itis."
     assert len(one.prompt_ids) == 1

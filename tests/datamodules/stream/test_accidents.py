@@ -107,12 +107,12 @@ entry.require_room(120_000)
 try:
     entry.build(crowded, lambda shard: None)
 except OSError as error:
-    print(f"error: {error}", entry.missing(), [path.name for path in Path(root).rglob("*.tmp")])
+    print(f"error: {error}", entry.list_missing(), [path.name for path in Path(root).rglob("*.tmp")])
     room.unlink()
     entry = CacheEntry(root, "answers", {}, 6)
     made = []
     entry.build(lambda shard: made.append(shard) or make(shard), lambda shard: None)
-    print(made, entry.missing(), [len(entry.files(shard)) for shard in range(6)])
+    print(made, entry.list_missing(), [len(entry.check_files(shard)) for shard in range(6)])
 """
 
 

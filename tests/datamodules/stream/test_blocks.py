@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from datamodules.stream import blocks as blocks_module
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
-from datamodules.stream.byte_ranges import contents
+from datamodules.stream.byte_ranges import read_header
 from datamodules.stream.memory import Budget
-from datamodules.stream.read_ahead import _Reused, copies, readers
+from datamodules.stream.read_ahead import _Reused, count_copies, count_readers
 from datamodules.stream.store import Shards, TensorFile
 from tests.support.places import ROOT
 
@@ -30,7 +30,7 @@ def store(request, acts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("acts")
     if request.param == "file":
         save_file({"acts": acts}, folder / "acts")
-        return TensorFile(contents(folder / "acts").tensor("acts", ""))
+        return TensorFile(read_header(folder / "acts").get_tensor("acts", ""))
     shards = []
     for layer in range(L):
         shards.append([])
@@ -48,7 +48,7 @@ def examples(store, rows=ROWS):
 def budget(store, block_bytes):
     """A budget for blocks of so many bytes."""
     cpu = torch.device("cpu")
-    return Budget(block_bytes * copies(cpu) + store.scratch * readers(cpu))
+    return Budget(block_bytes * count_copies(cpu) + store.scratch * count_readers(cpu))
 
 
 @pytest.mark.parametrize("cells_per_block", [1, 4, 100])
@@ -94,7 +94,7 @@ def test_what_is_absent_is_zero_whatever_the_file_says(acts, tmp_path):
     broken = acts.clone()
     broken[ROWS] = broken[ROWS].masked_fill(~these.valid[:, None, :, None], torch.nan)
     save_file({"acts": broken}, tmp_path / "acts")
-    store = TensorFile(contents(tmp_path / "acts").tensor("acts", ""))
+    store = TensorFile(read_header(tmp_path / "acts").get_tensor("acts", ""))
     for block in [*CellBlocks(examples(store), Budget(1)), *ExampleBlocks(examples(store), 4, 0, Budget(1))]:
         assert not block["acts"][~block["valid"]].any()
         assert block["acts"][block["valid"]].isfinite().all()
@@ -216,7 +216,7 @@ import numpy as np, torch
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
 from datamodules.stream.store import Shards, TensorFile
-from datamodules.stream.byte_ranges import contents
+from datamodules.stream.byte_ranges import read_header
 from tests.support.places import ROOT
 
 def memory(key):  # VmRSS now, VmHWM at most; ru_maxrss would start from the parent's
@@ -224,7 +224,7 @@ def memory(key):  # VmRSS now, VmHWM at most; ru_maxrss would start from the par
 
 folder, kind, budget = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if kind == "file":
-    store = TensorFile(contents(folder / "acts").tensor("acts", ""))
+    store = TensorFile(read_header(folder / "acts").get_tensor("acts", ""))
 else:
     store = Shards([sorted(layer.iterdir()) for layer in sorted(folder.glob("layer*"))])
 N, L, T, D = store.shape

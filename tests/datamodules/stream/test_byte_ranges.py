@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from datamodules.stream.byte_ranges import DTYPES, contents
+from datamodules.stream.byte_ranges import DTYPES, read_header
 
 
 @pytest.fixture
@@ -15,43 +15,43 @@ def path(tmp_path):
 
 
 def test_tensors_and_metadata(path):
-    found = contents(path)
+    found = read_header(path)
     assert set(found.tensors) == {"a", "b"}
     assert found.metadata == {"who": "me"}
-    assert torch.equal(found.tensor("a", "").load(), torch.arange(6.0).view(2, 3))
-    assert found.tensor("b", "").load().tolist() == [True, False, True]
+    assert torch.equal(found.get_tensor("a", "").load(), torch.arange(6.0).view(2, 3))
+    assert found.get_tensor("b", "").load().tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values())
 def test_every_dtype(dtype, tmp_path):
     saved = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype)
     save_file({"x": saved}, tmp_path / "x")
-    loaded = contents(tmp_path / "x").tensor("x", "").load()
+    loaded = read_header(tmp_path / "x").get_tensor("x", "").load()
     assert loaded.dtype == dtype
     assert torch.equal(loaded, saved)
 
 
 def test_a_tensor_that_is_not_there(path):
     with pytest.raises(ValueError, match=r"some.safetensors: expected a tensor c \[N\], got a, b; write it under that"):
-        contents(path).tensor("c", "[N]")
+        read_header(path).get_tensor("c", "[N]")
 
 
 def test_a_dtype_that_cannot_be_read(tmp_path):
     save_file({"x": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "x")
     with pytest.raises(ValueError, match=r"x: expected x in one of F64, .*BOOL, got C64; convert it"):
-        contents(tmp_path / "x").tensor("x", "").load()
+        read_header(tmp_path / "x").get_tensor("x", "").load()
 
 
 def test_no_such_file(tmp_path):
     with pytest.raises(
         ValueError, match=r"^expected a safetensors file, got .*absent: no such file or directory; check"
     ):
-        contents(tmp_path / "absent")
+        read_header(tmp_path / "absent")
 
 
 def test_a_folder(tmp_path):
     with pytest.raises(ValueError, match=r"^expected a safetensors file, got .*: is a directory; check the path"):
-        contents(tmp_path)
+        read_header(tmp_path)
 
 
 def header(described):
@@ -78,13 +78,13 @@ def test_what_is_not_safetensors(content, tmp_path):
     with pytest.raises(
         ValueError, match=r"^expected a safetensors file, got .*x, whose header cannot be read; write it"
     ):
-        contents(tmp_path / "x")
+        read_header(tmp_path / "x")
 
 
 def test_a_header_longer_than_the_format_allows_is_not_read(path, monkeypatch):
     monkeypatch.setattr("datamodules.stream.byte_ranges.HEADER", 20)
     with pytest.raises(ValueError, match="whose header cannot be read"):
-        contents(path)
+        read_header(path)
 
 
 def test_a_file_that_was_cut_short(path):
@@ -93,11 +93,11 @@ def test_a_file_that_was_cut_short(path):
     with pytest.raises(
         ValueError, match=f"expected {len(whole)} bytes by its header, got {len(whole) - 1}; it was cut"
     ):
-        contents(path)
+        read_header(path)
 
 
 def test_a_file_that_is_cut_short_after_it_was_opened(path):
-    a = contents(path).tensor("a", "")
+    a = read_header(path).get_tensor("a", "")
     path.write_bytes(path.read_bytes()[: a.start + 20])
     with pytest.raises(
         ValueError, match=f"some.safetensors: expected 4 more bytes of a at byte {a.start + 20}, got the"

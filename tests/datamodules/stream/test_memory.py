@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datamodules.stream import memory
-from datamodules.stream.memory import Budget, free_memory
+from datamodules.stream.memory import Budget, measure_free_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GIB = 2**30
@@ -13,8 +13,8 @@ GIB = 2**30
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch):
     """24 GiB free, on a GPU 16 GiB, 16 processors."""
-    monkeypatch.setattr(memory, "free_memory", lambda: 24 * GIB)
-    monkeypatch.setattr(memory, "free_device_memory", lambda device: 16 * GIB)
+    monkeypatch.setattr(memory, "measure_free_memory", lambda: 24 * GIB)
+    monkeypatch.setattr(memory, "measure_free_device_memory", lambda device: 16 * GIB)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
 
 
@@ -80,24 +80,24 @@ def group(folder, limit, usage, cached=0, names=("memory.max", "memory.current")
 
 
 def test_what_the_system_has(root):
-    assert free_memory(root) == 5000 * 1024
+    assert measure_free_memory(root) == 5000 * 1024
 
 
 def test_what_a_container_may_have_beside_its_page_cache(root):
     group(root / "sys/fs/cgroup", 2_000_000, 600_000, cached=100_000)
-    assert free_memory(root) == 2_000_000 - 600_000 + 101_000
+    assert measure_free_memory(root) == 2_000_000 - 600_000 + 101_000
 
 
 def test_a_container_without_a_limit(root):
     group(root / "sys/fs/cgroup", "max", 600_000)
-    assert free_memory(root) == 5000 * 1024
+    assert measure_free_memory(root) == 5000 * 1024
 
 
 def test_the_tightest_of_the_groups_around(root):
     (root / "proc/self/cgroup").write_text("0::/job/step\n")
     group(root / "sys/fs/cgroup/job/step", "max", 0)
     group(root / "sys/fs/cgroup/job", 1_000_000, 901_000)
-    assert free_memory(root) == 100_000
+    assert measure_free_memory(root) == 100_000
 
 
 def test_version_one_of_control_groups(root):
@@ -105,13 +105,13 @@ def test_version_one_of_control_groups(root):
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     group(root / "sys/fs/cgroup/memory/job", 1_000_000, 801_000, names=names)
     group(root / "sys/fs/cgroup/memory", 2**63 - 4096, 801_000, names=names)
-    assert free_memory(root) == 200_000
+    assert measure_free_memory(root) == 200_000
 
 
 def test_an_exhausted_group_has_nothing(root):
     group(root / "sys/fs/cgroup", 1000, 9000)
-    assert free_memory(root) == 0
+    assert measure_free_memory(root) == 0
 
 
 def test_elsewhere_all_that_is_built_in(tmp_path):
-    assert free_memory(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert measure_free_memory(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

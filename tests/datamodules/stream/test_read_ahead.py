@@ -4,7 +4,7 @@ import tracemalloc
 import pytest
 import torch
 
-from datamodules.stream.read_ahead import copies, read_ahead
+from datamodules.stream.read_ahead import count_copies, read_ahead
 
 CPU = torch.device("cpu")
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -42,7 +42,7 @@ def test_a_view_keeps_it_too(view):
 
 def test_memory_is_used_again():
     places = {tensor.data_ptr() for tensor in read_ahead(jobs(20), torch.int64, CPU)}
-    assert 2 <= len(places) <= copies(CPU)
+    assert 2 <= len(places) <= count_copies(CPU)
 
 
 def test_memory_is_as_aligned_as_torch_makes_it():
@@ -56,7 +56,7 @@ def test_no_more_than_so_many_copies_and_all_given_back():
             pass
         del _
         now, peak = tracemalloc.get_traced_memory()
-        assert peak < copies(CPU) * 16 * MEGA + MEGA
+        assert peak < count_copies(CPU) * 16 * MEGA + MEGA
         assert now < MEGA
         stream = read_ahead(jobs(12, width=MEGA), torch.int64, CPU)
         first = next(stream)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from datamodules.stream import store as store_module
-from datamodules.stream.byte_ranges import ByteRange, contents
+from datamodules.stream.byte_ranges import ByteRange, read_header
 from datamodules.stream.store import Shards, TensorFile
 
 L, T, N, D = 3, 5, 50, 8
@@ -43,7 +43,7 @@ def make(kind, folder, dtype=torch.bfloat16):
         return acts, Shards(save_shards(folder, acts, 16))
     # another tensor before it, so that the first byte is not where the header ends
     save_file({"acts": acts, "aaa": torch.zeros(3)}, folder / "acts.safetensors")
-    return acts, TensorFile(contents(folder / "acts.safetensors").tensor("acts", ""))
+    return acts, TensorFile(read_header(folder / "acts.safetensors").get_tensor("acts", ""))
 
 
 def read(store, cells, rows, **more):
@@ -140,3 +140,40 @@ def test_a_flat_shard_is_refused(tmp_path):
     save_file({"h": torch.zeros(T)}, tmp_path / "0")
     with pytest.raises(ValueError, match=r"0: expected h \[T, n, D\] = .*, got \[5\] in F32"):
         Shards([[tmp_path / "0"]])
+
+
+def list_files(folder):
+    """Paths that `save_shards` wrote, by layer."""
+    return [sorted(folder.glob(f"{layer}-*")) for layer in range(L)]
+
+
+@pytest.mark.parametrize("positions", [[2], [4, 0], [0, 1, 2, 3, 4], [3, 3, 1]])
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+def test_chosen_positions_are_read_in_their_order_and_nothing_else(positions, rows, tmp_path, monkeypatch):
+    acts, every = make("shards", tmp_path)
+    lengths, plain = [], ByteRange.read
+
+    def counts(self, file, into, offset):
+        lengths.append(len(into))
+        plain(self, file, into, offset)
+
+    store = Shards(list_files(tmp_path), positions)
+    assert store.shape == (N, L, len(positions), D)
+    assert store.scratch == every.scratch
+    chosen = acts[:, :, positions]
+    for cells in (np.arange(L * len(positions)), np.array([len(positions)])):
+        monkeypatch.setattr(ByteRange, "read", counts)
+        lengths.clear()
+        assert torch.equal(read(store, cells, rows), expected(chosen, cells, rows))
+        got = sum(lengths)
+        lengths.clear()
+        read(every, cells, rows)
+        assert got == sum(lengths)  # as many bytes as that many cells of a store of all positions
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("position", [-1, T])
+def test_a_position_that_the_files_lack_is_refused(position, tmp_path):
+    make("shards", tmp_path)
+    with pytest.raises(ValueError, match=rf"expected positions 0 to {T - 1} of h \[T, n, D\], got {position};"):
+        Shards(list_files(tmp_path), [0, position])

@@ -22,7 +22,7 @@ def make(shard):
 
 
 def build(cache_entry, maker=make):
-    cache_entry.build(maker, made_elsewhere=lambda shard: None)
+    cache_entry.build(maker, skip=lambda shard: None)
 
 
 def tree(folder):
@@ -36,20 +36,20 @@ def tree(folder):
 def test_a_checked_shard_is_not_read_again(tmp_path, monkeypatch):
     built = entry(tmp_path)
     build(built)
-    built.files(1)
-    monkeypatch.setattr(cache, "_difference", lambda *_: pytest.fail("was read again"))
-    assert len(entry(tmp_path).files(1)) == 2
+    built.check_files(1)
+    monkeypatch.setattr(cache, "_find_difference", lambda *_: pytest.fail("was read again"))
+    assert len(entry(tmp_path).check_files(1)) == 2
 
 
 def test_what_was_built_is_found_again_and_not_built_twice(tmp_path):
     first, calls = entry(tmp_path), []
-    assert first.missing() == [0, 1, 2, 3]
+    assert first.list_missing() == [0, 1, 2, 3]
     build(first, lambda shard: calls.append(shard) or make(shard))
     again = entry(tmp_path)
-    assert again.missing() == []
+    assert again.list_missing() == []
     build(again, lambda shard: calls.append(shard) or make(shard))
     assert calls == [0, 1, 2, 3]
-    files = again.files(2)
+    files = again.check_files(2)
     assert {name: path.read_bytes() for name, path in files.items()} == make(2)
     assert json.loads((again.folder / "manifest.json").read_text())["stage"] == "test"
 
@@ -73,19 +73,19 @@ def test_a_harmed_shard_is_named_with_its_mend(tmp_path, harm, text):
     path = built.folder / "layer=00" / "shard-00001.bin"
     harm(path)
     with pytest.raises(ValueError, match=text) as error:
-        entry(tmp_path).files(1)
+        entry(tmp_path).check_files(1)
     assert str(path) in str(error.value)
     mend = str(error.value).split("rebuild it with: ")[1].split(" and the same run")[0]
     subprocess.run(mend, shell=True, check=True)
     build(entry(tmp_path))
-    assert entry(tmp_path).files(1)["layer=00/shard-00001.bin"].read_bytes() == b"\1" * 100
+    assert entry(tmp_path).check_files(1)["layer=00/shard-00001.bin"].read_bytes() == b"\1" * 100
 
 
 def test_a_touched_but_equal_shard_is_accepted(tmp_path):
     built = entry(tmp_path)
     build(built)
     os.utime(built.folder / "layer=00" / "shard-00001.bin", (1, 1))
-    assert len(entry(tmp_path).files(1)) == 2
+    assert len(entry(tmp_path).check_files(1)) == 2
 
 
 def test_an_error_in_a_stage_leaves_nothing_half_written(tmp_path):
@@ -97,7 +97,7 @@ def test_an_error_in_a_stage_leaves_nothing_half_written(tmp_path):
     started = entry(tmp_path)
     with pytest.raises(ValueError, match="no such number"):
         build(started, fails)
-    assert entry(tmp_path).missing() == [2, 3]
+    assert entry(tmp_path).list_missing() == [2, 3]
     assert not list(started.folder.rglob("*.tmp"))
 
 
@@ -112,7 +112,7 @@ def test_a_disk_that_fills_up_leaves_whole_shards_only(tmp_path, monkeypatch):
     monkeypatch.setattr(CacheEntry, "write", full)
     with pytest.raises(OSError, match="No space left on device"):
         build(started)
-    assert entry(tmp_path).missing() == [1, 2, 3]
+    assert entry(tmp_path).list_missing() == [1, 2, 3]
     assert [path.name for path in started.folder.rglob("*00001*") if ".local" not in path.parts] == []
 
 
@@ -124,7 +124,7 @@ def test_a_write_that_fails_says_where_and_what_to_do(tmp_path, monkeypatch):
     ):
         build(started)
     monkeypatch.undo()
-    assert entry(tmp_path).missing() == [0, 1, 2, 3]
+    assert entry(tmp_path).list_missing() == [0, 1, 2, 3]
     assert not list(started.folder.rglob("*.tmp"))
 
 
@@ -135,7 +135,7 @@ def test_an_altered_record_is_named_with_its_mend(tmp_path, content):
     record = built.folder / "shard-00002.json"
     record.write_text(content)
     with pytest.raises(ValueError, match=rf"record {record} is altered; rebuild its shard with: rm '{record}'"):
-        entry(tmp_path).files(2)
+        entry(tmp_path).check_files(2)
 
 
 def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
@@ -143,7 +143,7 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_the_start(tmp_path):
         OSError, match=r"expected 4,000,000,000,000,000\.0 MB of free space for .*, got .* MB; free some"
     ):
         entry(tmp_path).require_room(4 * 10**21)
-    assert entry(tmp_path).missing() == [0, 1, 2, 3]
+    assert entry(tmp_path).list_missing() == [0, 1, 2, 3]
 
 
 def test_a_root_that_cannot_be_a_folder_is_refused(tmp_path):
@@ -167,7 +167,7 @@ def test_shards_claimed_by_another_process_are_left_to_it(tmp_path):
         shared.build(other_finishes_the_first, elsewhere.append)
     assert made == [1, 2, 3]
     assert elsewhere == [0]
-    assert shared.missing() == []
+    assert shared.list_missing() == []
 
 
 def test_a_shard_that_another_process_finished_meanwhile_is_not_made_again(tmp_path):
@@ -182,7 +182,7 @@ def test_a_shard_that_another_process_finished_meanwhile_is_not_made_again(tmp_p
     shared.build(other_is_faster, elsewhere.append)
     assert (made, elsewhere) == ([0, 1, 3], [2])
     shared.offer(2, make(2), wait=True)
-    assert [path.read_bytes() for path in shared.files(2).values()] == [b"theirs"]
+    assert [path.read_bytes() for path in shared.check_files(2).values()] == [b"theirs"]
 
 
 def test_a_half_written_file_of_a_killed_process_is_swept_away(tmp_path):
@@ -201,7 +201,7 @@ def test_a_record_that_names_no_files_is_altered(tmp_path, content):
     build(built)
     (built.folder / "shard-00001.json").write_text(content)
     with pytest.raises(ValueError, match=r"record .*shard-00001.json is altered; rebuild its shard with: rm "):
-        built.files(1)
+        built.check_files(1)
 
 
 WORKER = """
@@ -252,7 +252,7 @@ def test_an_altered_manifest_is_named_with_its_mend(tmp_path, content):
     with pytest.raises(ValueError, match=f"expected a manifest, got {built.folder}/manifest.json altered") as error:
         entry(tmp_path)
     subprocess.run(str(error.value).split("rebuild it with: ")[1].split(" and the same run")[0], shell=True, check=True)
-    assert entry(tmp_path).missing() == []
+    assert entry(tmp_path).list_missing() == []
 
 
 def test_what_a_manifest_says_for_people_is_not_part_of_the_key(tmp_path):
@@ -264,6 +264,6 @@ def test_what_a_manifest_says_for_people_is_not_part_of_the_key(tmp_path):
 def test_a_damaged_seal_costs_a_check_and_no_more(tmp_path):
     built = entry(tmp_path)
     build(built)
-    built.files(1)
+    built.check_files(1)
     (built.folder / ".local" / "shard-00001.seal").write_bytes(b"\xff")
-    assert len(built.files(1)) == 2
+    assert len(built.check_files(1)) == 2

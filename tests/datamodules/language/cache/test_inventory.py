@@ -8,7 +8,7 @@ from rich.console import Console
 
 from datamodules.language.cache import inventory
 from datamodules.language.cache.entry import CacheEntry
-from datamodules.language.cache.inventory import cache_info, held
+from datamodules.language.cache.inventory import list_entries, show_cache
 
 
 def entry(root, kind, n_shards, made, **content):
@@ -46,13 +46,13 @@ def show(root, *prune, typed: Any = (), monkeypatch: Any = None):
     if typed != ():
         monkeypatch.setattr(inventory.sys, "stdin", type("", (), {"isatty": lambda _: True})())
         monkeypatch.setattr(console, "input", ask)
-    cache_info(str(root), list(prune) or None, console)
+    show_cache(str(root), list(prune) or None, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_every_entry_is_listed_the_last_used_first(root):
-    entries = held(root)
+    entries = list_entries(root)
     assert [(e.folder.parent.name, e.state, e.manifest.get("site")) for e in entries] == [
         ("answers", "whole", None), ("activations", "1 of 3", "z"), ("activations", "whole", "mlp_out"),
     ]  # fmt: skip
@@ -63,23 +63,23 @@ def test_every_entry_is_listed_the_last_used_first(root):
 
 
 def test_opening_an_entry_is_using_it(root):
-    oldest = held(root)[-1]
+    oldest = list_entries(root)[-1]
     entry(root, "activations", 1, 0, site="mlp_out")
-    assert held(root)[0].folder == oldest.folder
+    assert list_entries(root)[0].folder == oldest.folder
 
 
 def test_entries_are_removed_by_key_or_its_first_characters(root):
-    first, second, third = held(root)
+    first, second, third = list_entries(root)
     assert "Removed 2 of 3 entries" in show(root, first.folder.name, third.folder.name[:6])
-    assert [e.folder for e in held(root)] == [second.folder]
+    assert [e.folder for e in list_entries(root)] == [second.folder]
     assert [path.name for path in first.folder.parent.iterdir()] == []
 
 
 @pytest.mark.parametrize(("typed", "left"), [("y", 2), (" YES", 2), ("n", 3), ("", 3), (None, 3)])
 def test_on_a_terminal_it_asks_first(root, typed, left, monkeypatch):
-    shown = show(root, held(root)[0].folder.name, typed=typed, monkeypatch=monkeypatch)
+    shown = show(root, list_entries(root)[0].folder.name, typed=typed, monkeypatch=monkeypatch)
     assert "Remove 1 of 3 entries, 2 kB? [y/N]" in shown
-    assert len(held(root)) == left
+    assert len(list_entries(root)) == left
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_on_a_terminal_it_asks_first(root, typed, left, monkeypatch):
 )
 def test_a_key_that_names_no_entry_removes_nothing(root, key, text):
     with pytest.raises(ValueError, match=text):
-        show(root, held(root)[0].folder.name, key)
-    assert len(held(root)) == 3
+        show(root, list_entries(root)[0].folder.name, key)
+    assert len(list_entries(root)) == 3
 
 
 def test_a_key_that_several_begin_with_removes_nothing(root, monkeypatch):
@@ -98,22 +98,22 @@ def test_a_key_that_several_begin_with_removes_nothing(root, monkeypatch):
 
 
 def test_an_entry_that_a_run_uses_is_not_removed(root):
-    other, _, third = held(root)
+    other, _, third = list_entries(root)
     busy = entry(root, "activations", 1, 0, site="mlp_out")
     with pytest.raises(ValueError, match=f"expected entries that no run is using, got {third.folder.name}"):
         show(root, other.folder.name, third.folder.name)
-    assert len(held(root)) == 3
+    assert len(list_entries(root)) == 3
     del busy
     show(root, other.folder.name, third.folder.name)
-    assert len(held(root)) == 1
+    assert len(list_entries(root)) == 1
 
 
 def test_a_removal_that_was_cut_short_is_finished_by_the_next(root):
-    cut = held(root)[0].folder
+    cut = list_entries(root)[0].folder
     key, kind = cut.name, cut.parent
     cut.rename(kind / f".{key}.0{inventory.REMOVED}")
     entry(root, "answers", 2, 2)
-    assert len(held(root)) == 3
+    assert len(list_entries(root)) == 3
     assert "Removed 1 of 3" in show(root, key)
     assert list(kind.iterdir()) == []
 
@@ -122,17 +122,17 @@ def test_what_is_no_entry_is_not_listed(root):
     for name in ("answers/.hidden", "other/key"):
         (root / name).mkdir(parents=True)
         (root / name / "manifest.json").write_text("{}")
-    assert len(held(root)) == 3
+    assert len(list_entries(root)) == 3
     assert "3 entries, 4 kB" in show(root).replace("5 kB", "4 kB")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"about": []}', '{"about": {"examples": null}}'])
 def test_an_entry_without_a_readable_manifest_can_be_seen_and_removed(root, content):
-    broken = held(root)[0].folder
+    broken = list_entries(root)[0].folder
     (broken / "manifest.json").write_text(content)
     assert "?" in show(root)
     show(root, broken.name)
-    assert len(held(root)) == 2
+    assert len(list_entries(root)) == 2
 
 
 def test_an_empty_cache_is_shown(tmp_path):

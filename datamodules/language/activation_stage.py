@@ -1,0 +1,126 @@
+"""The second cached stage: activations of chosen tokens, layers and sites, read off in one forward."""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from datamodules.language.cache.shards import name_shard
+from datamodules.language.capture import VERSION, capture, check_finite
+from datamodules.language.generation import Answer
+from datamodules.language.progress import Speed
+from datamodules.language.running_model import RunningModel
+from datamodules.language.sequences import digest_sequences
+from datamodules.language.sites import get_width
+
+IN_PARTS = ("z", "mlp_post")  # sites that a model split over processes leaves in parts
+STORE = torch.bfloat16
+
+
+class ActivationStage:
+    """Activations of N examples at T positions and L layers, in shards of bfloat16 `h [T, n, D]`, a file a layer.
+
+    Args:
+        running: the model at work.
+        ids: [N] names of the examples, for messages.
+        answers: [N], whose prompt, thought and answer the model reads.
+        names: [T] of the positions.
+        tokens: [N, T, 2] int64, first and last token of each position.
+        valid: [N, T] bool; activations are zero where it is false.
+        sites: outputs of the stage that may be asked for.
+        layers: [L] block numbers.
+
+    Raises:
+        ValueError: a site that the split model does not have whole.
+    """
+
+    kind = "activations"
+
+    def __init__(
+        self,
+        running: RunningModel,
+        ids: Sequence[str],
+        answers: Sequence[Answer],
+        names: Sequence[str],
+        tokens: Tensor,
+        valid: Tensor,
+        sites: Sequence[str],
+        layers: Sequence[int],
+    ) -> None:
+        in_parts = [site for site in sites if site in IN_PARTS]
+        if running.split and in_parts:
+            raise ValueError(
+                f"site.name: expected a site of the width of the stream, which model.tp_plan leaves whole, got "
+                f"{', '.join(in_parts)}; choose another, or model.device_map=auto"
+            )
+        self.running, self.ids, self.names, self.layers = running, ids, names, layers
+        self.positions, self.valid = tokens, valid
+        self.sequences = [array("i", [*one.prompt_ids, *one.thought_ids, *one.answer_ids]) for one in answers]
+        self.tokens = list(map(len, self.sequences))
+        self._content = {
+            "version": VERSION,
+            "sequences": digest_sequences(self.sequences),
+            "tokens": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
+            "valid": hashlib.sha256(valid.numpy().tobytes()).hexdigest(),
+            "positions": list(names),
+            "layers": list(layers),
+            "store": str(STORE).removeprefix("torch."),
+        }
+
+    def describe(self, output: str) -> dict[str, Any]:
+        """Everything the activations of a site depend on beside the model, for the key of the cache."""
+        return {**self._content, "site": output}
+
+    def cost(self, outputs: Sequence[str]) -> int:
+        """Bytes that one example of some sites takes in the cache."""
+        width = sum(get_width(self.running.config, site) for site in outputs)
+        return STORE.itemsize * len(self.layers) * len(self.names) * width
+
+    def estimate(self, n: int) -> float:
+        """Seconds that n examples will take; loads the model."""
+        mean = sum(self.tokens) // len(self.tokens)
+        return Speed(self.running.network).estimate_batches(n, self.running.model.batch_size, mean)
+
+    def make(
+        self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
+    ) -> dict[str, dict[str, bytes]]:
+        """Read the activations of one shard.
+
+        Args:
+            rows: numbers of its examples.
+            outputs: sites, all read in the same forward.
+            advance: called with the rows of each batch that is done.
+
+        Returns:
+            for each site, the content of its files by name.
+
+        Raises:
+            ValueError: an activation that is not finite; names layer, position and example.
+        """
+        acts: dict[str, Tensor] = {}
+        for batch, captured in self.running.run(
+            rows,
+            self.sequences,
+            lambda batch: capture(
+                self.running.network, [self.sequences[i] for i in batch], self.positions[batch], outputs, self.layers
+            ),
+        ):
+            for site, h in captured.items():
+                h = h.masked_fill(~self.valid[batch][:, None, :, None].to(h.device), 0).to(STORE)
+                # As stored: a float32 number can be too large for bfloat16.
+                check_finite(h, self.layers, self.names, [self.ids[i] for i in batch])
+                if site not in acts:
+                    acts[site] = torch.empty(len(self.layers), len(self.names), len(rows), h.shape[-1], dtype=STORE)
+                acts[site][:, :, [i - rows.start for i in batch]] = h.permute(1, 2, 0, 3).cpu()
+            advance(batch)
+        return {
+            site: {
+                f"layer={layer:02d}/{name_shard(rows, 'safetensors')}": save({"h": h[i]})
+                for i, layer in enumerate(self.layers)
+            }
+            for site, h in acts.items()
+        }

@@ -1,0 +1,137 @@
+"""Activations as they lie in the cache, in an entry of their own or in one that holds more than is wanted."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from datamodules.language.cache.entry import VERSION, CacheEntry, compute_key, find_missing
+
+log = logging.getLogger(__name__)
+
+KIND = "activations"
+COLUMNS = ("tokens", "valid", "positions", "layers")  # of the content: what an entry may hold more of
+UNKEYED = ("cache", "about", "shards", "contains")  # of a manifest: what is not content
+
+
+@dataclass(frozen=True)
+class CachedActivations:
+    """Where the activations of one site at L layers and T positions lie.
+
+    Attributes:
+        entry: what holds them; nobody removes it from the cache as long as this record lives.
+        files: [L] shard files of each layer, in order; each file holds `h [stored positions, n, D]`.
+        positions: [T] numbers of the stored positions, in the order wanted.
+        n_positions: how many positions the entry holds.
+        n_layers: how many layers it holds.
+
+    Example:
+        >>> cached = stages.capture(ids, answers, names, tokens, valid, ["resid_post"], [4])  # doctest: +SKIP
+        >>> store = Shards(cached.files, cached.positions)  # doctest: +SKIP
+    """
+
+    entry: CacheEntry
+    files: list[list[Path]]
+    positions: list[int]
+    n_positions: int
+    n_layers: int
+
+
+def open_activations(
+    entry: CacheEntry, layers: Sequence[int], positions: Sequence[int], n_positions: int, n_layers: int
+) -> CachedActivations:
+    """List the files of a whole entry that hold some of its layers.
+
+    Raises:
+        ValueError: a file is missing, truncated or altered; says how to rebuild it.
+    """
+    shards = [entry.check_files(shard) for shard in range(entry.n_shards)]
+    files = [
+        [path for shard in shards for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
+        for layer in layers
+    ]
+    return CachedActivations(entry, files, list(positions), n_positions, n_layers)
+
+
+def digest_positions(tokens: Tensor, valid: Tensor) -> list[str]:
+    """Tell positions apart by what is read, whatever they are called.
+
+    Args:
+        tokens: [N, T, 2] int64, first and last token of each position.
+        valid: [N, T] bool.
+
+    Returns:
+        [T] digests; two positions with the same one have the same activations.
+    """
+    return [
+        hashlib.sha256(tokens[:, t].contiguous().numpy().tobytes() + valid[:, t].numpy().tobytes()).hexdigest()
+        for t in range(tokens.shape[1])
+    ]
+
+
+def find_larger(
+    root: str | Path, content: dict[str, Any], digests: Sequence[str], n_shards: int, quiet: bool = False
+) -> CachedActivations | None:
+    """Find a whole entry that holds all the activations wanted, and more; of several, the one that holds least.
+
+    Manifests that are altered, half-written or of another version are passed over, and entries with a damaged file.
+
+    Args:
+        root: folder of the cache.
+        content: description of the activations wanted, as for their own entry.
+        digests: [T] of the positions wanted.
+        n_shards: shards of a whole entry.
+        quiet: do not warn of a damaged file.
+
+    Returns:
+        None where there is none.
+    """
+    found = []
+    for folder, stored, contains in _read_manifests(Path(root).expanduser() / KIND):
+        if _drop_columns(stored) != _drop_columns(content) or not set(content["layers"]) <= set(stored["layers"]):
+            continue
+        held = _read_digests(stored, contains, content, digests)
+        if set(digests) <= set(held) and not find_missing(folder, n_shards):
+            found.append((len(held) * len(stored["layers"]), folder.name, stored, held))
+    for _, _, stored, held in sorted(found, key=lambda one: one[:2]):
+        positions = [held.index(digest) for digest in digests]
+        try:
+            entry = CacheEntry(root, KIND, stored, n_shards)
+            return open_activations(entry, content["layers"], positions, len(held), len(stored["layers"]))
+        except (ValueError, OSError) as error:  # damaged, or removed meanwhile
+            if not quiet:
+                log.warning(str(error))
+    return None
+
+
+def _read_manifests(folder: Path) -> Iterator[tuple[Path, dict[str, Any], Any]]:
+    """Folder, content and `contains` of every entry whose manifest is whole: its content has the key as its hash."""
+    for path in sorted(folder.glob("*/manifest.json")):
+        with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+            manifest = json.loads(path.read_bytes())
+            content = {key: value for key, value in manifest.items() if key not in UNKEYED}
+            if manifest.get("cache") == VERSION and compute_key(content) == path.parent.name:
+                yield path.parent, content, manifest.get("contains")
+
+
+def _drop_columns(content: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({key: value for key, value in content.items() if key not in COLUMNS}))
+
+
+def _read_digests(stored: dict[str, Any], contains: Any, content: dict[str, Any], digests: Sequence[str]) -> list[str]:
+    """Digests of an entry's positions; none where they are not known.
+
+    Entries written before manifests had them are known to hold the positions wanted where all of these are the same.
+    """
+    if all(stored[key] == content[key] for key in ("tokens", "valid")):
+        return list(digests)
+    held = contains.get("positions") if isinstance(contains, dict) else None
+    if not isinstance(held, list) or len(held) != len(stored["positions"]):
+        return []
+    return [str(digest) for digest in held]

@@ -1,0 +1,134 @@
+"""Runs a stage of the language model through the cache: what it lacks is made, with an estimate and a bar."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch.distributed as dist
+
+from datamodules.language.cache.cached_activations import CachedActivations, find_larger
+from datamodules.language.cache.entry import CacheEntry, compute_key, find_missing
+from datamodules.language.cache.shards import count_shards, get_rows
+from datamodules.language.progress import format_duration, format_size, show_bar
+from datamodules.language.running_model import RunningModel
+from datamodules.questions.question import QuestionSet
+
+log = logging.getLogger(__name__)
+
+
+class Stage(Protocol):
+    """Makes something of N examples with a language model, shard by shard; it may have several outputs.
+
+    Attributes:
+        kind: what it makes, a folder of the cache.
+        tokens: [N] what each example costs.
+    """
+
+    kind: str
+    tokens: list[int]
+
+    def describe(self, output: str) -> dict[str, Any]:
+        """Everything an output depends on beside the model, for the key of the cache."""
+        ...
+
+    def cost(self, outputs: Sequence[str]) -> int:
+        """Bytes that one example of some outputs takes in the cache."""
+        ...
+
+    def estimate(self, n: int) -> float:
+        """Seconds that n examples will take."""
+        ...
+
+    def make(
+        self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
+    ) -> dict[str, dict[str, bytes]]:
+        """For each output, the content of one shard's files by name."""
+        ...
+
+
+class StageRunner:
+    """Opens and builds the cache entries of stages of one language model.
+
+    Args:
+        running: the model at work; loaded only when a shard is missing.
+        dataset: the set whose questions are answered, for the cache's key and manifest.
+        cache_root: folder of the cache.
+        quiet: print nothing (all ranks but the first).
+    """
+
+    def __init__(self, running: RunningModel, dataset: QuestionSet, cache_root: str, quiet: bool = False) -> None:
+        self.running, self.dataset, self.cache_root, self.quiet = running, dataset, cache_root, quiet
+        self.identity = running.model.identify(memory=Path(cache_root).expanduser() / "digests")
+
+    def describe(self, stage: Stage, output: str) -> dict[str, Any]:
+        """Everything an output depends on; its hash is the key of its entry."""
+        source = self.dataset.identify()
+        content = {"stage": stage.kind, "model": self.identity, **stage.describe(output)}
+        return content | ({"dataset": source} if source else {})
+
+    def open(self, stage: Stage, output: str, contains: dict[str, Any] | None = None) -> CacheEntry:
+        """Open the entry of an output, or begin it; `contains` is what its manifest says for later runs."""
+        n = len(stage.tokens)
+        about = {"model": self.running.model.name, "examples": n, **self.dataset.describe()}
+        return CacheEntry(self.cache_root, stage.kind, self.describe(stage, output), count_shards(n), about, contains)
+
+    def find_larger(self, stage: Stage, site: str, digests: Sequence[str]) -> CachedActivations | None:
+        """Find an entry that holds more than a site's own, where that is not whole; `digests` [T] tell positions."""
+        content, n_shards = self.describe(stage, site), count_shards(len(stage.tokens))
+        own = Path(self.cache_root).expanduser() / stage.kind / compute_key(content)
+        if not find_missing(own, n_shards):
+            return None
+        return find_larger(self.cache_root, content, digests, n_shards, self.quiet)
+
+    def build(self, stage: Stage, entries: dict[str, CacheEntry]) -> None:
+        """Make what the entries of a stage's outputs lack; what several lack of one shard is made at once."""
+
+        def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> dict[str, bytes]:
+            also = [other for other, entry in entries.items() if other != output and shard in entry.list_missing()]
+            files = stage.make(get_rows(shard, len(stage.tokens)), [output, *also], advance)
+            for other in also:
+                entries[other].offer(shard, files[other], wait=self.running.split)
+            return files[output]
+
+        for output in sorted(entries):  # the same order for all who build them, whichever they want first
+            lacking = {output} | {other for other, entry in entries.items() if entry.list_missing()}
+            self._run(stage, output, entries[output], stage.cost(sorted(lacking)), make)
+
+    def _run(
+        self,
+        stage: Stage,
+        output: str,
+        entry: CacheEntry,
+        bytes_each: int,
+        make: Callable[[str, int, Callable[[Sequence[int]], None]], dict[str, bytes]],
+    ) -> None:
+        """Build what an entry lacks, with a bar, or say that nothing is lacking."""
+        costs, n = stage.tokens, len(stage.tokens)
+        missing = [get_rows(shard, n) for shard in entry.list_missing()]
+        if not missing:
+            return self.say(f"{output}: {n} reused from {entry.folder}")
+        todo = sum(map(len, missing))
+        entry.require_room(todo * bytes_each)
+        expected = 0.0
+        if not self.quiet:
+            ranks = dist.get_world_size() if dist.is_initialized() and not self.running.split else 1
+            expected = stage.estimate(math.ceil(todo / ranks))
+            cost = f"about {format_size(todo * bytes_each)} and {format_duration(expected)}"
+            log.info(f"{output}: {todo} of {n} to make, {cost}, into {entry.folder}")
+        with show_bar(output, todo, self.quiet, expected, sum(costs[i] for rows in missing for i in rows)) as done:
+
+            def advance(rows: Sequence[int]) -> None:
+                done(len(rows), sum(costs[i] for i in rows))
+
+            entry.build(
+                make=lambda shard: make(output, shard, advance),
+                skip=lambda shard: advance(get_rows(shard, n)),
+                together=self.running.split,
+            )
+
+    def say(self, line: str) -> None:
+        """Log a line for people, on one rank."""
+        if not self.quiet:
+            log.info(line)

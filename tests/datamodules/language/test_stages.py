@@ -1,0 +1,123 @@
+"""The cached stages: keys that caches of earlier versions have, and numbers that are not finite."""
+
+import re
+
+import pytest
+import torch
+
+from datamodules.language.activation_stage import ActivationStage
+from datamodules.language.answer_stage import AnswerStage
+from datamodules.language.cache.shards import get_rows
+from datamodules.language.generation import Answer, read_answers
+from datamodules.language.language_model import LanguageModel
+from datamodules.language.running_model import RunningModel
+from datamodules.language.stages import LanguageModelStages
+from datamodules.questions.files import FileQuestions
+
+PROMPTS = [[1, 5, 6], [1, 7]]
+ANSWERS = [Answer([1, 5, 6], [9, 2], [0.0, 0.0], "stop", ""), Answer([1, 7], [8], [0.0], "length", "")]
+NAMES = ["last_q", "mean"]
+TOKENS = torch.tensor([[[2, 2], [3, 4]], [[1, 1], [0, 0]]])
+VALID = torch.tensor([[True, True], [True, False]])
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def running(language_model):
+    with RunningModel(language_model, CPU, head=True, quiet=True) as model:
+        yield model
+
+
+def test_keys_are_those_that_earlier_versions_wrote(language_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "identify", lambda self, memory=None: {"source": "tiny", "dtype": self.dtype})
+    with LanguageModelStages(language_model, FileQuestions(path="colours.csv"), str(tmp_path), CPU, True) as stages:
+        stages.answer(["a", "b"], PROMPTS)
+        stages.capture(["a", "b"], ANSWERS, NAMES, TOKENS, VALID, ["z", "resid_post"], [0, 2])
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("a*/*")) == [
+        "activations/97f8e897ed70f461ff17",
+        "activations/e72e980d7898405d2701",
+        "answers/93ffba05809d3d3db99d",
+    ]
+
+
+def test_answers_are_made_shard_by_shard(running, language_model, tmp_path):
+    stage = AnswerStage(running, ["a", "b"], PROMPTS, language_model)
+    advanced = []
+    ((name, content),) = stage.make(get_rows(0, 2), ["answers"], advanced.extend)["answers"].items()
+    assert name == "shard-00000.parquet"
+    (tmp_path / name).write_bytes(content)
+    answers = read_answers(tmp_path / name)
+    assert [list(answer.prompt_ids) for answer in answers] == PROMPTS
+    assert sorted(advanced) == [0, 1]
+    assert stage.tokens == [3 + 14, 2 + 14]
+    assert stage.cost() == 16 * 17
+    assert stage.estimate(2) > 0
+
+
+def test_activations_cost_their_bytes(running):
+    sites = ["z", "mlp_post"]
+    stage = ActivationStage(running, ["a", "b"], ANSWERS, NAMES, TOKENS, VALID, sites, [0, 2])
+    made = stage.make(get_rows(0, 2), sites, lambda rows: None)
+    assert sorted(made["z"]) == ["layer=00/shard-00000.safetensors", "layer=02/shard-00000.safetensors"]
+    assert stage.cost(sites) == 2 * 2 * 2 * (32 + 64)
+    stored = sum(len(content) for files in made.values() for content in files.values())
+    assert 0 < stored - 2 * stage.cost(sites) < 4 * 200  # what is more is the headers of four files
+    assert stage.tokens == [5, 3]
+
+
+def test_numbers_too_large_for_the_store_are_named(running, monkeypatch):
+    """The largest float32 numbers are infinite in bfloat16."""
+
+    def capture(network, sequences, tokens, sites, layers):
+        acts = torch.zeros(len(sequences), len(layers), tokens.shape[1], 4)
+        acts[0, 1, 0, 3] = torch.finfo(torch.float32).max
+        return dict.fromkeys(sites, acts)
+
+    monkeypatch.setattr("datamodules.language.activation_stage.capture", capture)
+    stage = ActivationStage(running, ["a", "b"], ANSWERS, NAMES, TOKENS, VALID, ["resid_post"], [0, 2])
+    with pytest.raises(ValueError, match="got inf at layer 2, position last_q, example b; try model"):
+        stage.make(get_rows(0, 2), ["resid_post"], lambda rows: None)
+
+
+def break_answers(monkeypatch, at):
+    """Let the answer to the second prompt have a log-probability that is not finite."""
+
+    def generate(network, tokenizer, prompts, *rest):
+        logprobs = {5: [0.0] * 4, 7: [0.0] * at + [float("nan")] * (4 - at)}
+        return [Answer(prompt, [3, 4, 10, 2], logprobs[prompt[1]], "stop", "") for prompt in prompts]
+
+    monkeypatch.setattr("datamodules.language.answer_stage.generate_answers", generate)
+
+
+def spoil_token(network, layer, token):
+    """Make a block's output NaN where the model reads one token."""
+
+    def spoil(module, args, output):
+        here = seen[-1] == token
+        return output.masked_fill(here[..., None], torch.nan)
+
+    seen = []
+    network.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network.model.layers[layer].register_forward_hook(spoil)
+
+
+@pytest.mark.parametrize(
+    ("token", "at", "place"),
+    [(7, 0, "last_q"), (3, 1, "answer token 1"), (10, 3, "answer token 3")],
+)
+def test_answers_that_are_not_finite_name_layer_position_and_example(
+    running, language_model, monkeypatch, token, at, place
+):
+    break_answers(monkeypatch, at)
+    spoil_token(running.network, 1, token)
+    stage = AnswerStage(running, ["a", "b"], PROMPTS, language_model)
+    with pytest.raises(ValueError, match=f"finite numbers, got nan at layer 1, position {place}, example b; try"):
+        stage.make(get_rows(0, 2), ["answers"], lambda rows: None)
+
+
+def test_log_probabilities_that_the_head_spoils_name_position_and_example(running, language_model, monkeypatch):
+    break_answers(monkeypatch, 2)
+    stage = AnswerStage(running, ["a", "b"], PROMPTS, language_model)
+    line = "got nan from answer token 2 of example b, behind layer 2, the last one, whose numbers are finite; try"
+    with pytest.raises(ValueError, match=re.escape(line)):
+        stage.make(get_rows(0, 2), ["answers"], lambda rows: None)
