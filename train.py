@@ -1,21 +1,26 @@
-"""Run a configuration: `python train.py [overrides]`. Composes, computes nothing."""
+"""Run a configuration: `python train.py [overrides]`, or `probegrid [overrides]`. Composes, computes nothing.
+
+Torch and Lightning take seconds to import, so they are loaded when the configuration is known to hold together.
+"""
 
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import hydra
-import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 log = logging.getLogger("probegrid")
 
@@ -31,9 +36,16 @@ def build(node: DictConfig | None, **more: Any) -> Any:
         return hydra.utils.instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        if not isinstance(cause, MISTAKES):  # a value of another kind, an unknown key, a _target_ that is not there
+        if not is_mistake(cause):  # a value of another kind, an unknown key, a _target_ that is not there
             raise ValueError(f"configuration: {cause}") from cause
         raise cause from None  # the constructor's own words, without Hydra's around them
+
+
+def check(node: DictConfig) -> None:
+    """Find missing values of a node, and mistakes in its parts: these are built without loading Lightning."""
+    for part in node.values():  # a missing value raises
+        if isinstance(part, DictConfig) and "_target_" in part:
+            build(part)
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -41,7 +53,10 @@ def run(cfg: DictConfig) -> float | None:
     if cfg.command is not None:
         build(cfg.command)
         return None
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    check(cfg.datamodule)
+    from pytorch_lightning import seed_everything
+
+    seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: pl.LightningDataModule = build(cfg.datamodule)
     probe: pl.LightningModule = build(cfg.probe)
     callbacks, loggers = (
@@ -60,36 +75,74 @@ def run(cfg: DictConfig) -> float | None:
     return None if objective is None else float(objective)
 
 
-OmegaConf.register_new_resolver("gpu_or_cpu", lambda: "gpu" if torch.cuda.is_available() else "cpu", replace=True)
+def choose_accelerator() -> str:
+    """What `${gpu_or_cpu:}` stands for in a configuration."""
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
 CONF = Path(__file__).resolve().parent / "conf"
 hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException, MisconfigurationException)
+MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether a user can mend it. Lightning's kind is known by its name, as importing it takes seconds."""
+    return isinstance(error, MISTAKES) or type(error).__name__ == "MisconfigurationException"
+
+
+class HydraFullError:
+    """Give the environment variable HYDRA_FULL_ERROR a value within a `with` block, and put back the old one after it.
+
+    Where it is "1", Hydra raises what it finds wrong with a configuration; otherwise it prints many lines and exits.
+    `main` needs the first, to print one line. The run needs the user's own value again: the processes that Lightning
+    starts inherit it, and are to print one line as well. None removes the variable.
+    """
+
+    def __init__(self, value: str | None) -> None:
+        self.value = value
+
+    def __enter__(self) -> None:
+        self.before = os.environ.get("HYDRA_FULL_ERROR")
+        self._set(self.value)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self.before)
+
+    @staticmethod
+    def _set(value: str | None) -> None:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if value is not None:
+            os.environ["HYDRA_FULL_ERROR"] = value
 
 
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    users_value = os.environ.get("HYDRA_FULL_ERROR")
+    if users_value == "1":
         hydra_job(run)()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # while composing, Hydra then hands its errors on instead of printing them
+
+    def run_job(cfg: DictConfig) -> float | None:
+        with HydraFullError(users_value), stop_at_mistakes():
+            return run(cfg)
+
+    with HydraFullError("1"), stop_at_mistakes():
+        hydra_job(run_job)()
+
+
+@contextmanager
+def stop_at_mistakes() -> Iterator[None]:
+    """Print a line and exit with status 1 where the user has made a mistake."""
     try:
-        hydra_job(guarded)()
-    except MISTAKES as error:
-        _stop(error)
-
-
-def guarded(cfg: DictConfig) -> float | None:
-    """`run`, with its user's mistakes as one line."""
-    os.environ.pop("HYDRA_FULL_ERROR", None)
-    try:
-        return run(cfg)
-    except MISTAKES as error:
-        _stop(error)
-
-
-def _stop(error: Exception) -> NoReturn:
-    log.error("error: %s", _one_line(error))
-    sys.exit(1)
+        yield
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        log.error("error: %s", _one_line(error))
+        sys.exit(1)
 
 
 def _one_line(error: Exception) -> str:
@@ -107,7 +160,7 @@ def _one_line(error: Exception) -> str:
         inner = key.removeprefix("datamodule.")
         key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
         return f"expected a value for {key}, which has no default; add {key}=... to the command"
-    if isinstance(error, MisconfigurationException) and "gpu backend" in str(error):
+    if "gpu backend" in str(error):
         return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
     return " ".join(str(error).split())
 

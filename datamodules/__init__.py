@@ -1,1 +1,51 @@
-"""From questions to cell blocks: the language-model stages, their cache, and the Lightning datamodule above them."""
+"""From questions to cell blocks: the language-model stages, their cache, and the Lightning datamodule above them.
+
+A name is loaded when it is first used, so that the parts which need no model load no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.activations import ActivationDataModule
+    from datamodules.base import GridDataModule
+    from datamodules.language.language_model import LanguageModel
+    from datamodules.language.positions import Positions
+    from datamodules.language.tokens import locate
+    from datamodules.precomputed import PrecomputedDataModule
+    from datamodules.questions.question import Question, QuestionSet
+    from datamodules.split import GroupSplit
+
+__all__ = [
+    "ActivationDataModule",
+    "GridDataModule",
+    "GroupSplit",
+    "LanguageModel",
+    "Positions",
+    "PrecomputedDataModule",
+    "Question",
+    "QuestionSet",
+    "locate",
+]
+
+_MODULES = {
+    "ActivationDataModule": "datamodules.activations",
+    "GridDataModule": "datamodules.base",
+    "GroupSplit": "datamodules.split",
+    "LanguageModel": "datamodules.language.language_model",
+    "Positions": "datamodules.language.positions",
+    "PrecomputedDataModule": "datamodules.precomputed",
+    "Question": "datamodules.questions.question",
+    "QuestionSet": "datamodules.questions.question",
+    "locate": "datamodules.language.tokens",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

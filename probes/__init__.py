@@ -1,20 +1,27 @@
-"""Linear probes for every layer-token cell: the solver, the AUROC and the Lightning module and callbacks above them."""
+"""Linear probes for every layer-token cell: the solver, the AUROC and the Lightning module and callbacks above them.
 
-from probes.analysis.auc_map import AUCMap
-from probes.analysis.auroc import auroc, auroc_variance, auroc_with_variance
-from probes.analysis.scores import Scores, load_scores
-from probes.exact_grid import LogisticGrid
-from probes.grid import ProbeGrid
-from probes.grid_auroc import GridAUROC
-from probes.mass_mean import MassMeanGrid
-from probes.minibatch import LinearGrid, MLPGrid
-from probes.report.coincidence import Coincidence
-from probes.report.heatmap import Heatmap
-from probes.report.probes_file import load_probes
-from probes.report.record import ScoreRecord
-from probes.report.summary import Report
-from probes.solver.logistic import LogisticFit, fit_logistic
-from probes.solver.mass_mean import fit_mass_mean
+A name is loaded when it is first used, so that `from probes import fit_logistic` needs torch and numpy only.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probes.analysis.auc_map import AUCMap
+    from probes.analysis.auroc import auroc, auroc_variance, auroc_with_variance
+    from probes.analysis.scores import Scores, load_scores
+    from probes.exact_grid import LogisticGrid
+    from probes.grid import ProbeGrid
+    from probes.grid_auroc import GridAUROC
+    from probes.mass_mean import MassMeanGrid
+    from probes.minibatch import LinearGrid, MLPGrid
+    from probes.report.coincidence import Coincidence
+    from probes.report.heatmap import Heatmap
+    from probes.report.probes_file import load_probes
+    from probes.report.record import ScoreRecord
+    from probes.report.summary import Report
+    from probes.solver.logistic import LogisticFit, fit_logistic
+    from probes.solver.mass_mean import fit_mass_mean
 
 __all__ = [
     "AUCMap",
@@ -38,3 +45,36 @@ __all__ = [
     "load_probes",
     "load_scores",
 ]
+
+_MODULES = {
+    "AUCMap": "probes.analysis.auc_map",
+    "Coincidence": "probes.report.coincidence",
+    "GridAUROC": "probes.grid_auroc",
+    "Heatmap": "probes.report.heatmap",
+    "LinearGrid": "probes.minibatch",
+    "LogisticFit": "probes.solver.logistic",
+    "LogisticGrid": "probes.exact_grid",
+    "MLPGrid": "probes.minibatch",
+    "MassMeanGrid": "probes.mass_mean",
+    "ProbeGrid": "probes.grid",
+    "Report": "probes.report.summary",
+    "ScoreRecord": "probes.report.record",
+    "Scores": "probes.analysis.scores",
+    "auroc": "probes.analysis.auroc",
+    "auroc_variance": "probes.analysis.auroc",
+    "auroc_with_variance": "probes.analysis.auroc",
+    "fit_logistic": "probes.solver.logistic",
+    "fit_mass_mean": "probes.solver.mass_mean",
+    "load_probes": "probes.report.probes_file",
+    "load_scores": "probes.analysis.scores",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -16,8 +16,8 @@ from huggingface_hub import HfApi
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from datamodules.language import snapshot
 from datamodules.language.language_model import LanguageModel
+from datamodules.questions import snapshot
 from tests.support.hub_cache import publish_dataset, publish_model
 from tests.support.hub_models import DEPTH, small_model
 from tests.support.hub_questions import SCRIPTS, TEST, Script, expected_labels, script, training_texts

@@ -18,12 +18,13 @@ from safetensors import safe_open
 from probes.exact_grid import LogisticGrid
 from probes.report.probes_file import load_probes
 from tests.support.places import ROOT
+from train import HydraFullError
 
 TRAIN = ROOT / "train.py"
 
 
 def command(folder, *overrides):
-    options = [override for override in overrides if override.startswith("--config-dir=")]  # these come first
+    options = [override for override in overrides if override.startswith("-")]  # these come first
     rest = [override for override in overrides if override not in options]
     return [sys.executable, str(TRAIN), *options, f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *rest]
 
@@ -168,7 +169,7 @@ def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tin
         (tmp_path / "mine" / group / "ours.yaml").write_text(text)
     overrides = ["model=ours", "positions=ours", "dataset=csv", f"dataset.path={questions_csv}"]
     shutil.copytree(alone[0] / "cache", tmp_path / "cache")
-    outside = [f"cache.root={tmp_path}/cache", "--config-dir", str(tmp_path / "mine")]
+    outside = [f"cache.root={tmp_path}/cache", f"--config-dir={tmp_path / 'mine'}"]
     status, _, err = run(tmp_path / "run", *overrides, *outside)
     assert status == 0, err
     assert "answers: 300 reused from" in err
@@ -391,3 +392,38 @@ def test_it_runs_from_another_folder_and_as_a_module(tmp_path):
             [sys.executable, *how, "--cfg", "job", "--package", "split"], cwd=tmp_path, capture_output=True, text=True
         )
         assert "seed: 0" in shown.stdout, shown.stderr
+
+
+def test_a_traceback_is_shown_where_the_user_asks_for_it(tmp_path):
+    """Of what composing finds, and of what a constructor finds."""
+    environment = os.environ | {"HYDRA_FULL_ERROR": "1"}
+    for override, words in (("model=nope", "MissingConfigException"), ("split.val=2", "ValueError: split: expected")):
+        done = subprocess.run(
+            command(tmp_path, override), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert words in done.stderr
+
+
+def test_a_mistake_in_a_sweep_is_one_line_too(tmp_path):
+    """Found for all jobs before the first; the second of two that are composed is wrong here."""
+    status, out, err = run(
+        tmp_path, "--multirun", f"hydra.sweep.dir={tmp_path}/sweep", "split.seed=1,2", "model=demo,nope"
+    )
+    (line,) = (out + err).splitlines()
+    assert status == 1
+    assert "error: expected model to be one of demo, " in line
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_hydra_s_variable_is_put_back(before, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if before:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", before)
+    with HydraFullError("1"):
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+        with HydraFullError(None):
+            assert "HYDRA_FULL_ERROR" not in os.environ
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+    assert os.environ.get("HYDRA_FULL_ERROR") == before

@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from datamodules.language.adapter import require_full_model
 from datamodules.language.digests import digest_files
-from datamodules.language.snapshot import fetch_snapshot, find_snapshot
+from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.local_paths import expand_user
 
 GGUF_MAGIC = b"GGUF"

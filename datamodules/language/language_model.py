@@ -25,7 +25,7 @@ from datamodules.language.adapter import (
 from datamodules.language.chat import encode_turns, find_turn_end, reads_clock
 from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
 from datamodules.language.digests import digest_files
-from datamodules.language.snapshot import fetch_snapshot, find_snapshot
+from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
 from datasets.data_files import sanitize_patterns
 from huggingface_hub import DatasetCard
 
-from datamodules.language.snapshot import COMMIT, fetch_snapshot, find_snapshot
 from datamodules.questions.arrow_rows import ArrowRows
 from datamodules.questions.row import Row
 from datamodules.questions.row_questions import RowQuestions
+from datamodules.questions.snapshot import COMMIT, fetch_snapshot, find_snapshot
 
 CARD = "README.md"
 NOT_FOR_READERS = {"config_name", "data_files", "data_dir", "default", "description", "version"}

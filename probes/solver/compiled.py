@@ -1,13 +1,41 @@
-"""Compilation of the loops that numpy and PyTorch have no single call for."""
+"""Compilation of the loops that numpy and PyTorch have no single call for. numba is imported at the first call."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
-import numba
-from numba.core import config
+F = TypeVar("F", bound=Callable)
+
+
+def compiled(function: F) -> F:
+    """Compile a function when it is first called, for the types of that call; other threads run meanwhile.
+
+    Sums may be taken in any order, hence many terms at once; infinity and NaN keep their meaning.
+
+    Example:
+        >>> @compiled
+        ... def count(x):
+        ...     return len(x)
+        >>> count(np.zeros(3))
+        3
+    """
+    return cast(F, _Compiled(function))
+
+
+def specialise(function: Callable) -> Callable[[F], F]:
+    """Let compiled code that calls `function` take what the decorated one returns for the numba types of the arguments.
+
+    This is `numba.extending.overload`, applied when numba is first needed.
+    """
+
+    def remember(choose: F) -> F:
+        _specialisations.append((function, choose))
+        return choose
+
+    return remember
 
 
 def cache_folder(here: Path) -> str | None:
@@ -26,20 +54,45 @@ def cache_folder(here: Path) -> str | None:
     return str(folder) if os.access(folder, os.W_OK) else None
 
 
-_CACHE = cache_folder(Path(__file__).parent)
-F = TypeVar("F", bound=Callable)
+_specialisations: list[tuple[Callable, Callable]] = []  # that numba has not been told of yet
+_own_cache_folder = functools.cache(lambda: cache_folder(Path(__file__).parent))
 
 
-def compiled(function: F) -> F:
-    """Compile for the types of the first call; other threads run meanwhile.
+class _Compiled:
+    """A function and, from its first call on, numba's dispatcher of it."""
 
-    Sums may be taken in any order, hence many terms at once; infinity and NaN keep their meaning.
-    """
-    before = getattr(config, "CACHE_DIR")  # noqa: B009
-    setattr(config, "CACHE_DIR", _CACHE or "")  # noqa: B010 - read when a function is decorated, and by nothing else
-    try:
-        return cast(
-            F, numba.njit(nogil=True, cache=_CACHE is not None, fastmath={"reassoc", "contract", "nsz"})(function)
-        )
-    finally:
-        setattr(config, "CACHE_DIR", before)  # noqa: B010
+    def __init__(self, function: Callable) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._dispatcher: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        return (self._dispatcher or self._make_dispatcher())(*arguments)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba asks of a global that compiled code calls: here, it is to see the dispatcher."""
+        return (self._dispatcher or self._make_dispatcher())._numba_type_
+
+    def _make_dispatcher(self) -> Any:
+        import numba
+        from numba.core import config
+        from numba.core.compiler_lock import global_compiler_lock
+        from numba.extending import overload
+
+        # numba's own lock: it is held, too, when compiled code asks for the functions that it calls, so that a second
+        # lock could be waited for in the other order.
+        with global_compiler_lock:
+            if self._dispatcher is not None:
+                return self._dispatcher
+            while _specialisations:
+                function, choose = _specialisations.pop()
+                overload(function)(choose)
+            folder, before = _own_cache_folder(), getattr(config, "CACHE_DIR")  # noqa: B009
+            options = {"nogil": True, "cache": folder is not None, "fastmath": {"reassoc", "contract", "nsz"}}
+            setattr(config, "CACHE_DIR", folder or "")  # noqa: B010 - read when a dispatcher is made, by nothing else
+            try:
+                self._dispatcher = numba.njit(**options)(self._function)
+            finally:
+                setattr(config, "CACHE_DIR", before)  # noqa: B010
+            return self._dispatcher

@@ -10,14 +10,12 @@ Everywhere X [n, D] are rows of which `mean` [D] is still to be taken off, and n
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
-from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.solver.compiled import compiled
+from probes.solver.compiled import compiled, specialise
 
 HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares is split off, if few are
 
@@ -78,9 +76,9 @@ def wide(x: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(wide)
+@specialise(wide)
 def _wide(x):
-    if x == numba.types.uint16:
+    if x.name == "uint16":
         return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
     return lambda x: x
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.language import snapshot
 from datamodules.language.cache.entry import CacheEntry
+from datamodules.questions import snapshot
 from datamodules.questions.hub import HubQuestions
 from tests.support.hub_cache import publish, publish_dataset, repository, write_dataset
 from tests.test_configs import composed

@@ -1,8 +1,15 @@
 """Compiled code is kept, and never outlives the sources it came from."""
 
-import numpy as np
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
-from probes.solver.compiled import cache_folder, compiled
+import numpy as np
+from numba.core import event
+
+from probes.solver.compiled import cache_folder, compiled, specialise
+from tests.support.places import ROOT
 
 
 def test_the_folder_is_named_by_the_sources_that_are_compiled(tmp_path):
@@ -32,3 +39,60 @@ def test_infinity_and_nan_keep_their_meaning():
     assert total(np.ones(1000)) == 1000
     assert total(np.array([1.0, np.inf])) == np.inf
     assert np.isnan(total(np.array([np.inf, -np.inf])))
+
+
+def test_threads_that_call_first_at_the_same_time_share_one_compilation(monkeypatch):
+    """Of a function and of the one that it calls, whichever is asked for first."""
+
+    @compiled
+    def double(x):
+        return 2.0 * x
+
+    @compiled
+    def total_of_doubles(x):
+        result = 0.0
+        for i in range(len(x)):
+            result += double(x[i])
+        return result
+
+    monkeypatch.setattr("probes.solver.compiled._own_cache_folder", lambda: None)
+    barrier = threading.Barrier(8)
+
+    def call(number):
+        barrier.wait()
+        return double(3.0) if number % 2 else total_of_doubles(np.ones(number + 1))
+
+    with event.install_recorder("numba:compile") as recorder, ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(call, range(8)))
+    assert results == [2.0, 6.0, 6.0, 6.0, 10.0, 6.0, 14.0, 6.0]
+    started = [seen.data["dispatcher"].py_func for _, seen in recorder.buffer if seen.is_start]
+    assert sorted(function.__name__ for function in started) == ["double", "total_of_doubles"]
+
+
+def test_what_a_specialised_function_does_follows_the_type():
+    def halved(x):
+        raise NotImplementedError
+
+    @specialise(halved)
+    def _halved(x):
+        if x.name == "int64":
+            return lambda x: x // 2
+        return lambda x: x / 2
+
+    @compiled
+    def halve(x):
+        return halved(x)
+
+    assert (halve(7), halve(7.0)) == (3, 3.5)
+
+
+def test_numba_is_imported_by_the_first_call():
+    program = """
+import sys
+import numpy as np
+from probes.solver.rows import moments
+assert "numba" not in sys.modules
+moments(np.ones((4, 2), np.float32))
+assert "numba" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

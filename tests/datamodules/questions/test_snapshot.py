@@ -14,9 +14,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from datamodules.language import snapshot
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.snapshot import fetch_snapshot, find_snapshot
+from datamodules.questions import snapshot
+from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from tests.support.hub_cache import publish, repository
 
 ID = "some/model"
