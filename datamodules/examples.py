@@ -1,19 +1,23 @@
 """Labelled examples: each question with its answer, its label and its exact answer, and all of them as a table."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
-from datamodules.language.generation import Answer
 from datamodules.questions.question import Question
 from datamodules.split import SPLITS
-from datamodules.targets import Targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datamodules.language.generation import Answer
+    from datamodules.targets import Targets
 
 ROWS = 1024  # of the table in one piece: sets can have many
 _IDS = pa.list_(pa.int32())
@@ -77,6 +81,8 @@ class LabelledExamples:
     @property
     def labels(self) -> Tensor:
         """[N] int64, 1 for right."""
+        import torch
+
         return torch.tensor([int(bool(verdict.right)) for verdict in self.verdicts])
 
 

@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, how many rooms a floor has, and what importing loads."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -179,6 +180,19 @@ def test_the_card_loads_the_standard_library_alone():
 
 def test_the_command_starts_with_hydra_alone():
     assert find_loaded("import train") - find_loaded("import hydra, hydra.core.hydra_config, yaml") == {"train"}
+
+
+def test_the_parts_of_a_configuration_load_no_torch():
+    """So that a mistake in them is told at once. The datamodule around them and the probe are Lightning's."""
+    texts = [
+        path.read_text()
+        for path in (ROOT / "conf").rglob("*.yaml")
+        if path.parent.name not in ("datamodule", "experiment", "probe")
+    ]
+    targets = {target for text in texts for target in re.findall(r"_target_: (datamodules\S+)", text)}
+    modules = sorted({target.rpartition(".")[0] for target in targets})
+    assert {"datamodules.language.demo", "datamodules.labels.judge", "datamodules.split"} <= set(modules)
+    assert not find_loaded(f"import {', '.join(modules)}") & {"torch", *LIGHTNING, *DRAWING}
 
 
 def test_the_hooks_of_a_commit_run_what_make_runs():

@@ -4,6 +4,8 @@ transformers applies an adapter that lies beside the weights where peft is insta
 `WITHOUT_ADAPTER` keeps it from doing so, and `apply_adapter` merges the adapter or says why it cannot.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import pickle
@@ -12,14 +14,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from datamodules.stream.local_paths import expand_user
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +147,7 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
     _require_plain_weights(model)
     from peft import PeftConfig, PeftModel, PeftType, load_peft_weights, set_peft_model_state_dict
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+    from torch import Tensor
 
     with _explain_refusal(f"an adapter whose files load, got {adapter}", "save or download it again"):
         config = PeftConfig.from_pretrained(str(adapter))
@@ -216,6 +220,8 @@ def _match(model: PreTrainedModel, weights: dict[str, Tensor]) -> tuple[nn.Modul
     if body is not model and names <= {name for name, _ in body.named_children()}:
         return body, weights
     if body is model and prefix in names:
+        from torch import nn
+
         shell = nn.Module()
         shell.add_module(prefix, model)
         shell.config, shell.is_gradient_checkpointing = model.config, False  # type: ignore[assignment]
@@ -236,6 +242,7 @@ def _untie(model: PreTrainedModel) -> None:
     """Give the head a weight of its own where it shares one that the adapter changes in one of the two places."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
+    from torch import nn
 
     pair = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
     if not any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in pair) or len(pair) < 2:
@@ -268,6 +275,8 @@ def _explain_refusal(expected: str, advice: str) -> Iterator[None]:
 @contextmanager
 def _keep_random_state(model: PreTrainedModel) -> Iterator[None]:
     """peft draws weights before it loads them; a run with cached answers, which loads no model, draws none."""
+    import torch
+
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
         yield

@@ -3,25 +3,16 @@
 A checkpoint is a folder in the layout of transformers, or one GGUF file, whose weights are unpacked while they load.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    GgufConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import transformers
 from transformers.utils.import_utils import is_gguf_available
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,6 +20,10 @@ from datamodules.language.adapter import require_full_model
 from datamodules.language.digests import digest_files
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.local_paths import expand_user
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 GGUF_MAGIC = b"GGUF"
 # Kinds of files that decide what is computed.
@@ -77,7 +72,7 @@ class Checkpoint:
             self.load_config()
         expected = "a tokenizer beside the weights" if self.gguf is None else "a tokenizer in the file"
         cure = "save one there with tokenizer.save_pretrained" if self.gguf is None else "choose another file"
-        return self._load(expected, AutoTokenizer.from_pretrained, cure)
+        return self._load(expected, transformers.AutoTokenizer.from_pretrained, cure)
 
     def load_network(self, dtype: torch.dtype, head: bool, placement: dict[str, Any]) -> PreTrainedModel:
         """Load the weights, ready for inference, on the CPU or where `placement` says.
@@ -90,9 +85,11 @@ class Checkpoint:
         Raises:
             ValueError: the files hold no such model, or not all of its weights.
         """
-        auto: Any = AutoModelForCausalLM if head else AutoModel
+        auto: Any = transformers.AutoModelForCausalLM if head else transformers.AutoModel
         # Unpacked, because kernels for packed weights compute other numbers, and only some machines have them.
-        unpacked = {"quantization_config": GgufConfig(dequantize=True), "config": self._config} if self.gguf else {}
+        unpacked = {}
+        if self.gguf:
+            unpacked = {"quantization_config": transformers.GgufConfig(dequantize=True), "config": self._config}
         model, told = self._load(
             f"the weights of a {'causal ' * head}language model",
             auto.from_pretrained,
@@ -109,7 +106,7 @@ class Checkpoint:
                 "save the model again"
             )
         if head:  # of its settings only the stop tokens: beams, penalties and least lengths are not greedy answers
-            model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+            model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         return model.eval().requires_grad_(False)
 
     @property
@@ -133,10 +130,11 @@ class Checkpoint:
     @cached_property
     def _config(self) -> PretrainedConfig:
         """Read once: a GGUF file takes seconds."""
+        load = transformers.AutoConfig.from_pretrained
         if self.gguf:
             expected = "a whole GGUF file of an architecture that transformers reads"
-            return self._load(expected, AutoConfig.from_pretrained, "fetch it again, or choose another file")
-        return self._load("a configuration that transformers reads", AutoConfig.from_pretrained)
+            return self._load(expected, load, "fetch it again, or choose another file")
+        return self._load("a configuration that transformers reads", load)
 
     def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
         if self.gguf:
@@ -148,6 +146,8 @@ class Checkpoint:
     @contextmanager
     def _one_line(self, expected: str, cure: str) -> Iterator[None]:
         """Turn what transformers says of broken files into one line."""
+        import torch
+
         behind = f"; {cure}" if cure else ""
         try:
             yield

@@ -1,5 +1,7 @@
 """Which language model answers, and how it is asked: where its files are, what tells it from others, and prompts."""
 
+from __future__ import annotations
+
 import logging
 import os
 import re
@@ -8,10 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from datamodules.language.adapter import CONFIG as ADAPTER_CONFIG
 from datamodules.language.adapter import WEIGHTS as ADAPTER_WEIGHTS
@@ -27,8 +26,13 @@ from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_c
 from datamodules.language.digests import digest_files
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 log = logging.getLogger(__name__)
 
+DTYPES = ("bfloat16", "float16", "half", "float32", "float", "float64", "double")  # torch's names
 TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
 # Of `apply_chat_template`, but not for the template: they would cut or pad the ids of a prompt, or give no ids.
 NOT_OF_TEMPLATES = {
@@ -131,8 +135,7 @@ class LanguageModel:
             raise ValueError(
                 f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"
             )
-        dtype = getattr(torch, str(self.dtype), None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
         _parse_day(self.date)
         self.name = self.name or (Path(self.gguf).stem if self.gguf else given)
@@ -185,6 +188,9 @@ class LanguageModel:
         Raises:
             ValueError: there are no such weights, or the adapter does not fit them.
         """
+        import torch
+        from transformers import BitsAndBytesConfig
+
         if self.tp_plan and "WORLD_SIZE" not in os.environ:
             raise ValueError(
                 "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin the "

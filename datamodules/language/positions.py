@@ -1,14 +1,17 @@
 """Named positions of an example: which tokens each one is, and whether the example has it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.language.tokens import decode, find_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTS = ("prompt", "answer", "text", "whole", "exact_answer")
 FAR = 10**9  # tokens: no text is as long
@@ -132,6 +135,8 @@ class Positions:
             where a rule takes a mean. valid [N, T] bool. A position that an example does not have is invalid there,
             never another token.
         """
+        import torch
+
         prompt, answer = torch.tensor([len(ids) for ids in prompts]), torch.tensor([len(ids) for ids in answers])
         thoughts = thoughts or [()] * len(prompts)
         before = prompt + torch.tensor([len(ids) for ids in thoughts])
@@ -183,6 +188,8 @@ def _build_rule(attributes: Mapping[str, Any]) -> Rule:
 
 def _count_special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> Tensor:
     """How many special tokens stand at the end of each answer, [N]."""
+    import torch
+
     special = set(tokenizer.all_special_ids)
     return torch.tensor(
         [next((n for n, token in enumerate(reversed(ids)) if token not in special), len(ids)) for ids in answers]

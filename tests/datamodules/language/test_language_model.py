@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from datamodules.language.generation import generate_answers
-from datamodules.language.language_model import LanguageModel
+from datamodules.language.language_model import DTYPES, LanguageModel
 from tests.support.places import ROOT, SHARED
 
 MISTRAL = SHARED / "tokenizers" / "mistral-7b-v1"
@@ -20,6 +20,12 @@ def test_loads_ready_for_inference(language_model):
     assert network.dtype == torch.float32
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_dtypes_are_those_that_torch_has():
+    """Of floats of 16 bits or more; named without torch, which takes seconds to import."""
+    found = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+    assert set(DTYPES) == {name for name, dtype in found.items() if dtype.is_floating_point and dtype.itemsize > 1}
 
 
 def test_the_prompt_is_encoded_with_its_bos_once(language_model):
