@@ -93,7 +93,7 @@ class Checkpoint:
         auto: Any = AutoModelForCausalLM if head else AutoModel
         # Unpacked, because kernels for packed weights compute other numbers, and only some machines have them.
         unpacked = {"quantization_config": GgufConfig(dequantize=True), "config": self._config} if self.gguf else {}
-        model, told = self._load(
+        model, loading = self._load(
             f"the weights of a {'causal ' * head}language model",
             auto.from_pretrained,
             dtype=dtype,
@@ -102,7 +102,7 @@ class Checkpoint:
             **placement,
         )
         # Weights that are missing would be drawn at random. A pooler stands behind every block.
-        missing = sorted(name for name in told["missing_keys"] if head or "pooler" not in name)
+        missing = sorted(name for name in loading["missing_keys"] if head or "pooler" not in name)
         if missing:
             raise ValueError(
                 f"{self.named}: expected every weight, got none for {len(missing)}, such as {missing[0]}; fetch or "
