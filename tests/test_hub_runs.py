@@ -84,7 +84,7 @@ def no_network(hub_cache, tmp_path, monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.setattr(snapshot, "_unreachable", [])
-    monkeypatch.setattr(snapshot, "_told", set())
+    monkeypatch.setattr(snapshot, "_logged", set())
 
     def fetch(model: LanguageModel) -> None:
         seen.fetched.append(model.id)

@@ -166,8 +166,10 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
     advice = "set model.id to the model that it was trained on" + (f", {base}" if base else "")
     with _explain_refusal(f"an adapter of {name}, got {adapter}", advice), _keep_random_state(model):
         adapted = PeftModel(target, config)
-        told = set_peft_model_state_dict(adapted, weights)
-        _check_keys(told.missing_keys, told.unexpected_keys, PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(config.peft_type)])
+        outcome = set_peft_model_state_dict(adapted, weights)
+        _check_keys(
+            outcome.missing_keys, outcome.unexpected_keys, PEFT_TYPE_TO_PREFIX_MAPPING[PeftType(config.peft_type)]
+        )
     with _explain_refusal(f"an adapter that merges into weights, got {adapter}", "set model.adapter=null"):
         _untie(model)
         adapted.merge_and_unload()  # type: ignore[operator]
@@ -264,10 +266,10 @@ def _explain_refusal(expected: str, advice: str) -> Iterator[None]:
         *(ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError, EOFError, ImportError),
         *(SafetensorError, pickle.UnpicklingError),
     ) as error:
-        told = re.sub(r"\x1b\[\d*m", "", str(error))  # torch prints parts of a message in bold
+        text = re.sub(r"\x1b\[\d*m", "", str(error))  # torch prints parts of a message in bold
         if isinstance(error, KeyError):
-            told = f"no {error.args[0]}"
-        lines = [line.strip() for line in told.splitlines() if line.strip()] or [type(error).__name__]
+            text = f"no {error.args[0]}"
+        lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
         reason = lines[1] if lines[0].startswith("Error(s) in loading state_dict") and len(lines) > 1 else lines[0]
         raise ValueError(f"model.adapter: expected {expected} ({reason[:240].rstrip('.')}); {advice}") from error
 

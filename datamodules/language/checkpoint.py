@@ -90,7 +90,7 @@ class Checkpoint:
         unpacked = {}
         if self.gguf:
             unpacked = {"quantization_config": transformers.GgufConfig(dequantize=True), "config": self._config}
-        model, told = self._load(
+        model, loading = self._load(
             f"the weights of a {'causal ' * head}language model",
             auto.from_pretrained,
             dtype=dtype,
@@ -99,7 +99,7 @@ class Checkpoint:
             **placement,
         )
         # Weights that are missing would be drawn at random. A pooler stands behind every block.
-        missing = sorted(name for name in told["missing_keys"] if head or "pooler" not in name)
+        missing = sorted(name for name in loading["missing_keys"] if head or "pooler" not in name)
         if missing:
             raise ValueError(
                 f"{self.named}: expected every weight, got none for {len(missing)}, such as {missing[0]}; fetch or "

@@ -68,19 +68,19 @@ def _read_state(stat: os.stat_result) -> dict[str, int]:
 
 def _recall(record: Path, state: dict[str, int]) -> str | None:
     with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
-        told = json.loads(record.read_bytes())
-        same = all(told.get(key) == value for key, value in state.items())
-        return told["sha256"] if same and re.fullmatch("[0-9a-f]{64}", told.get("sha256")) else None
+        known = json.loads(record.read_bytes())
+        same = all(known.get(key) == value for key, value in state.items())
+        return known["sha256"] if same and re.fullmatch("[0-9a-f]{64}", known.get("sha256")) else None
     return None
 
 
-def _remember(record: Path, told: dict[str, int | str]) -> None:
+def _remember(record: Path, known: dict[str, int | str]) -> None:
     """Write a record so that other processes find it whole or not at all."""
     temporary = record.with_name(f".{record.name}.{uuid4().hex}.tmp")
     with suppress(OSError, UnicodeEncodeError):
         try:
             record.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(told))
+            temporary.write_text(json.dumps(known))
             temporary.replace(record)
         finally:
             temporary.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ Kind = Literal["model", "dataset"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PATIENCE, PATIENCE_WITH_FILES = 10.0, 3.0  # seconds that the hub has to answer; a lookup may hang for minutes
 _unreachable: list[Exception] = []  # why, once it is known: a run then asks no more
-_told: set[str] = set()  # lines that were logged: a run fetches the same repository more than once
+_logged: set[str] = set()  # lines that were logged: a run fetches the same repository more than once
 
 
 def fetch_snapshot(
@@ -81,18 +81,18 @@ def fetch_snapshot(
         problem = _unreachable[0] if _unreachable else _ask_hub(kind, id_, revision, seconds)
         if problem is None:
             return Path(snapshot())
-        answered = isinstance(problem, HfHubHTTPError)
-        if not answered:
+        by_hub = isinstance(problem, HfHubHTTPError)
+        if not by_hub:
             _unreachable[:] = [problem]
         if here is None:
-            raise problem if answered or absent is None else absent
+            raise problem if by_hub or absent is None else absent
         if isinstance(problem, RevisionNotFoundError):
             raise problem
         if not isinstance(problem, OfflineModeIsEnabled):  # which people set themselves
-            what = "refuses" if answered else "does not answer"
+            what = "refuses" if by_hub else "does not answer"
             line = f"{key}={id_}: the hub {what}; going on with what was fetched before, commit {here.name}"
-            if line not in _told:
-                _told.add(line)
+            if line not in _logged:
+                _logged.add(line)
                 log.warning(line)
         return here
 

@@ -134,8 +134,8 @@ class CacheEntry:
         """
         try:
             recorded = json.loads(self._record(shard).read_bytes())
-            told = [(type(record["bytes"]), type(record["sha256"])) for record in recorded.values()]
-            if set(told) != {(int, str)}:
+            kinds = [(type(record["bytes"]), type(record["sha256"])) for record in recorded.values()]
+            if set(kinds) != {(int, str)}:
                 raise ValueError
         except (ValueError, AttributeError, TypeError, KeyError):
             raise ValueError(

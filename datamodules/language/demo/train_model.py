@@ -93,13 +93,13 @@ def train(folder: Path, steps: int = STEPS) -> None:
         for group in optimizer.param_groups:
             group["lr"] = PEAK * min((step + 1) / WARMUP, 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.02)
         ids, targets = next(stream)
-        answered = targets[:, 1:] != IGNORE
-        wanted = targets[:, 1:][answered]
+        in_answer = targets[:, 1:] != IGNORE
+        wanted = targets[:, 1:][in_answer]
         hidden = model.model(ids, output_hidden_states=True).hidden_states  # [i]: input of block i; [-1]: normed
-        loss = cross_entropy(model.lm_head(hidden[-1][:, :-1][answered]), wanted)
+        loss = cross_entropy(model.lm_head(hidden[-1][:, :-1][in_answer]), wanted)
         total += loss.item()
         exit_block = EXIT_BLOCKS[int(torch.randint(len(EXIT_BLOCKS), ()))]
-        early = model.model.norm(hidden[exit_block + 1][:, :-1][answered])
+        early = model.model.norm(hidden[exit_block + 1][:, :-1][in_answer])
         loss = loss + EXIT_WEIGHT * cross_entropy(model.lm_head(early), wanted)
         optimizer.zero_grad()
         loss.backward()

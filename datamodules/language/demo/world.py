@@ -225,7 +225,7 @@ class World:
         rng = random.Random(seed)
         n_people = -(-n // len(FACTS))
         people = _mixed(self.known, self.held_out, n_people, rng)
-        asked = [(person, relation) for person in people for relation in FACTS][:n]
+        pairs = [(person, relation) for person in people for relation in FACTS][:n]
         return [
             Question(
                 id=f"facts-{i:05d}",
@@ -235,7 +235,7 @@ class World:
                 kind=relation.name,
                 pattern=rf"\b{relation.pattern}\b",
             )
-            for i, (person, relation) in enumerate(asked)
+            for i, (person, relation) in enumerate(pairs)
         ]
 
     def word_questions(self, n: int, seed: int) -> list[Question]:
@@ -244,7 +244,7 @@ class World:
         n_stems = -(-n // N_FORMS)
         stems = _mixed(self.known_stems, self.held_out_stems, n_stems, rng)
         meanings = {stem: self.meanings.get(stem) or self.fact(stem, self.field[stem], rng) for stem in stems}
-        asked = [(number, stem) for stem in stems for number in rng.sample(list(NUMBERS), N_FORMS)][:n]
+        pairs = [(number, stem) for stem in stems for number in rng.sample(list(NUMBERS), N_FORMS)][:n]
         return [
             Question(
                 id=f"words-{i:05d}",
@@ -254,7 +254,7 @@ class World:
                 kind=self.field[stem].name,
                 pattern=rf"\b(?:{'|'.join(NUMBERS.values())}) {self.field[stem].pattern}\b",
             )
-            for i, (number, stem) in enumerate(asked)
+            for i, (number, stem) in enumerate(pairs)
         ]
 
 

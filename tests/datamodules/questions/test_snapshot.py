@@ -29,7 +29,7 @@ def hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(snapshot, "_unreachable", [])
-    monkeypatch.setattr(snapshot, "_told", set())
+    monkeypatch.setattr(snapshot, "_logged", set())
     return tmp_path / "hub"
 
 
