@@ -37,6 +37,7 @@ test: lint types
 
 bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_solver
+	$(BIN)/python -m tests.benchmarks.bench_targets
 	$(BIN)/python -m tests.benchmarks.bench_auroc
 	$(BIN)/python -m tests.benchmarks.bench_stream
 	$(BIN)/python -m tests.benchmarks.bench_capture

@@ -2,19 +2,20 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from datamodules.base import GridDataModule
-from datamodules.examples import LabelledExamples, table_of
+from datamodules.card import Card
+from datamodules.examples import LabelledExamples, write_examples
 from datamodules.labels.judge import Judge
 from datamodules.labels.labelling import LabelRule, label_examples
 from datamodules.labels.report import summarise_labels, write_label_report
 from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
-from datamodules.language.cache.entry import CacheEntry
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.sites import check_site, choose_layers
@@ -24,6 +25,7 @@ from datamodules.questions.question import QuestionSet
 from datamodules.split import GroupSplit
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import Shards
+from datamodules.targets import Targets, split_targets
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class ActivationDataModule(GridDataModule):
         cache_root: folder of the cache.
         layers: which blocks, the rows of the grid; all where None.
         also: further sites to cache from the same forward passes.
-        block_bytes, batch_size, seed: see `GridDataModule`.
+        folder, block_bytes, batch_size, seed: see `GridDataModule`.
     """
 
     def __init__(
@@ -55,13 +57,14 @@ class ActivationDataModule(GridDataModule):
         site: str,
         split: GroupSplit,
         cache_root: str,
+        folder: str | Path | None = None,
         layers: Sequence[int] | None = None,
         also: Sequence[str] = (),
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(split, block_bytes, batch_size, seed)
+        super().__init__(split, folder, block_bytes, batch_size, seed)
         for group, part in (
             ("model", model), ("dataset", dataset), ("rule", rule), ("spans", spans), ("positions", positions),
         ):  # fmt: skip
@@ -99,9 +102,9 @@ class ActivationDataModule(GridDataModule):
             questions = self.dataset.load(log.info if not self.quiet else lambda line: None)
             if not self.split.own_test:
                 questions = [question for question in questions if question.split != "test"]
-            examples = label_examples(
-                stages, questions, self.rule, self.spans if self.positions.need_exact_answers else None
-            )
+            find_spans = self.spans if self.positions.need_exact_answers else None
+            with self.timed("answers and labels"):
+                examples = label_examples(stages, questions, self.rule, find_spans)
             tokens, valid = self.positions.resolve(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
@@ -118,41 +121,56 @@ class ActivationDataModule(GridDataModule):
                 without = sum(span is None for span in examples.span_tokens)
                 log.info(f"positions: {without} of {len(valid)} examples without an exact answer are in no column")
             names, ids = self.positions.names, [question.id for question in examples.questions]
-            # Kept, so that nobody removes it while it is streamed.
-            self._cached = cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
-            if not self.quiet:
-                try:
-                    self._write_for_people(cached.entry, stages, examples, tokens, valid)
-                except OSError as error:  # a cache that others own can be read all the same
-                    log.warning(f"what the cache says of the examples is not brought up to date: {error}")
-        self._shards = cached.files
+            groups = [question.group for question in examples.questions]
+            sources = [question.split for question in examples.questions]
+            label = "label" if self.dataset.stated else "correctness"
+            targets = split_targets(examples.labels[None], [label], self.split, groups, sources)
+            self._keep_examples(stages, examples, tokens, valid, targets)
+            with self.timed("activations"):
+                # Kept, so that nobody removes it while it is streamed.
+                self._cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
+            revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
+        self._shards = self._cached.files
+        store = Shards(self._cached.files, self._cached.positions)
         shares = compute_coincidence(tokens, valid).tolist()
-        card = {
-            "model": self.model.name,
-            "dataset": self.dataset.name,
-            "site": self.sites[0],
-            "target": "label" if self.dataset.stated else "correctness",
-            "layers": layers,
-            "positions": names,
-            "coincidence": [[None if share != share else share for share in row] for row in shares],
-        }
-        groups, given = [q.group for q in examples.questions], [q.split for q in examples.questions]
-        self.serve(Shards(cached.files, cached.positions), examples.labels, valid, groups, card, given)
+        card = Card(
+            model=str(self.model.name),
+            revision=revision,
+            dataset=self.dataset.name,
+            site=self.sites[0],
+            layers=tuple(layers),
+            positions=tuple(names),
+            width=store.shape[3],
+            targets=targets.cards(),
+            classes=self.classes,
+            coincidence=tuple(tuple(None if share != share else share for share in row) for row in shares),
+            n_valid=tuple(valid.sum(0).tolist()),
+            cache=cache,
+        )
+        self.serve(store, targets, valid, groups, card)
         if not self.quiet:
-            tell_near_duplicates([q.text for q in examples.questions], self._rows["test"], log.info)
+            tell_near_duplicates([q.text for q in examples.questions], targets.rows_of(0, "test"), log.info)
 
-    def _write_for_people(
-        self, entry: CacheEntry, stages: LanguageModelStages, examples: LabelledExamples, tokens: Tensor, valid: Tensor
+    def _keep_examples(
+        self,
+        stages: LanguageModelStages,
+        examples: LabelledExamples,
+        tokens: Tensor,
+        valid: Tensor,
+        targets: Targets,
     ) -> None:
-        """Put the table of examples, the report on labels and the page of exact answers beside the activations."""
-        entry.write_once("index.parquet", table_of(examples, tokens, valid))
+        """Write what the run folder says of its examples: their table, the report on labels, the page of spans."""
+        if self.quiet:
+            return
+        self.keep("examples.parquet", lambda: write_examples(examples, tokens, valid, targets))
         if not self.dataset.stated:
             judged = examples.questions, [answer.text for answer in examples.answers], examples.verdicts
-            path = entry.write_once("labels.md", write_label_report(*judged).encode())
-            log.info(f"labels: {summarise_labels(*judged)}; see {path}")
+            path = self.keep("labels.md", lambda: write_label_report(*judged).encode())
+            log.info(f"labels: {summarise_labels(*judged)}" + (f"; see {path}" if path else ""))
         if self.positions.need_exact_answers:
-            page = write_span_page(stages.tokenizer, examples)
-            log.info(f"exact answers: see {entry.write_once('exact_answers.html', page.encode())}")
+            path = self.keep("exact_answers.html", lambda: write_span_page(stages.tokenizer, examples).encode())
+            if path:
+                log.info(f"exact answers: see {path}")
 
 
 def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:

@@ -1,7 +1,10 @@
-"""What both datamodules share once activations lie somewhere: splits, card, memory budget, and the three loaders."""
+"""What both datamodules share once activations lie somewhere: targets, card, memory budget, and the three loaders."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,92 +12,107 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.split import GroupSplit
+from datamodules.card import MIN_PER_CLASS, Card
+from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
 from datamodules.stream.store import Store
+from datamodules.stream.whole_file import write_whole
+from datamodules.targets import Targets
 
 log = logging.getLogger(__name__)
-
-MIN_PER_CLASS = 10  # fewer examples of a class than this say nothing about a probe
 
 
 class GridDataModule(pl.LightningDataModule):
     """Streams a grid of activations split by split; a child's `setup` finds them and calls `serve`.
 
-    After `setup`, `card` describes the grid for probes and callbacks: model, dataset, site, target, layers, positions,
-    width, split (seed, and n and n_positive of each split), coincidence [T][T] or None, and n_valid [T].
+    After `setup`, `card` describes the grid for probes and callbacks, `targets` are its label sets, and `seconds` says
+    how long each stage took.
 
     Args:
         split: deals groups to train, val and test.
+        folder: of the run, for what it keeps of its examples; nothing is written where None.
         block_bytes: bytes for all the stream keeps alive; from free memory where None.
         batch_size: examples of a training batch, over all ranks; where None, the train loader gives cell blocks too.
         seed: of the order of training batches.
     """
 
+    targets: Targets
     classes = ("wrong", "right")  # what labels 0 and 1 are called
     examples = "questions"  # what more of would help
 
     def __init__(
-        self, split: GroupSplit, block_bytes: int | None = None, batch_size: int | None = None, seed: int = 0
+        self,
+        split: GroupSplit,
+        folder: str | Path | None = None,
+        block_bytes: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("block_bytes", block_bytes), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"datamodule.{name}: expected a whole number above 0, or null, got {value}")
         self.split, self.block_bytes, self.batch_size, self.seed = split, block_bytes, batch_size, seed
-        self.card: dict[str, Any] = {}
+        self.folder = None if folder is None else Path(folder)
+        self.card: Card | None = None
+        self.seconds: dict[str, float] = {}
 
     @property
     def quiet(self) -> bool:
         """Whether another rank speaks for this one."""
         return self.trainer is not None and not self.trainer.is_global_zero
 
-    def serve(
-        self,
-        store: Store,
-        labels: Tensor,
-        valid: Tensor,
-        groups: Sequence[Any],
-        card: dict[str, Any],
-        given: Sequence[str] | None = None,
-    ) -> None:
-        """Split the examples of a store, and complete the card.
+    def serve(self, store: Store, targets: Targets, valid: Tensor, groups: Sequence[Any], card: Card) -> None:
+        """Stream the examples of a store.
 
         Args:
             store: the activations, N examples.
-            labels: [N] int64 in {0, 1}.
+            targets: the label sets.
             valid: [N, T] bool.
             groups: [N] group of each example.
-            card: model, dataset, site, target, layers, positions and coincidence.
-            given: [N] split that an example belongs to by its source, `train` or `test`; empty where it may be dealt.
+            card: of the grid.
         """
-        self._labels, self._valid = labels, valid
-        self._rows = self.split(groups, labels.tolist(), given)
-        for name, rows in self._rows.items():
-            if not len(rows):
-                if not self.quiet:
-                    log.info(f"split: no {name} rows, as split.{name} is 0")
-                continue
-            zeros, ones = labels[rows].bincount(minlength=2).tolist()
-            if min(zeros, ones) < MIN_PER_CLASS and not self.quiet:
-                what = f"{ones} {self.classes[1]} and {zeros} {self.classes[0]}"
-                log.warning(f"split: {name} has {what}; take more {self.examples}")
+        self.targets, self.card = targets, card
+        self._tell_counts(card)
         numbers = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64))
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         self._examples = {
-            name: Examples(store, rows, labels[rows], valid[rows], numbers[rows], device)
-            for name, rows in self._rows.items()
+            split: Examples(
+                store, rows, targets.labels[:, rows], targets.holds(split, rows), valid[rows], numbers[rows], device
+            )
+            for split in SPLITS
+            for rows in [targets.rows(split)]
         }
         self._budget = Budget(self.block_bytes, self.trainer.num_devices if self.trainer else 1, self.quiet)
-        self.card = {
-            **{key: card[key] for key in ("model", "dataset", "site", "target", "layers", "positions")},
-            "width": store.shape[3],
-            "split": {"seed": self.split.seed}
-            | {name: {"n": len(rows), "n_positive": int(labels[rows].sum())} for name, rows in self._rows.items()},
-            "coincidence": card["coincidence"],
-            "n_valid": valid.sum(0).tolist(),
-        }
+
+    def keep(self, name: str, make: Callable[[], bytes]) -> Path | None:
+        """Make and write a file of the run's record, whole or not at all; only where there is a run folder.
+
+        Returns:
+            Its path; None where nothing was written, as there is no run folder or another rank writes.
+        """
+        return None if self.folder is None or self.quiet else write_whole(self.folder / name, make())
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the seconds of a block of code as those of a stage."""
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
+
+    def _tell_counts(self, card: Card) -> None:
+        if self.quiet:
+            return
+        for target in card.targets:
+            of = f" of {target.name}" if len(card.targets) > 1 else ""
+            for split, count in target.counts.items():
+                n, ones = count.n, count.n_positive
+                if not n:
+                    log.info(f"split: no {split} rows{of}, as split.{split} is 0")
+                elif min(ones, n - ones) < MIN_PER_CLASS:
+                    what = f"{ones} {self.classes[1]} and {n - ones} {self.classes[0]}"
+                    log.warning(f"split: {split}{of} has {what}; take more {self.examples}")
 
     def train_dataloader(self) -> CellBlocks | ExampleBlocks:
         """Blocks of the train rows: of cells, or of examples where `batch_size` is given."""
@@ -104,7 +122,7 @@ class GridDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> CellBlocks | list[Any]:
         """Cell blocks of the validation rows; no loader where there are none, and Lightning then validates nothing."""
-        return self._cells("val") if len(self._rows["val"]) else []
+        return self._cells("val") if len(self._examples["val"].rows) else []
 
     def test_dataloader(self) -> CellBlocks:
         """Cell blocks of the test rows."""

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.questions.question import Question
+from datamodules.split import SPLITS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from datamodules.language.generation import Answer
+    from datamodules.targets import Targets
 
 ROWS = 1024  # of the table in one piece: sets can have many
 _IDS = pa.list_(pa.int32())
-INDEX = pa.schema(
+ANSWERED = pa.schema(
     {
-        "id": pa.string(), "group": pa.string(), "split": pa.string(), "question": pa.string(),
+        "id": pa.string(), "group": pa.string(), "source_split": pa.string(), "question": pa.string(),
         "gold": pa.list_(pa.string()), "answer": pa.string(), "finish": pa.string(), "prompt_ids": _IDS,
-        "thought_ids": _IDS, "answer_ids": _IDS, "exact_answer": pa.string(), "exact_answer_by": pa.string(),
-        "first_token": _IDS, "last_token": _IDS, "valid": pa.list_(pa.bool_()), "label": pa.int8(),
-        "label_by": pa.string(),
+        "thought_ids": _IDS, "answer_ids": _IDS, "logprobs": pa.list_(pa.float32()), "exact_answer": pa.string(),
+        "exact_answer_by": pa.string(), "first_token": _IDS, "last_token": _IDS, "label_by": pa.string(),
     }
 )  # fmt: skip
+Columns = Callable[[slice], dict[str, list[Any]]]
 
 
 @dataclass(frozen=True)
@@ -83,38 +86,61 @@ class LabelledExamples:
         return torch.tensor([int(bool(verdict.right)) for verdict in self.verdicts])
 
 
-def table_of(examples: LabelledExamples, tokens: Tensor, valid: Tensor) -> bytes:
-    """Say which example each row of the shards is, as Parquet, for people and other programs.
+def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, targets: Targets) -> bytes:
+    """Make examples.parquet of N examples that a model answered.
 
-    Labels and exact answers follow the present rules. tokens [N, T, 2] are counted in prompt, thought and
-    answer.
+    `first_token` and `last_token` [T] of each position, from `tokens` [N, T, 2], count in prompt, thought and answer.
+    `logprobs` belong to `answer_ids`; `source_split` is the part of its set that a question comes from.
     """
+
+    def columns(part: slice) -> dict[str, list[Any]]:
+        questions, answers, spans = examples.questions[part], examples.answers[part], examples.spans[part]
+        return {
+            "id": [question.id for question in questions],
+            "group": [question.group for question in questions],
+            "source_split": [question.split for question in questions],
+            "question": [question.text for question in questions],
+            "gold": [question.answers for question in questions],
+            "answer": [answer.text for answer in answers],
+            "finish": [answer.finish for answer in answers],
+            "prompt_ids": [answer.prompt_ids for answer in answers],
+            "thought_ids": [answer.thought_ids for answer in answers],
+            "answer_ids": [answer.answer_ids for answer in answers],
+            "logprobs": [answer.logprobs for answer in answers],
+            "exact_answer": [
+                answer.text[slice(*span.characters)] if span.characters else None
+                for answer, span in zip(answers, spans, strict=True)
+            ],
+            "exact_answer_by": [span.how for span in spans],
+            "first_token": tokens[part, :, 0].tolist(),
+            "last_token": tokens[part, :, 1].tolist(),
+            "label_by": [verdict.branch for verdict in examples.verdicts[part]],
+        }
+
+    return write_table(columns, ANSWERED, valid, targets)
+
+
+def write_table(columns: Columns, schema: pa.Schema, valid: Tensor, targets: Targets) -> bytes:
+    """Make examples.parquet: a row for each of N examples, in the order in which blocks number them.
+
+    Args:
+        columns: gives the columns of a slice of the rows.
+        schema: of these columns.
+        valid: [N, T] bool, whether the example has each position.
+        targets: its labels and splits. With one target the columns are `label` and `split`; with several, `label/NAME`
+            and `split/NAME` for each. A split is null where the target leaves the example out.
+    """
+    names = [""] if len(targets.names) == 1 else [f"/{name}" for name in targets.names]
+    for name in names:
+        schema = schema.append(pa.field(f"label{name}", pa.int8())).append(pa.field(f"split{name}", pa.string()))
+    schema = schema.append(pa.field("valid", pa.list_(pa.bool_())))
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, INDEX) as writer:
+    with pq.ParquetWriter(buffer, schema) as writer:
         for start in range(0, len(valid), ROWS):
             part = slice(start, start + ROWS)
-            questions, answers, spans = examples.questions[part], examples.answers[part], examples.spans[part]
-            verdicts = examples.verdicts[part]
-            columns = {
-                "id": [question.id for question in questions],
-                "group": [question.group for question in questions],
-                "split": [question.split for question in questions],
-                "question": [question.text for question in questions],
-                "gold": [question.answers for question in questions],
-                "answer": [answer.text for answer in answers],
-                "finish": [answer.finish for answer in answers],
-                "prompt_ids": [answer.prompt_ids for answer in answers],
-                "thought_ids": [answer.thought_ids for answer in answers],
-                "answer_ids": [answer.answer_ids for answer in answers],
-                "exact_answer": [
-                    a.text[slice(*e.characters)] if e.characters else None for a, e in zip(answers, spans, strict=True)
-                ],
-                "exact_answer_by": [one.how for one in spans],
-                "first_token": tokens[part, :, 0].tolist(),
-                "last_token": tokens[part, :, 1].tolist(),
-                "valid": valid[part].tolist(),
-                "label": [int(bool(verdict.right)) for verdict in verdicts],
-                "label_by": [verdict.branch for verdict in verdicts],
-            }
-            writer.write_table(pa.table(columns, INDEX))
+            table = columns(part) | {"valid": valid[part].tolist()}
+            for name, labels, splits in zip(names, targets.labels, targets.splits, strict=True):
+                table[f"label{name}"] = labels[part].tolist()
+                table[f"split{name}"] = [(*SPLITS, None)[split] for split in splits[part].tolist()]
+            writer.write_table(pa.table(table, schema))
     return buffer.getvalue()

@@ -1,17 +1,23 @@
 """The datamodule of one's own activations: a safetensors file, streamed in place."""
 
 import json
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from datamodules.base import GridDataModule
+from datamodules.card import Card
+from datamodules.examples import write_table
 from datamodules.split import GroupSplit
 from datamodules.stream.byte_ranges import Header, read_header
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import TensorFile
+from datamodules.targets import split_targets
 
 AXES = "[N, L, T, D]"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -21,15 +27,16 @@ class PrecomputedDataModule(GridDataModule):
     """Activations that another program computed.
 
     The file holds `acts [N, L, T, D]` in any of float16, bfloat16, float32 and float64, and `labels [N]`, 0 or 1 in any
-    dtype; where it likes also `groups [N]`, equal numbers for examples that no split may part, and `valid [N, T]` bool,
-    false where an example lacks a position. Its metadata may name the rows and columns of the grid, `layers` and
-    `positions`, as JSON lists of L whole numbers and T strings, and say for people what `model`, `dataset`, `site` and
+    dtype; or `labels [M, N]`, M label sets that are fitted together. It may hold `groups [N]`, equal numbers for
+    examples that no split may part, and `valid [N, T]` bool, false where an example lacks a position. Its metadata may
+    name the rows and columns of the grid, `layers` and `positions`, as JSON lists of L whole numbers and T strings, and
+    the label sets, `targets`, as M strings; and say for people what `model`, `dataset`, `site` and, of one label set,
     `target` (what label 1 means) were.
 
     Args:
         path: the file; it may exceed memory.
         split: deals groups to train, val and test.
-        block_bytes, batch_size, seed: see `GridDataModule`.
+        folder, block_bytes, batch_size, seed: see `GridDataModule`.
     """
 
     classes = ("labelled 0", "labelled 1")
@@ -39,11 +46,12 @@ class PrecomputedDataModule(GridDataModule):
         self,
         path: str,
         split: GroupSplit,
+        folder: str | Path | None = None,
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(split, block_bytes, batch_size, seed)
+        super().__init__(split, folder, block_bytes, batch_size, seed)
         self.path = expand_user(path, "datamodule.path")
 
     def setup(self, stage: str | None = None) -> None:
@@ -61,24 +69,49 @@ class PrecomputedDataModule(GridDataModule):
         if acts.dtype not in FLOATS:
             self._refuse("acts in float16, bfloat16, float32 or float64", acts.dtype, "convert it")
         N, L, T, _ = acts.shape
-        labels = self._labels_in(self._load(file, "labels", {"N": N}))
+        names, labels = self._label_sets(file, N)
         groups = self._load(file, "groups", {"N": N}) if "groups" in file.tensors else torch.arange(N)
         if groups.isnan().any():
             self._refuse("groups as numbers", "NaN", "give each example one")
         valid = self._load(file, "valid", {"N": N, "T": T}) if "valid" in file.tensors else torch.ones(N, T).bool()
         if valid.dtype != torch.bool:
             self._refuse("valid in bool", valid.dtype, "convert it")
-        card = {
-            "model": metadata.get("model", "precomputed"),
-            "dataset": metadata.get("dataset", self.path.stem),
-            "site": metadata.get("site", "activations"),
-            "target": metadata.get("target", "label 1"),
-            "layers": self._names(metadata, "layers", int, "L whole numbers", L) or list(range(L)),
-            "positions": self._names(metadata, "positions", str, "T strings", T) or [f"position {t}" for t in range(T)],
-            "coincidence": None,  # which tokens the positions fell on is not in the file
-        }
-        groups = groups.double() if groups.is_floating_point() else groups
-        self.serve(TensorFile(acts), labels, valid, groups.tolist(), card)
+        groups = (groups.double() if groups.is_floating_point() else groups).tolist()
+        targets = split_targets(labels, names, self.split, groups)
+        card = Card(
+            model=metadata.get("model", "precomputed"),
+            dataset=metadata.get("dataset", self.path.stem),
+            site=metadata.get("site", "activations"),
+            layers=tuple(self._names(metadata, "layers", int, "L whole numbers", L) or range(L)),
+            positions=tuple(
+                self._names(metadata, "positions", str, "T strings", T) or (f"position {t}" for t in range(T))
+            ),
+            width=acts.shape[3],
+            targets=targets.cards(),
+            classes=self.classes,
+            n_valid=tuple(valid.sum(0).tolist()),
+        )
+        schema = pa.schema({"row": pa.int64(), "group": pa.from_numpy_dtype(np.asarray(groups).dtype)})
+
+        def columns(part: slice) -> dict[str, list[Any]]:
+            return {"row": list(range(N)[part]), "group": groups[part]}
+
+        self.keep("examples.parquet", lambda: write_table(columns, schema, valid, targets))
+        self.serve(TensorFile(acts), targets, valid, groups, card)
+
+    def _label_sets(self, file: Header, N: int) -> tuple[list[str], Tensor]:
+        """What label 1 of each label set says, and the sets [M, N] int64."""
+        shape = list(file.get_tensor("labels", "[N]").shape)
+        if len(shape) == 2 and (shape[0] == 0 or shape[1] != N):
+            beside = f"acts {AXES} = {list(file.tensors['acts'].shape)}"
+            self._refuse(f"labels [N] = [{N}] or [M, N] for M label sets beside {beside}", shape, "give one of these")
+        axes = {"M": shape[0], "N": N} if len(shape) == 2 else {"N": N}
+        sets = self._load(file, "labels", axes).reshape(-1, N)
+        M, label = len(sets), file.metadata.get("target", "label 1")
+        names = self._names(file.metadata, "targets", str, "M strings", M)
+        names = names or ([label] if M == 1 else [f"{label} of set {m}" for m in range(M)])
+        of = [f" of {name}" if M > 1 else "" for name in names]
+        return names, torch.stack([self._labels_in(*one) for one in zip(sets, of, strict=True)])
 
     def _load(self, file: Header, name: str, axes: dict[str, int]) -> Tensor:
         """One of the small tensors, whose axes have to fit those of acts."""
@@ -92,13 +125,15 @@ class PrecomputedDataModule(GridDataModule):
             )
         return found.load()
 
-    def _labels_in(self, labels: Tensor) -> Tensor:
-        """Labels of any dtype as int64."""
+    def _labels_in(self, labels: Tensor, of: str) -> Tensor:
+        """One label set of any dtype as int64; `of` says which it is."""
         wrong = ((labels != 0) & (labels != 1)).nonzero()[:, 0].tolist()
         if wrong:
-            self._refuse("labels 0 and 1", f"{labels[wrong[0]].item()} in row {wrong[0]}", "map them to these")
+            self._refuse("labels 0 and 1", f"{labels[wrong[0]].item()} in row {wrong[0]}{of}", "map them to these")
         if len(labels.unique()) == 1:
-            self._refuse("labels 0 and 1", f"{int(labels[0])} in all {len(labels)} rows", "add examples of the other")
+            self._refuse(
+                "labels 0 and 1", f"{int(labels[0])} in all {len(labels)} rows{of}", "add examples of the other"
+            )
         return labels.long()
 
     def _names(self, metadata: dict[str, str], key: str, kind: type, what: str, n: int) -> list[Any] | None:

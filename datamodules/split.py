@@ -16,19 +16,22 @@ class GroupSplit:
         val: share of examples for validation; 0: there is no validation split.
         test: share of examples for test; the rest trains. Where the questions come with a test part of their own, that
             is the test split, and the others keep their proportion.
-        seed: of the order in which groups are dealt.
+        seed: of the order in which groups are dealt; several seeds are as many splits, each a target of its own.
         own_test: use the test part that questions come with. Where false, its questions are left out, and all three
             splits are dealt from the others.
     """
 
     val: float = 0.15
     test: float = 0.25
-    seed: int = 0
+    seed: int | list[int] = 0
     own_test: bool = True
 
     def __post_init__(self) -> None:
-        if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"split.seed: expected a whole number of at least 0, got {self.seed!r}")
+        seeds = self.seeds
+        if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+            raise ValueError(
+                f"split.seed: expected a whole number of at least 0, or a list of different ones, got {self.seed!r}"
+            )
         if type(self.own_test) is not bool:
             raise ValueError(f"split.own_test: expected true or false, got {self.own_test!r}")
         for key in ("val", "test"):
@@ -40,8 +43,17 @@ class GroupSplit:
                 f"test={self.test}"
             )
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, one or more."""
+        return self.seed if isinstance(self.seed, list) else [self.seed]
+
     def __call__(
-        self, groups: Sequence[str], labels: Sequence[int], given: Sequence[str] | None = None
+        self,
+        groups: Sequence[str],
+        labels: Sequence[int],
+        given: Sequence[str] | None = None,
+        seed: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Split N examples.
 
@@ -49,6 +61,7 @@ class GroupSplit:
             groups: [N] group of each example; no group stands in two splits.
             labels: [N] in {0, 1}.
             given: [N], `test` for examples of the test split if any are; groups must not cross it.
+            seed: one of `seeds`; the first where None.
 
         Returns:
             ascending int64 row numbers of each of `SPLITS`; none of `val` where its share is 0.
@@ -68,18 +81,21 @@ class GroupSplit:
         if has_test:
             shares = {"train": train / (train + val), "val": val / (train + val)}
         rest = [i for i, test in enumerate(in_test) if not test]
-        dealt = self._deal([groups[i] for i in rest], [labels[i] for i in rest], shares)
+        seed = self.seeds[0] if seed is None else seed
+        dealt = self._deal([groups[i] for i in rest], [labels[i] for i in rest], shares, seed)
         rows = {name: np.asarray(rest, dtype=np.int64)[part] for name, part in dealt.items()}
         return rows | {"test": np.flatnonzero(in_test)} if has_test else rows
 
-    def _deal(self, groups: Sequence[str], labels: Sequence[int], share_of: dict[str, float]) -> dict[str, np.ndarray]:
+    def _deal(
+        self, groups: Sequence[str], labels: Sequence[int], share_of: dict[str, float], seed: int
+    ) -> dict[str, np.ndarray]:
         above_0 = {name: share for name, share in share_of.items() if share > 0}
         names, member = np.unique(np.asarray(groups), return_inverse=True)
         counts = np.zeros((len(names), 2))  # examples of each class in each group
         np.add.at(counts, (member, np.asarray(labels)), 1)
         shares = np.array(list(above_0.values()))
         wanted = shares[:, None] * counts.sum(0)  # [split, class]
-        order = np.random.default_rng(self.seed).permutation(len(names))
+        order = np.random.default_rng(seed).permutation(len(names))
         order = order[np.argsort(-counts[order].sum(1), kind="stable")]  # large groups while there is room to balance
         dealt, home = np.zeros_like(wanted), np.zeros(len(names), dtype=int)
         scale = np.maximum(counts.sum(0), 1) * shares[:, None]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probes.analysis.auc_map import AUCMap
     from probes.analysis.auroc import auroc, auroc_variance, auroc_with_variance
+    from probes.analysis.scores import Scores, load_scores
     from probes.exact_grid import LogisticGrid
     from probes.grid import ProbeGrid
     from probes.grid_auroc import GridAUROC
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from probes.minibatch import LinearGrid, MLPGrid
     from probes.report.coincidence import Coincidence
     from probes.report.heatmap import Heatmap
-    from probes.report.summary import Report, load_probes
+    from probes.report.probes_file import load_probes
+    from probes.report.record import ScoreRecord
+    from probes.report.summary import Report
     from probes.solver.logistic import LogisticFit, fit_logistic
     from probes.solver.mass_mean import fit_mass_mean
 
@@ -32,12 +35,15 @@ __all__ = [
     "MassMeanGrid",
     "ProbeGrid",
     "Report",
+    "ScoreRecord",
+    "Scores",
     "auroc",
     "auroc_variance",
     "auroc_with_variance",
     "fit_logistic",
     "fit_mass_mean",
     "load_probes",
+    "load_scores",
 ]
 
 _MODULES = {
@@ -52,12 +58,15 @@ _MODULES = {
     "MassMeanGrid": "probes.mass_mean",
     "ProbeGrid": "probes.grid",
     "Report": "probes.report.summary",
+    "ScoreRecord": "probes.report.record",
+    "Scores": "probes.analysis.scores",
     "auroc": "probes.analysis.auroc",
     "auroc_variance": "probes.analysis.auroc",
     "auroc_with_variance": "probes.analysis.auroc",
     "fit_logistic": "probes.solver.logistic",
     "fit_mass_mean": "probes.solver.mass_mean",
-    "load_probes": "probes.report.summary",
+    "load_probes": "probes.report.probes_file",
+    "load_scores": "probes.analysis.scores",
 }
 
 

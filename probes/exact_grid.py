@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from probes.analysis.reading import finite
+from probes.analysis.reading import nested
 from probes.grid import ProbeGrid
-from probes.solver.logistic import REASONS, fit_logistic
+from probes.solver.inputs import NotFiniteError
+from probes.solver.logistic import REASONS, LogisticFit, fit_logistic
 from probes.solver.penalty import PATH, fit_chosen
 
 
@@ -26,28 +27,58 @@ class ExactGrid(ProbeGrid):
 
     @abstractmethod
     def solve(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Fit the cells of a block: weight [C, D] and bias [C], NaN where a cell has no probe."""
+        """Fit the cells of a block: weight [K, C, D] and bias [K, C], NaN where a cell has no probe."""
 
     def configure_optimizers(self) -> None:
         """None: see the class."""
 
     def on_train_epoch_start(self) -> None:
-        """Start from zeros, so that a sum over ranks puts together the cells each of them solved."""
+        """Start without probes: what is not fitted in this run has none."""
         with torch.no_grad():
-            self.weight.zero_()
-            self.bias.zero_()
+            self.weight.fill_(torch.nan)
+            self.bias.fill_(torch.nan)
+        self._solved = torch.zeros(self.own_cells.shape, dtype=torch.int64, device=self.device)  # times, of each cell
 
     def training_step(self, block: dict[str, Tensor]) -> None:
-        """Solve every cell of a block."""
-        weight, bias = self.solve(block)
+        """Solve every cell of a block.
+
+        Raises:
+            ValueError: an activation that is not finite; names layer, position and example.
+        """
+        cells = block["cells"]
+        try:
+            weight, bias = self.solve(block)
+        except NotFiniteError:
+            self.refuse_not_finite(block)
+            raise
         with torch.no_grad():
-            self.weight.flatten(0, 1)[block["cells"]] = weight.to(self.weight)
-            self.bias.flatten()[block["cells"]] = bias.to(self.bias)
+            self.weight.flatten(1, 2)[:, cells] = weight.to(self.weight)
+            self.bias.flatten(1, 2)[:, cells] = bias.to(self.bias)
+        self._solved[cells] += 1
 
     def on_train_epoch_end(self) -> None:
-        """Give every rank the whole grid."""
-        for part in (self.weight, self.bias):
-            self.sum_over_ranks(part.data)
+        """Give every rank the whole grid, and leave cells that no rank was given without a probe.
+
+        Raises:
+            ValueError: a cell that was solved more than once, or not at all though every block was asked for.
+        """
+        own = self._solved > 0
+        self.sum_over_ranks(self._solved)
+        for part in (self.weight.data.flatten(1, 2), self.bias.data.flatten(1, 2)):
+            part[:, ~own] = 0
+            self.sum_over_ranks(part)
+            part[:, self._solved == 0] = torch.nan
+        if len(twice := (self._solved > 1).nonzero()):
+            raise ValueError(
+                f"fit: expected every cell once, got {self.name_cells(twice[:, 0])} solved more than once; give whole "
+                "cells to one rank each (datamodule.batch_size=null)"
+            )
+        if len(unsolved := (self._solved == 0).nonzero()[:, 0]):
+            named = f"{len(unsolved)} of {len(self._solved)} cells were not fitted: {self.name_cells(unsolved)}"
+            limit = self.trainer.limit_train_batches
+            if isinstance(limit, float) and limit == 1:  # all of them; a whole number 1 is one
+                raise ValueError(f"fit: expected every cell once, got others; {named}; run it again")
+            self.print(f"{named}; they have no probe, because trainer.limit_train_batches leaves them out")
 
     def sum_over_ranks(self, part: Tensor) -> Tensor:
         """Add up what the ranks hold, in place."""
@@ -92,16 +123,28 @@ class LogisticGrid(ExactGrid):
         self.reasons = torch.zeros(len(REASONS), dtype=torch.int64, device=self.device)
 
     def solve(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Fit by `fit_logistic`."""
-        acts, labels, valid = block["acts"], block["labels"], block["valid"]
+        """Fit by `fit_logistic`, targets with the same train rows in one call."""
+        acts, labels, valid = block["acts"], block["labels"][:, None], block["valid"]
         settings: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter, "standardize": self.standardize}
         if len(self.path) == 1:
-            fit = fit_logistic(acts, labels, valid, self.path[0], **settings)
+            # Label sets on the same rows share a cell's work. Others would add rows, and change each other's scale.
+            at_once = len(valid) if bool((valid == valid[:1]).all()) else 1
+            fits = [
+                fit_logistic(acts, labels[k : k + at_once], valid[k : k + at_once], self.path[0], **settings)
+                for k in range(0, len(valid), at_once)
+            ]
+            fit = LogisticFit(*(torch.cat(field) for field in zip(*fits, strict=True)))
             penalty = torch.full_like(fit.bias, self.path[0], dtype=torch.float64)
         else:
-            fit, penalty = fit_chosen(acts, labels, valid, block["groups"], self.path, **settings)
-        self.penalty.flatten()[block["cells"]] = penalty
-        self.reasons += fit.reason.bincount(minlength=len(REASONS))
+            chosen = []
+            for k, held in enumerate(block["held"]):  # folds are dealt among the rows of the target alone
+                rows = slice(None) if bool(held.all()) else held.nonzero()[:, 0]
+                given = acts[:, rows], labels[k, 0, rows], valid[k][:, rows], block["groups"][rows]
+                chosen.append(fit_chosen(*given, self.path, **settings))
+            fit = LogisticFit(*(torch.stack(field) for field in zip(*(fit for fit, _ in chosen), strict=True)))
+            penalty = torch.stack([penalty for _, penalty in chosen])
+        self.penalty.flatten(1, 2)[:, block["cells"]] = penalty
+        self.reasons += fit.reason.flatten().bincount(minlength=len(REASONS))
         return fit.weight, fit.bias
 
     def on_train_epoch_end(self) -> None:
@@ -112,7 +155,7 @@ class LogisticGrid(ExactGrid):
         self.fitted = {
             "probe": "logistic",
             "standardize": self.standardize,
-            "l2": [[finite(value) for value in row] for row in penalty] if len(self.path) > 1 else self.path[0],
+            "l2": nested(penalty.squeeze(0)) if len(self.path) > 1 else self.path[0],
             "cells": {reason: count for reason, count in zip(REASONS, counts, strict=True) if count},
         }
         short = counts[REASONS.index("max_iter reached")] + counts[REASONS.index("beyond float64")]

@@ -1,119 +1,213 @@
 """What every grid of probes shares: its shape, its scores, its AUC maps. Its children do the fitting."""
 
+import logging
+from dataclasses import replace
+from itertools import product
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from probes.analysis.auc_map import AUCMap
+from datamodules.card import Card
+from probes.analysis.auc_map import AUCMap, headline
 from probes.grid_auroc import GridAUROC
-from probes.solver.inputs import not_finite
+from probes.solver.inputs import NotFiniteError
+
+log = logging.getLogger(__name__)
 
 
 class ProbeGrid(pl.LightningModule):
-    """One probe for every layer-token cell: linear, unless a child has other parameters and its own `score`.
+    """One probe for every target and layer-token cell: linear, unless a child has other parameters and its own `score`.
 
-    The shape of the grid comes from the datamodule's `card`, or from the checkpoint when one is loaded. `weight`
-    [L, T, D] and `bias` [L, T] are float32, NaN in cells that could not be fitted. After validation and test, `maps`
-    holds an `AUCMap` under `val` and `test`, the same on every rank. `fitted` is what summary.json says about the fit:
-    JSON-ready, the same on every rank. `described` is what stands over the map.
+    `weight` [K, L, T, D] and `bias` [K, L, T] are float32, NaN where there is no probe. `card` is that of the data the
+    probes were fitted on, or of the checkpoint. `tested` describes the data they were last scored on, in the rows and
+    columns of the probes. After validation and test, `maps` holds K maps under `val` and `test`, the same on every
+    rank. `fitted` is what summary.json says about the fit: JSON-ready, the same on every rank. `described` is what
+    stands over the map.
     """
 
     described: str
+    tested: Card
+    own_cells: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.card: dict[str, Any] = {}
-        self.maps: dict[str, AUCMap] = {}
+        self.card: Card | None = None
+        self.maps: dict[str, list[AUCMap]] = {}
+        self.improved = True  # whether the probes of the last validation are the best so far
         self.fitted: dict[str, Any] = {}
+        # [L * T of the data], cell of the probes; -1 where they have none.
+        self.register_buffer("own_cells", torch.empty(0, dtype=torch.int64), persistent=False)
 
     def setup(self, stage: str) -> None:
-        """Take the shape of the grid from the datamodule."""
-        if not self.card:
-            self._shape(self.trainer.datamodule.card)  # type: ignore[attr-defined]
+        """Take the shape of the grid from the datamodule, or find its rows and columns in the datamodule's by name.
+
+        Raises:
+            ValueError: the datamodule lacks a layer, a position or the width of the probes.
+        """
+        card: Card = self.trainer.datamodule.card  # type: ignore[attr-defined]
+        if self.card is None or (stage == TrainerFn.FITTING and self.card.shape != card.shape):
+            self._shape(card)
+        elif stage == TrainerFn.FITTING:
+            self.card = card
+        self._match(card)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What probes.safetensors holds: the tensors [L, T, ..] that `score` takes for one cell, in its order."""
+        """What probes.safetensors holds: the tensors [K, L, T, ..] that `score` takes for one cell, in its order."""
         return {"weight": self.weight, "bias": self.bias}
 
     @staticmethod
     def score(acts: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Scores [N] of activations [N, D] by the probe of one cell, weight [D] and bias []."""
-        return acts @ weight + bias
+        """Scores [K, N] of activations [N, D] by the K probes of one cell, weight [K, D] and bias [K]."""
+        return weight @ acts.mT + bias[:, None]
 
     def forward(self, acts: Tensor, cells: Tensor) -> Tensor:
-        """Score examples: the higher, the likelier the answer is right; above 0 where that is likelier than not.
+        """Score examples: the higher, the likelier label 1; above 0 where that is likelier than not.
 
         Args:
             acts: [C, N, D] of any float dtype.
-            cells: [C] int64, `l * T + t`.
+            cells: [C] int64, `l * T + t` in the grid of the probes.
 
         Returns:
-            [C, N] float64; NaN in a cell without a probe.
+            [K, C, N] float64; NaN in a cell without a probe.
         """
-        probes = zip(*(tensor.flatten(0, 1)[cells] for tensor in self.tensors().values()), strict=True)
+        parts = (tensor.flatten(1, 2)[:, cells].transpose(0, 1) for tensor in self.tensors().values())
+        probes = zip(*parts, strict=True)
         # One cell at a time: only one is ever held in double precision.
-        return torch.stack(
-            [self.score(a.double(), *(part.double() for part in probe)) for a, probe in zip(acts, probes, strict=True)]
-        )
+        scores = [
+            self.score(a.double(), *(part.double() for part in probe)) for a, probe in zip(acts, probes, strict=True)
+        ]
+        return torch.stack(scores, 1)
 
-    def validation_step(self, block: dict[str, Tensor]) -> None:
-        """Score a block of validation rows."""
-        self._score(block, "val")
+    def validation_step(self, block: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Score a block of validation rows; see `score_block`."""
+        return self.score_block(block, "val")
 
-    def test_step(self, block: dict[str, Tensor]) -> None:
-        """Score a block of test rows."""
-        self._score(block, "test")
+    def test_step(self, block: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Score a block of test rows; see `score_block`."""
+        return self.score_block(block, "test")
 
     def on_validation_epoch_end(self) -> None:
-        """Gather the validation map and log its summary."""
+        """Gather the validation maps and log their summary."""
         self._gather("val")
 
     def on_test_epoch_end(self) -> None:
-        """Gather the test map and log its summary."""
+        """Gather the test maps and log their summary."""
         self._gather("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the card, which holds the shape of the grid."""
-        checkpoint["card"] = self.card
+        assert self.card is not None
+        checkpoint["card"] = self.card.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make parameters of the checkpoint's shape."""
-        self._shape(checkpoint["card"])
+        """Make parameters of the checkpoint's shape; those of version 0.1, without targets, get an axis of one."""
+        self._shape(Card.from_json(checkpoint["card"]))
+        state, own = checkpoint["state_dict"], self.state_dict()
+        for name, part in state.items():
+            if name in own and part.shape == own[name].shape[1:]:
+                state[name] = part[None]
 
-    def make_parameters(self, L: int, T: int, D: int) -> None:
+    def make_parameters(self, K: int, L: int, T: int, D: int) -> None:
         """Make `weight` and `bias`; a child with other parameters makes those."""
-        self.weight = nn.Parameter(torch.full((L, T, D), torch.nan))
-        self.bias = nn.Parameter(torch.full((L, T), torch.nan))
+        self.weight = nn.Parameter(torch.full((K, L, T, D), torch.nan))
+        self.bias = nn.Parameter(torch.full((K, L, T), torch.nan))
 
-    def _shape(self, card: dict[str, Any]) -> None:
-        self.card = card
-        L, T = len(card["layers"]), len(card["positions"])
-        self.make_parameters(L, T, card["width"])
-        self.aurocs = nn.ModuleDict({split: GridAUROC(L * T) for split in ("val", "test")})
+    def score_block(self, block: dict[str, Tensor], split: str) -> dict[str, Tensor]:
+        """Score the cells of a block that have a place in the grid of the probes, and add them to the maps.
 
-    def _score(self, block: dict[str, Tensor], split: str) -> None:
-        scores = self(block["acts"], block["cells"])
+        Returns:
+            scores [K, C, N] float32, NaN where not valid; cells [C] in the grid of the probes; and of the block labels
+            [K, N], held [K, N] and examples [N]. Empty where the probes have none of the cells.
+
+        Raises:
+            ValueError: a valid score that is not finite; names layer, position and example.
+        """
+        acts, valid, cells = block["acts"], block["valid"], self.own_cells[block["cells"]]
+        if self.own_cells.numel() > self.tested.shape[1] * self.tested.shape[2]:  # the data has more than the probes
+            here = cells >= 0
+            acts, valid, cells = acts[here], valid[:, here], cells[here]
+            if not len(cells):
+                return {}
+        scores = self(acts, cells).float()  # as they are recorded
         finite = scores.isfinite()
-        broken = (
-            block["valid"] & ~finite & finite.any(-1, keepdim=True)
-        ).nonzero()  # a cell without a fit has no score
+        if (valid & ~finite & finite.any(-1, keepdim=True)).any():  # a cell without a fit has no score
+            self.refuse_not_finite(block)
+        K = len(scores)
+        labels, valid = block["labels"].expand(K, -1), valid.expand(K, -1, -1)
+        metric = cast(GridAUROC, self.aurocs[split])
+        of_target = torch.arange(K, device=cells.device)[:, None] * (metric.auc.numel() // K)
+        each = (scores, labels[:, None].expand_as(valid), valid, of_target + cells)
+        metric.update(*(part.flatten(0, 1) for part in each))
+        return {
+            "scores": scores.where(valid, torch.nan),
+            "cells": cells,
+            "labels": labels,
+            "examples": block["examples"],
+            "held": block["held"].expand(K, -1),
+        }
+
+    def refuse_not_finite(self, block: dict[str, Tensor]) -> None:
+        """Name layer, position and example of the first valid activation of a block that is not finite, if any.
+
+        Raises:
+            ValueError: there is one.
+        """
+        cells = self.own_cells[block["cells"]]
+        broken = (block["valid"].any(0) & ~block["acts"].isfinite().all(-1) & (cells >= 0)[:, None]).nonzero()
         if len(broken):
             cell, row = broken[0].tolist()
-            layer, position = divmod(int(block["cells"][cell]), len(self.card["positions"]))
-            at = f"layer {self.card['layers'][layer]}, position {self.card['positions'][position]}"
-            raise not_finite(f"at {at}, row {row} of the {split} split")
-        cast(GridAUROC, self.aurocs[split]).update(scores, block["labels"], block["valid"], block["cells"])
+            place, example = self.name_cells(cells[cell : cell + 1]), int(block["examples"][row])
+            raise NotFiniteError(f"at {place}, example {example} (a row of examples.parquet)")
+
+    def name_cells(self, cells: Tensor, most: int = 3) -> str:
+        """Layer and position of cells [c] of the probes, the first few of many."""
+        assert self.card is not None
+        names = []
+        for cell in cells[:most].tolist():
+            layer, position = divmod(cell, len(self.card.positions))
+            names.append(f"layer {self.card.layers[layer]}, position {self.card.positions[position]}")
+        return "; ".join(names) + (f" and {len(cells) - most} more" if len(cells) > most else "")
+
+    def _shape(self, card: Card) -> None:
+        self.card = card
+        K, L, T, D = card.shape
+        self.make_parameters(K, L, T, D)
+
+    def _match(self, card: Card) -> None:
+        """Find the rows and columns of the probes in those of the data, and pair their targets."""
+        own = self.card
+        assert own is not None
+        card.require(own)
+        if (own.model, own.site) != (card.model, card.site):
+            log.warning(
+                f"test: the probes were fitted on {own.site} of {own.model}, these activations are {card.site} of "
+                f"{card.model}"
+            )
+        numbers = {cell: number for number, cell in enumerate(product(own.layers, own.positions))}
+        cells = [numbers.get(cell, -1) for cell in product(card.layers, card.positions)]
+        self.own_cells = torch.tensor(cells, device=self.device)
+        targets = card.targets
+        if len(targets) < len(own.targets):  # one label set for all probes
+            targets = tuple(replace(target, counts=targets[0].counts) for target in own.targets)
+        self.tested = replace(card.choose(own.layers, own.positions), targets=targets)
+        n_cells = len(targets) * len(numbers)
+        self.aurocs = nn.ModuleDict({split: GridAUROC(n_cells).to(self.device) for split in ("val", "test")})
 
     def _gather(self, split: str) -> None:
         metric = cast(GridAUROC, self.aurocs[split])
-        layers, positions = tuple(self.card["layers"]), tuple(self.card["positions"])
-        result = {name: value.view(len(layers), len(positions)).cpu() for name, value in metric.compute().items()}
+        K, L, T, _ = self.tested.shape
+        result = {name: value.view(K, L, T).cpu() for name, value in metric.compute().items()}
         metric.reset()
-        self.maps[split] = AUCMap(split, layers, positions, **result)
-        auc = result["auc"][self.maps[split].readable()]
-        if len(auc):
-            self.log_dict(
-                {f"{split}/auc_best": auc.max(), f"{split}/auc_mean": auc.mean()}, prog_bar=True, sync_dist=True
-            )
+        layers, positions = self.tested.layers, self.tested.positions
+        tensors = zip(*(result[name] for name in ("auc", "auc_se", "n", "n_positive")), strict=True)
+        self.maps[split] = [
+            AUCMap(target.name, split, layers, positions, *of_target)
+            for target, of_target in zip(self.tested.targets, tensors, strict=True)
+        ]
+        found = [one.auc[one.readable()] for one in headline(self.maps[split], self.tested)]
+        if all(map(len, found)):
+            best, mean = (torch.stack([getattr(auc, of)() for auc in found]).mean() for of in ("max", "mean"))
+            self.log_dict({f"{split}/auc_best": best, f"{split}/auc_mean": mean}, prog_bar=True, sync_dist=True)

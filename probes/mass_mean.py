@@ -1,5 +1,6 @@
 """The grid of mass-mean probes."""
 
+import torch
 from torch import Tensor
 
 from probes.exact_grid import ExactGrid
@@ -23,7 +24,9 @@ class MassMeanGrid(ExactGrid):
 
     def solve(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Fit by `fit_mass_mean`."""
-        return fit_mass_mean(block["acts"], block["labels"], block["valid"], self.whiten)
+        targets = zip(block["labels"], block["valid"], strict=True)
+        fits = [fit_mass_mean(block["acts"], labels, valid, self.whiten) for labels, valid in targets]
+        return torch.stack([weight for weight, _ in fits]), torch.stack([bias for _, bias in fits])
 
     def on_train_epoch_end(self) -> None:
         """Say what was fitted."""

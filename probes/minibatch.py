@@ -31,7 +31,7 @@ class Best(NamedTuple):
 
     mean_auc: float
     epoch: int
-    val: AUCMap
+    val: list[AUCMap]
     parameters: dict[str, Tensor]
 
 
@@ -52,11 +52,12 @@ class MinibatchGrid(ProbeGrid):
     """
 
     name: str
-    intercept: nn.Parameter  # [C], of the logit
-    mean: Tensor  # [C, D]
-    scale: Tensor  # [C, D]
-    emphasis: Tensor  # [C], train rows for each one that is valid; 0 where a class is missing, and with it the probe
-    decay: Tensor  # [C], l2 / (2 n); 0 likewise
+    # Of every target and cell, M = K * C of them, the cells varying fastest:
+    intercept: nn.Parameter  # [M], of the logit
+    mean: Tensor  # [M, D]
+    scale: Tensor  # [M, D]
+    emphasis: Tensor  # [M], train rows for each one that is valid; 0 where a class is missing, and with it the probe
+    decay: Tensor  # [M], l2 / (2 n); 0 likewise
 
     def __init__(
         self,
@@ -73,29 +74,31 @@ class MinibatchGrid(ProbeGrid):
 
     @abstractmethod
     def logits(self, z: Tensor) -> Tensor:
-        """Logits [C, B] of standardised activations [C, B, D]."""
+        """Logits [M, B] of standardised activations [M, B, D]."""
 
     @abstractmethod
     def squared_weights(self) -> Tensor:
-        """Sum of the squares of the weights that the penalty shrinks, [C]."""
+        """Sum of the squares of the weights that the penalty shrinks, [M]."""
 
-    def make_parameters(self, L: int, T: int, D: int) -> None:
+    def make_parameters(self, K: int, L: int, T: int, D: int) -> None:
         """Make what both children share."""
-        self.intercept = nn.Parameter(torch.zeros(L * T))
-        self.register_buffer("mean", torch.zeros(L * T, D))
-        self.register_buffer("scale", torch.ones(L * T, D))
-        self.register_buffer("emphasis", torch.zeros(L * T))
-        self.register_buffer("decay", torch.zeros(L * T))
+        M = K * L * T
+        self.intercept = nn.Parameter(torch.zeros(M))
+        self.register_buffer("mean", torch.zeros(M, D))
+        self.register_buffer("scale", torch.ones(M, D))
+        self.register_buffer("emphasis", torch.zeros(M))
+        self.register_buffer("decay", torch.zeros(M))
 
     def unstandardised(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight [C, .., D] and bias [C, ..] for activations as they are, from those for standardised ones."""
-        weight = torch.einsum("c...d,cd->c...d", weight, self.scale)
-        return weight, bias - torch.einsum("c...d,cd->c...", weight, self.mean)
+        """Weight [M, .., D] and bias [M, ..] for activations as they are, from those for standardised ones."""
+        weight = torch.einsum("m...d,md->m...d", weight, self.scale)
+        return weight, bias - torch.einsum("m...d,md->m...", weight, self.mean)
 
     def on_grid(self, part: Tensor) -> Tensor:
-        """[C, ..] as [L, T, ..], NaN in cells without a probe."""
+        """[M, ..] as [K, L, T, ..], NaN in cells without a probe."""
+        assert self.card is not None
         has_probe = (self.emphasis > 0).view(-1, *[1] * (part.ndim - 1))
-        return part.where(has_probe, torch.nan).view(len(self.card["layers"]), -1, *part.shape[1:])
+        return part.where(has_probe, torch.nan).view(*self.card.shape[:3], *part.shape[1:])
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and, where wanted, its schedule."""
@@ -124,10 +127,12 @@ class MinibatchGrid(ProbeGrid):
         self.intercept.copy_((n_positive / (n - n_positive)).log().where(fittable, 0))
 
     def _moments(self) -> tuple[Tensor, ...]:
-        """Of the train rows of all ranks, float64: all, valid and valid positive ones [C]; mean and variance [C, D]."""
-        C, D = self.mean.shape
-        n_rows, n, n_positive = counts = self.mean.new_zeros(3, C, dtype=torch.float64)
-        total, squares = sums = self.mean.new_zeros(2, C, D, dtype=torch.float64)
+        """Of the train rows of all ranks, float64: all, valid and valid positive ones [M]; mean and variance [M, D]."""
+        assert self.card is not None
+        K, L, T, D = self.card.shape
+        C = L * T
+        n_rows, n, n_positive = counts = self.mean.new_zeros(3, K, C, dtype=torch.float64)
+        total, squares = sums = self.mean.new_zeros(2, K, C, D, dtype=torch.float64)
         strategy = self.trainer.strategy
         for block in cast(Iterable[dict[str, Tensor]], self.trainer.train_dataloader):
             block = strategy.batch_to_device(block, self.device)
@@ -138,20 +143,17 @@ class MinibatchGrid(ProbeGrid):
                     "set datamodule.batch_size to a number of examples"
                 )
             for cell, acts in enumerate(block["acts"]):  # one at a time: only one is ever held in double precision
-                acts = acts[valid[cell]].double()
-                total[cell] += acts.sum(0)
-                squares[cell] += acts.square().sum(0)
-            n_rows += len(labels)
-            n += valid.sum(1)
-            n_positive += (valid & (labels == 1)).sum(1)
-        n_rows, n, n_positive = cast(Tensor, strategy.reduce(counts, reduce_op="sum"))
-        total, squares = cast(Tensor, strategy.reduce(sums, reduce_op="sum"))
-        bad = (~total.isfinite().all(1)).nonzero()[:, 0]
-        if len(bad):
-            raise ValueError(
-                f"acts must be finite in valid rows, got NaN or infinity in cell {int(bad[0])}; "
-                "mark the row invalid, or capture it in a dtype with more range"
-            )
+                for k in range(K):
+                    rows = acts[valid[k, cell]].double()
+                    total[k, cell] += rows.sum(0)
+                    squares[k, cell] += rows.square().sum(0)
+            if not total.isfinite().all():
+                self.refuse_not_finite(block)
+            n_rows += valid.shape[2]
+            n += valid.sum(2)
+            n_positive += (valid & (labels[:, None] == 1)).sum(2)
+        n_rows, n, n_positive = cast(Tensor, strategy.reduce(counts, reduce_op="sum")).flatten(1)
+        total, squares = cast(Tensor, strategy.reduce(sums, reduce_op="sum")).flatten(1, 2)
         rows = n.clamp(min=1)[:, None]
         mean = total / rows
         return n_rows, n, n_positive, mean, (squares / rows - mean.square()).clamp(min=0)
@@ -162,14 +164,17 @@ class MinibatchGrid(ProbeGrid):
         A cell's loss is summed over its valid rows and divided by as many as B rows hold on average. The expectation is
         then the objective's value however many are valid here, and stays so when gradients are averaged over ranks.
         """
-        acts, labels, valid = block["acts"], block["labels"], block["valid"]
-        z = acts.to(self.mean.dtype, copy=True).sub_(self.mean[:, None]).mul_(self.scale[:, None])
+        acts, valid = block["acts"], block["valid"].flatten(0, 1)
+        K, C = len(block["labels"]), len(acts)
+        labels = block["labels"].repeat_interleave(C, 0)  # [M, B]
+        z = acts.to(self.mean.dtype, copy=True) if K == 1 else acts.to(self.mean.dtype).repeat(K, 1, 1)
+        z = z.sub_(self.mean[:, None]).mul_(self.scale[:, None])
         logits = self.logits(z)
         losses = softplus(torch.where(labels == 1, -logits, logits)) * valid
         objective = self.emphasis * losses.mean(1) + self.decay * self.squared_weights()
         loss = objective.sum()
         a_cell = loss.detach() / (self.emphasis > 0).sum()
-        self.log("train/loss", a_cell, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
+        self.log("train/loss", a_cell, on_step=False, on_epoch=True, sync_dist=True, batch_size=acts.shape[1])
         return loss
 
     def on_validation_epoch_end(self) -> None:
@@ -178,8 +183,10 @@ class MinibatchGrid(ProbeGrid):
         if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
             return
         val = self.maps["val"]
-        mean_auc = float(val.auc[val.readable()].mean())  # NaN without a readable cell: better than nothing
-        if self._best is None or math.isnan(self._best.mean_auc) or mean_auc > self._best.mean_auc:
+        readable = torch.cat([one.auc[one.readable()] for one in val])
+        mean_auc = float(readable.mean())  # NaN without a readable cell: better than nothing
+        self.improved = self._best is None or math.isnan(self._best.mean_auc) or mean_auc > self._best.mean_auc
+        if self.improved:
             parameters = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
             self._best = Best(mean_auc, self.current_epoch, val, parameters)
 
@@ -206,10 +213,10 @@ class LinearGrid(MinibatchGrid):
 
     name = "minibatch"
 
-    def make_parameters(self, L: int, T: int, D: int) -> None:
+    def make_parameters(self, K: int, L: int, T: int, D: int) -> None:
         """Start from zero; the problem is convex."""
-        super().make_parameters(L, T, D)
-        self.slope = nn.Parameter(torch.zeros(L * T, D))
+        super().make_parameters(K, L, T, D)
+        self.slope = nn.Parameter(torch.zeros(K * L * T, D))
 
     def logits(self, z: Tensor) -> Tensor:
         """z·slope + intercept."""
@@ -220,7 +227,7 @@ class LinearGrid(MinibatchGrid):
         return (self.slope * self.scale).square().sum(1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weight [L, T, D] and bias [L, T]."""
+        """Weight [K, L, T, D] and bias [K, L, T]."""
         weight, bias = self.unstandardised(self.slope, self.intercept)
         return {"weight": self.on_grid(weight), "bias": self.on_grid(bias)}
 
@@ -248,12 +255,13 @@ class MLPGrid(MinibatchGrid):
         self.hidden = hidden
         self.described = f"mlp, {hidden} hidden, l2 = {self.l2:g}"
 
-    def make_parameters(self, L: int, T: int, D: int) -> None:
+    def make_parameters(self, K: int, L: int, T: int, D: int) -> None:
         """Start at random, so that hidden units differ, with sums of variance about one in both layers."""
-        super().make_parameters(L, T, D)
-        self.weight_in = nn.Parameter(torch.randn(L * T, self.hidden, D) / D**0.5)
-        self.bias_in = nn.Parameter(torch.zeros(L * T, self.hidden))
-        self.weight_out = nn.Parameter(torch.randn(L * T, self.hidden) / self.hidden**0.5)
+        super().make_parameters(K, L, T, D)
+        M, H = K * L * T, self.hidden
+        self.weight_in = nn.Parameter(torch.randn(M, H, D) / D**0.5)
+        self.bias_in = nn.Parameter(torch.zeros(M, H))
+        self.weight_out = nn.Parameter(torch.randn(M, H) / H**0.5)
 
     def logits(self, z: Tensor) -> Tensor:
         """w2·gelu(W1 z + b1) + b2, with b2 the intercept."""
@@ -265,12 +273,13 @@ class MLPGrid(MinibatchGrid):
         return self.weight_in.square().sum((1, 2)) + self.weight_out.square().sum(1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """weight_in [L, T, H, D], bias_in [L, T, H], weight_out [L, T, H] and bias_out [L, T]."""
+        """weight_in [K, L, T, H, D], bias_in [K, L, T, H], weight_out [K, L, T, H] and bias_out [K, L, T]."""
         weight_in, bias_in = self.unstandardised(self.weight_in, self.bias_in)
         parts = {"weight_in": weight_in, "bias_in": bias_in, "weight_out": self.weight_out, "bias_out": self.intercept}
         return {name: self.on_grid(part) for name, part in parts.items()}
 
     @staticmethod
     def score(acts: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> Tensor:
-        """Scores [N] of activations [N, D] by one cell's probe, whose tensors are those of `tensors` without [L, T]."""
-        return gelu(acts @ weight_in.mT + bias_in) @ weight_out + bias_out
+        """Scores [K, N] of activations [N, D] by one cell's probes, whose tensors are those of `tensors` at [L, T]."""
+        hidden = gelu(acts @ weight_in.mT + bias_in[:, None])  # [K, N, H]
+        return (hidden @ weight_out[..., None])[..., 0] + bias_out[:, None]

@@ -54,8 +54,7 @@ def finished(weights, tmp_path_factory):
         "dataset=cities", f"dataset.limit={N}", "trainer=cpu",
     )  # fmt: skip
     assert status == 0, err
-    (index,) = folder.glob("cache/activations/*/index.parquet")
-    return folder, pq.read_table(index).to_pylist()
+    return folder, pq.read_table(folder / "run" / "examples.parquet").to_pylist()
 
 
 def test_answers_are_those_of_the_model_asked_one_at_a_time(finished, reference):
@@ -131,7 +130,7 @@ def test_the_map_has_the_areas_that_scikit_learn_computes(finished):
     test = {(int(row["layer"]), row["position"]): row for row in table if row["split"] == "test"}
     assert len(test) == 30 * 15
     positions = list(dict.fromkeys(row["position"] for row in table))
-    weight, split = _probes(folder), _split(rows)
+    weight, split = _probes(folder), np.array([row["split"] for row in rows])
     labels = np.array([row["label"] for row in rows])
     for layer, position in (
         (0, "last_q"),
@@ -155,18 +154,7 @@ def test_the_map_has_the_areas_that_scikit_learn_computes(finished):
 
 def _probes(folder):
     with safe_open(folder / "run" / "probes.safetensors", "np") as file:
-        return file.get_tensor("weight")
-
-
-def _split(rows):
-    """The split that the run dealt, again."""
-    from datamodules.split import GroupSplit
-
-    dealt = GroupSplit()([row["group"] for row in rows], [row["label"] for row in rows])
-    split = np.empty(len(rows), dtype=object)
-    for name, part in dealt.items():
-        split[part] = name
-    return split
+        return file.get_tensor("weight")[0]
 
 
 def test_the_same_weights_have_the_same_identity_wherever_they_lie(weights, tmp_path):

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from probes.exact_grid import LogisticGrid
-from probes.report.summary import load_probes
+from probes.report.probes_file import load_probes
 from tests.support.places import ROOT
 from train import HydraFullError
 
@@ -84,6 +84,10 @@ def test_a_run_leaves_everything_it_promises(alone):
         "heatmap.png",
         "heatmap.pdf",
         "heatmap.csv",
+        "examples.parquet",
+        "scores.safetensors",
+        "labels.md",
+        "exact_answers.html",
         "coincidence.csv",
         "coincidence.png",
         "summary.json",
@@ -94,7 +98,7 @@ def test_a_run_leaves_everything_it_promises(alone):
     }
     assert (folder / "outputs" / "latest").resolve() == folder / "run"
     rows = table(folder)
-    assert list(rows[0]) == ["split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
+    assert list(rows[0]) == ["target", "split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
     assert len(rows) == 2 * 3 * 15
     assert "answers: 300 of 300 to make" in err
     assert str(folder / "run" / "heatmap.png") in out
@@ -112,10 +116,10 @@ def test_the_signal_that_was_put_there_is_found(alone):
 
 def test_probes_and_checkpoint_agree_with_the_table(alone):
     folder = alone[0]
-    weight, bias, card = load_probes(folder / "run" / "probes.safetensors")
-    assert weight.shape == (3, 15, 32)
-    assert bias.shape == (3, 15)
-    assert card["site"] == "resid_post"
+    weight, bias, card, _ = load_probes(folder / "run" / "probes.safetensors")
+    assert weight.shape == (1, 3, 15, 32)
+    assert bias.shape == (1, 3, 15)
+    assert card.site == "resid_post"
     grid = LogisticGrid.load_from_checkpoint(folder / "run" / "probe.ckpt")
     torch.testing.assert_close(grid.weight.detach(), weight, rtol=0, atol=0, equal_nan=True)
     with safe_open(folder / "run" / "probes.safetensors", "pt") as file:
@@ -136,7 +140,8 @@ def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp
     status, out, err = run(tmp_path, *own, "experiment=cache_only")
     assert status == 0, err
     assert "resid_post: 300 of 300 to make, about 864 kB and " in err
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", "train.log"}
+    kept = {"examples.parquet", "labels.md", "exact_answers.html"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", "train.log", *kept}
     files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "cache").rglob("*") if ".local" not in p.parts)
     assert files == sorted(
         str(p.relative_to(alone[0])) for p in (alone[0] / "cache").rglob("*") if ".local" not in p.parts
@@ -187,11 +192,11 @@ def test_the_study_s_settings_on_the_embedded_model(tmp_path):
     assert {row["split"] for row in rows} == {"test"}
     assert len(rows) == 15
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["site"], summary["val"], summary["split"]["val"]["n"]) == ("mlp_out", None, 0)
-    assert summary["split"]["test"]["n"] == pytest.approx(40, abs=4)
+    counts = summary["targets"][0]["counts"]
+    assert (summary["site"], summary["val"], counts["val"]["n"]) == ("mlp_out", None, 0)
+    assert counts["test"]["n"] == pytest.approx(40, abs=4)
     assert summary["fit"]["l2"] == 1
-    (index,) = (tmp_path / "cache").glob("activations/*/index.parquet")
-    examples = pq.read_table(index).to_pylist()
+    examples = pq.read_table(tmp_path / "run" / "examples.parquet").to_pylist()
     # a question of this set has a pattern, which tells the exact answer whatever the label; nobody is asked
     without = sum(not any(example["valid"]) for example in examples)
     assert f"positions: {without} of 200 examples without an exact answer are in no column" in err
@@ -290,7 +295,7 @@ OWN = {
             "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, got 'abc'"),
+        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, or a list of different ones, got"),
         (["probe=mass_mean", "probe.whiten=no"], "probe.whiten: expected true or false, got 'no'"),
         (["probe=minibatch", "probe.l2=auto"], "probe.l2: expected a number above 0, got auto; auto and lists are for"),
         (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),

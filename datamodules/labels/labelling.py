@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Protocol
 
-from datamodules.base import MIN_PER_CLASS
+from datamodules.card import MIN_PER_CLASS
 from datamodules.examples import LabelledExamples, Span, Verdict
 from datamodules.labels.span_check import check_spans
 from datamodules.labels.spans import Ask, SpanFinder, prepare_for_replies

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from datamodules.base import MIN_PER_CLASS
+from datamodules.card import MIN_PER_CLASS
 from datamodules.examples import Span
 from datamodules.labels.spans import NONE, SHORT, count_words
 from datamodules.language.generation import Answer

@@ -28,12 +28,10 @@ log = logging.getLogger(__name__)
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # in the order in which peft looks for them
-# Kinds whose merged weights were compared with the adapter beside the weights. Others, such as prompt tuning, are not a
-# change of weights, or peft merges them in part.
+# Kinds whose merge was compared with the adapter applied on the fly; see docs/decisions.md.
 MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
 
-# Arguments of every `from_pretrained` of a model: transformers looks for an adapter in a folder that is never there, so
-# it loads the base weights alone, with and without peft. Configurations and tokenizers never look for one.
+# Makes `from_pretrained` of a model load the base weights alone; see docs/decisions.md.
 WITHOUT_ADAPTER: dict[str, Any] = {"adapter_kwargs": {"subfolder": ".no-adapter"}}
 
 

@@ -109,6 +109,11 @@ class Checkpoint:
             model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         return model.eval().requires_grad_(False)
 
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub that these files are of; None for files of one's own."""
+        return self.folder.name if self.hub_id and not self.gguf else None
+
     def identify(self, memory: Path | None) -> dict[str, str]:
         """What tells these files from others: the commit of the hub, or the digest of each file.
 

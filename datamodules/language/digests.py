@@ -18,9 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 REMEMBERED_BYTES = 2**22  # smaller files are read each time, in about 2 ms
-# A file may change again within the tick of the clock that its times are given in, and look the same. A digest is
-# remembered once the last change is older than any such tick; FAT and some network file systems count in 2 s.
-SETTLED_SECONDS = 3.0
+SETTLED_SECONDS = 3.0  # since a file's last change; within a tick of its clock (2 s on FAT) it may change unseen
 
 
 def digest_files(paths: Iterable[Path], memory: Path | None) -> dict[Path, str]:

@@ -126,8 +126,7 @@ def generate_answers(
     """
     own: int | list[int] | None = model.generation_config.eos_token_id  # type: ignore[union-attr]
     ends_answer = {*stop_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
-    # Padding is masked; which token it is matters only to the code that shows it. Tokenizers can have tokens that the
-    # model has no embedding for.
+    # Padding is masked, so any token with an embedding will do.
     candidates: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
     pad = next(i for i in candidates if i is not None and i < count_embeddings(model))
     width = max(map(len, prompts))

@@ -15,8 +15,7 @@ from datamodules.language.language_model import LanguageModel
 
 Result = TypeVar("Result")
 
-# Narrower models run on one CPU thread: at width 576 two answer 1.7 times faster alone, six times slower beside others.
-THREADED_WIDTH = 1024
+THREADED_WIDTH = 1024  # narrower models run on one CPU thread; measured in docs/decisions.md
 
 
 class RunningModel:

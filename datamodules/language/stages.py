@@ -44,6 +44,7 @@ class LanguageModelStages:
         self.running = RunningModel(model, device, head=not dataset.stated, quiet=quiet)
         self.tokenizer: PreTrainedTokenizerBase = self.running.tokenizer
         self.runner = StageRunner(self.running, dataset, cache_root, quiet)
+        self.keys: dict[str, str] = {}  # of the cache entry of the answers
         self._dated = False  # whether people know of the date in prompts: a model may be asked many times
 
     def __enter__(self) -> "LanguageModelStages":
@@ -87,6 +88,7 @@ class LanguageModelStages:
         """
         stage = AnswerStage(self.running, ids, prompts, settings or self.model)
         entry = self.runner.open(stage, OUTPUT)
+        self.keys.setdefault(OUTPUT, entry.key)  # later ones are of what is asked about the answers
         self.runner.build(stage, {OUTPUT: entry})
         paths = (path for shard in range(entry.n_shards) for path in entry.check_files(shard).values())
         return [answer for path in paths for answer in read_answers(path)]

@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["model", "dataset"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# Seconds that the hub has to answer. Without a network a lookup can hang for minutes; where the files are here already,
-# there is little reason to wait.
-PATIENCE, PATIENCE_WITH_FILES = 10.0, 3.0
+PATIENCE, PATIENCE_WITH_FILES = 10.0, 3.0  # seconds that the hub has to answer; a lookup may hang for minutes
 _unreachable: list[Exception] = []  # why, once it is known: a run then asks no more
 _told: set[str] = set()  # lines that were logged: a run fetches the same repository more than once
 

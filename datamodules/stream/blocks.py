@@ -1,8 +1,10 @@
 """Blocks: some cells and some examples of a grid, streamed from where its activations lie.
 
 A block is a dict of tensors, the one thing that passes from the data side to the probes: `acts [C, N, D]` in the dtype
-of the store, zero where not valid; `labels [N]` int64; `valid [C, N]` bool; `cells [C]` int64, where cell `l * T + t`
-is the l-th read layer at position t; `groups [N]` int64, equal where examples must not be parted by a split.
+of the store, zero where the example lacks the position; `labels [K, N]` int64; `held [K, N]` bool, whether this split
+of a target holds the example; `valid [K, C, N]` bool, whether it does and the example has the position; `cells [C]`
+int64, where cell `l * T + t` is the l-th read layer at position t; `groups [N]` int64, equal where examples must not be
+parted by a split; `examples [N]` int64, row numbers in examples.parquet.
 
 Every block is a tensor of its own as long as it is kept. The next one is read while it is used, and takes the memory of
 those that are gone.
@@ -28,13 +30,14 @@ POOL = 1024  # examples among which batches are drawn
 
 @dataclass(frozen=True)
 class Examples:
-    """Some examples of a store, usually a split.
+    """Some examples of a store: those that a split of any target holds.
 
     Attributes:
         store: their activations.
         rows: [N] int64, ascending, among the store's examples.
-        labels: [N] int64 in {0, 1}.
-        valid: [N, T] bool.
+        labels: [K, N] int64 in {0, 1}.
+        held: [K, N] bool, whether the split of each target holds the example.
+        valid: [N, T] bool, whether the example has the position.
         groups: [N] int64.
         device: where blocks are wanted.
     """
@@ -42,6 +45,7 @@ class Examples:
     store: Store
     rows: np.ndarray
     labels: Tensor
+    held: Tensor
     valid: Tensor
     groups: Tensor
     device: torch.device = CPU
@@ -70,11 +74,14 @@ class Examples:
 
     def block(self, acts: Tensor, cells: np.ndarray, some: np.ndarray | slice) -> dict[str, Tensor]:
         """A block of activations [C, n, D] and what belongs to them."""
+        valid = self.valid[some][:, cells % self.store.shape[2]].T
         block = {
-            "labels": self.labels[some],
-            "valid": self.valid[some][:, cells % self.store.shape[2]].T.contiguous(),
+            "labels": self.labels[:, some],
+            "valid": (self.held[:, None, some] & valid).contiguous(),
             "cells": torch.from_numpy(cells),
             "groups": self.groups[some],
+            "held": self.held[:, some],
+            "examples": torch.from_numpy(self.rows[some]),
         }
         return {"acts": acts} | {name: part.to(self.device) for name, part in block.items()}
 

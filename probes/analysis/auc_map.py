@@ -1,9 +1,13 @@
 """The AUC map: what the probes found, one cell per layer and token position. It neither fits nor draws."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
+import torch
 from torch import Tensor
+
+from datamodules.card import MIN_PER_CLASS, Card
 
 
 @dataclass(frozen=True, eq=False)
@@ -11,18 +15,21 @@ class AUCMap:
     """How well every cell ranks the right answers above the wrong ones, on one split.
 
     Args:
+        target: name of the label set.
         split: name of the rows the AUC was measured on, e.g. ``"val"``.
         layers: L block numbers, 0-based, in row order.
         positions: T position names, in column order.
         auc: float64 ``[L, T]`` on the CPU, in [0, 1]; NaN where a cell could not be fitted or scored.
-        auc_se: float64 ``[L, T]``, standard error of ``auc``; NaN likewise.
+        auc_se: float64 ``[L, T]``, the spread of ``auc``; NaN likewise.
         n: int64 ``[L, T]``, examples scored in the cell.
         n_positive: int64 ``[L, T]``, how many of those have label 1.
+        spread: what ``auc_se`` is: ``SE``, the standard error, or ``SD``, the standard deviation over several splits.
 
     Raises:
         ValueError: a tensor is not ``[L, T]``.
     """
 
+    target: str
     split: str
     layers: tuple[int, ...]
     positions: tuple[str, ...]
@@ -30,6 +37,7 @@ class AUCMap:
     auc_se: Tensor
     n: Tensor
     n_positive: Tensor
+    spread: str = "SE"
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), len(self.positions))
@@ -37,24 +45,64 @@ class AUCMap:
             if (got := tuple(getattr(self, name).shape)) != expected:
                 raise ValueError(f"{name} must be [layers, positions] = {list(expected)}, got {list(got)}")
 
-    def readable(self, min_per_class: int = 10) -> Tensor:
-        """Cells whose AUC can be trusted at all, bool ``[L, T]``: finite, and with ``min_per_class`` of either class.
+    def readable(self) -> Tensor:
+        """Cells whose AUC can be trusted at all, bool ``[L, T]``: finite, with `MIN_PER_CLASS` examples of each class.
 
         With a handful of examples of one class an AUC takes only a few values and its standard error means nothing.
         """
         n_negative = self.n - self.n_positive
-        return self.auc.isfinite() & (self.n_positive >= min_per_class) & (n_negative >= min_per_class)
+        return self.auc.isfinite() & (self.n_positive >= MIN_PER_CLASS) & (n_negative >= MIN_PER_CLASS)
 
     def table(self) -> pd.DataFrame:
-        """Long form, L * T rows, layer by layer: ``split, layer, position, auc, auc_se, n, n_positive``."""
+        """Long form, L * T rows, layer by layer: ``target, split, layer, position, auc, auc_se, n, n_positive``."""
         return pd.DataFrame(
             {
+                "target": [self.target] * self.auc.numel(),
                 "split": [self.split] * self.auc.numel(),
                 "layer": [layer for layer in self.layers for _ in self.positions],
                 "position": list(self.positions) * len(self.layers),
                 "auc": self.auc.flatten().numpy(),
-                "auc_se": self.auc_se.flatten().numpy(),
+                f"auc_{self.spread.lower()}": self.auc_se.flatten().numpy(),
                 "n": self.n.flatten().numpy(),
                 "n_positive": self.n_positive.flatten().numpy(),
             }
         )
+
+
+def average_maps(maps: Sequence[AUCMap], target: str) -> AUCMap:
+    """Mean and standard deviation of the maps of one label set under several splits.
+
+    Args:
+        maps: K of them, of one grid.
+        target: name of the mean.
+
+    Returns:
+        A map whose `auc` is the mean and whose `auc_se` is the sample standard deviation (`spread` is `SD`), both NaN
+        in a cell that is unreadable in any of the maps. Its counts are the smallest of any.
+
+    >>> average_maps(probe.maps["test"], "correctness, mean of 5 splits").spread
+    'SD'
+    """
+    auc = torch.stack([one.auc for one in maps])
+    readable = torch.stack([one.readable() for one in maps]).all(0)
+    n_positive = torch.stack([one.n_positive for one in maps]).amin(0)
+    return replace(
+        maps[0],
+        target=target,
+        auc=auc.mean(0).where(readable, torch.nan),
+        auc_se=auc.std(0).where(readable, torch.nan),
+        n=torch.stack([one.n for one in maps]).amin(0),
+        n_positive=n_positive,
+        spread="SD",
+    )
+
+
+def headline(maps: Sequence[AUCMap], card: Card) -> list[AUCMap]:
+    """What is read and drawn: the map of each label set, or the mean of its maps where it was split several times."""
+    of: dict[str, list[AUCMap]] = {}
+    for one, target in zip(maps, card.targets, strict=True):
+        of.setdefault(target.label, []).append(one)
+    return [
+        group[0] if len(group) == 1 else average_maps(group, f"{label}, mean of {len(group)} splits")
+        for label, group in of.items()
+    ]

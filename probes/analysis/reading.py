@@ -29,7 +29,7 @@ def read_map(
         n_valid: T counts, how many examples have the position.
 
     Returns:
-        split, n_cells (L * T) and n_readable;
+        split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
         best_cells: the five cells of highest AUC, each layer, position, auc, auc_se, n. The best of many cells is
             optimistic: part of its lead is luck;
         rectangle: see ``_rectangle``; None where no readable cell stands out from another;
@@ -56,6 +56,7 @@ def read_map(
 
     return {
         "split": auc_map.split,
+        "spread": auc_map.spread,
         "n_cells": readable.numel(),
         "n_readable": len(cells),
         "best_cells": [
@@ -165,3 +166,12 @@ def finite(value: Tensor | float) -> float | None:
     """A Python float, or None for NaN and infinity, which JSON does not have."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def nested(tensor: Tensor) -> Any:
+    """A tensor as nested lists of numbers, None for what JSON does not have.
+
+    >>> nested(torch.tensor([[0.5, torch.nan]]))
+    [[0.5, None]]
+    """
+    return [nested(part) for part in tensor] if tensor.ndim else finite(tensor)

@@ -16,7 +16,9 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from probes.report.heatmap import GREY, INK, STYLE, UNDATED, fit_to_labels, whole_file
+from datamodules.card import Card
+from probes.report.style import GREY, INK, STYLE, UNDATED, fit_to_labels
+from probes.report.whole_file import whole_file
 
 NAME = "coincidence"
 
@@ -36,17 +38,17 @@ class Coincidence(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write the files."""
-        card = pl_module.card
-        if not trainer.is_global_zero or card["coincidence"] is None:
+        card: Card = pl_module.tested
+        if not trainer.is_global_zero or card.coincidence is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        shares = table(card["positions"], card["coincidence"])
+        shares = table(card.positions, card.coincidence)
         with whole_file(self.folder / f"{NAME}.csv") as path:
             counted = shares.copy()
-            counted.insert(0, "examples", card["n_valid"])
+            counted.insert(0, "examples", card.n_valid)
             counted.to_csv(path, float_format="%.6f", lineterminator="\n", index_label="position")
         with whole_file(self.folder / f"{NAME}.png") as path, matplotlib.rc_context(STYLE):
-            draw(shares, card["n_valid"]).savefig(path, format="png", metadata=UNDATED["png"])
+            draw(shares, card.n_valid).savefig(path, format="png", metadata=UNDATED["png"])
 
 
 def table(positions: Sequence[str], coincidence: Sequence[Sequence[float | None]]) -> pd.DataFrame:

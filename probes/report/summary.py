@@ -1,38 +1,33 @@
 """What is left of a run when it is over: summary.json, the probes themselves, and the map in the terminal."""
 
 import json
-import textwrap
-from collections.abc import Sequence
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
-import matplotlib
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.style import Style
-from rich.table import Table
-from rich.text import Text
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
 
-from probes.analysis.auc_map import AUCMap
+from datamodules.card import Card
+from probes.analysis.auc_map import AUCMap, headline
 from probes.analysis.reading import finite, read_map
-from probes.report.heatmap import CMAP, NO_AUC, PICTURE, VMAX, VMIN, caption, whole_file
+from probes.report.heatmap import PICTURE, caption
+from probes.report.probes_file import PROBES, save_probes
+from probes.report.terminal import print_map, print_reading
+from probes.report.whole_file import whole_file
 
-SUMMARY, PROBES = "summary.json", "probes.safetensors"
-FROM_CARD = ("model", "dataset", "site", "target", "layers", "positions", "split", "coincidence", "n_valid")
-CELL = 5  # characters a cell takes in the terminal
-MARGIN = 5  # and the layer number before them: 15 positions make 80 characters, a terminal's usual width
-N_PAIRS = 8
+SUMMARY = "summary.json"
+PACKAGES = ("probegrid", "torch", "pytorch-lightning", "transformers", "hydra-core", "numba", "numpy", "safetensors")
 
 
 class Report(pl.Callback):
     """After the test: writes summary.json and probes.safetensors; when all is over, prints the map and its reading.
 
-    It reads ``maps``, ``card``, ``fitted`` and ``tensors()`` of the module. Global rank zero only; every file appears
-    whole or not at all.
+    It reads ``maps``, ``card``, ``tested``, ``fitted`` and ``tensors()`` of the module, and ``seconds`` of the
+    datamodule. Global rank zero only; every file appears whole or not at all.
 
     Args:
         folder: where the files go; made if missing. The folder of ``Heatmap``, whose picture the last lines name.
@@ -40,33 +35,51 @@ class Report(pl.Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Count the seconds of the fit from here, its validation included."""
+        self._start = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Stop counting."""
+        self._seconds["fit and validation"] = time.monotonic() - self._start
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Count the seconds of the test from here."""
+        self._start = time.monotonic()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write the files."""
+        self._seconds["test"] = time.monotonic() - self._start
         if not trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        card, maps = pl_module.card, pl_module.maps
-        reading = read_map(maps["test"], card["coincidence"], card["n_valid"])
+        card, maps, fitted = pl_module.tested, pl_module.maps, pl_module.fitted
+        seconds = getattr(trainer.datamodule, "seconds", {}) | self._seconds  # type: ignore[attr-defined]
         with whole_file(self.folder / SUMMARY) as path:
-            path.write_text(
-                json.dumps(summarise(card, pl_module.fitted, maps, reading), indent=2, allow_nan=False) + "\n", "utf-8"
-            )
+            summary = summarise(card, fitted, maps, seconds)
+            path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", "utf-8")
         with whole_file(self.folder / PROBES) as path:
-            save_probes(path, pl_module.tensors(), card, maps)
+            save_probes(path, pl_module.tensors(), pl_module.card, maps)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Print, once the progress bars have left the screen."""
         if not trainer.is_global_zero or stage != "test" or "test" not in pl_module.maps:
             return
-        card, auc_map = pl_module.card, pl_module.maps["test"]
+        card: Card = pl_module.tested
         # names are data: no markup in them, and no colour of rich's own choosing
         console = Console(markup=False, emoji=False, highlight=False)
         title, subtitle = caption(card, pl_module.described, "test")
         console.print("", title, style="bold", sep="\n")
         console.print(" ".join(subtitle.split()), style="dim")
-        print_map(console, auc_map)
-        print_reading(console, read_map(auc_map, card["coincidence"], card["n_valid"]))
+        maps = headline(pl_module.maps["test"], card)
+        for one in maps:
+            if len(maps) > 1 or one.spread == "SD":
+                console.print("", one.target, style="bold", sep="\n")
+            print_map(console, one)
+            print_reading(console, read_map(one, card.coincidence, card.n_valid))
         console.print()
         for path in (self.folder / name for name in (PICTURE, SUMMARY, PROBES)):
             if path.exists():
@@ -74,147 +87,40 @@ class Report(pl.Callback):
 
 
 def summarise(
-    card: dict[str, Any], fitted: dict[str, Any], maps: dict[str, AUCMap], reading: dict[str, Any]
+    card: Card, fitted: dict[str, Any], maps: Mapping[str, list[AUCMap]], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """summary.json as a dict: the run, the fit, the reading of its map, and the extent of val and test."""
-    run = {key: card[key] for key in FROM_CARD}
-    return run | {"fit": fitted, "reading": reading} | {split: _extent(maps.get(split)) for split in ("val", "test")}
+    """summary.json as a dict: the card, the fit, the reading of its map, and the extent of val and test.
 
-
-def save_probes(path: Path, tensors: dict[str, Tensor], card: dict[str, Any], maps: dict[str, AUCMap]) -> None:
-    """Write the tensors ``[L, T, ..]`` of a grid as safetensors, the card and every AUC as its metadata."""
-    auc = {split: [[finite(cell) for cell in row] for row in auc_map.auc] for split, auc_map in maps.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # not save_file, which makes a file that only its owner can read
-    path.write_bytes(save(tensors, {"card": json.dumps(card | {"auc": auc}, allow_nan=False)}))
-
-
-def load_probes(path: str | Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Weight ``[L, T, D]``, bias ``[L, T]`` and the card; its ``auc`` has a nested list ``[L, T]`` for each split.
-
-    Raises:
-        ValueError: the file was not written by ``Report``, or holds probes that are not linear.
+    `reading` is that of the one label set, or holds that of each by its name; `val` and `test` alike. With several
+    splits of a label set they are of the mean map, and `auc_sd` stands for `auc_se`.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if "card" not in metadata:
-            raise ValueError(f"expected probes written by Report, got {path} without a card; point to its {PROBES}")
-        if (names := sorted(file.keys())) != ["bias", "weight"]:
-            raise ValueError(f"expected linear probes, got {path} with {', '.join(names)}; open it with safetensors")
-        return file.get_tensor("weight"), file.get_tensor("bias"), json.loads(metadata["card"])
+    tested = headline(maps["test"], card)
+    readings = {one.target: read_map(one, card.coincidence, card.n_valid) for one in tested}
+    extents = {
+        split: {one.target: _extent(one) for one in headline(maps[split], card)} if split in maps else None
+        for split in ("val", "test")
+    }
+    return card.to_json() | {
+        "fit": fitted,
+        "reading": _alone(readings),
+        **{split: extent and _alone(extent) for split, extent in extents.items()},
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
 
 
-def print_map(console: Console, auc_map: AUCMap) -> None:
-    """The map as tiles, two digits of AUC each, in as many bands of columns as the width asks for.
-
-    Without colour the digits alone can be read. Long position names are letters here, explained below.
-    """
-    palette = matplotlib.colormaps[CMAP]
-    readable = auc_map.readable()
-    labels = short_labels(auc_map.positions)
-    per_band = max(1, (console.width - MARGIN) // CELL)
-    for start in range(0, len(labels), per_band):
-        band = range(start, min(start + per_band, len(labels)))
-        console.print()
-        console.print(Text("layer" + "".join(labels[column].center(CELL) for column in band), "bold"))
-        for row, layer in enumerate(auc_map.layers):
-            line = Text(f"{layer:>{MARGIN - 1}} ")
-            for column in band:
-                if not readable[row, column]:
-                    line.append("··".center(CELL), "dim")
-                    continue
-                auc = float(auc_map.auc[row, column])
-                shade = min(max((auc - VMIN) / (VMAX - VMIN), 0.0), 1.0)
-                red, green, blue = (round(255 * part) for part in palette(shade)[:3])
-                ink = "#ffffff" if shade > 0.62 else "#1f2933"
-                line.append(_digits(auc).center(CELL), Style.parse(f"{ink} on rgb({red},{green},{blue})"))
-            console.print(line, soft_wrap=True)
-    console.print()
-    long = [f"{label} {name}" for label, name in zip(labels, auc_map.positions, strict=True) if label != name]
-    legend = " · ".join(entry.replace(" ", "\N{NO-BREAK SPACE}") for entry in long)
-    for line in textwrap.wrap(legend, console.width, break_on_hyphens=False):
-        console.print(line.replace("\N{NO-BREAK SPACE}", " "), style="dim")
-    if not readable.all():
-        console.print(f"·· {NO_AUC}", style="dim")
+def _alone(named: dict[str, Any]) -> Any:
+    """The one entry of a dict of one, else the dict."""
+    return next(iter(named.values())) if len(named) == 1 else named
 
 
-def print_reading(console: Console, reading: dict[str, Any]) -> None:
-    """The dict of ``read_map`` as tables and sentences."""
-    if not reading["n_readable"]:
-        console.print(f"None of the {reading['n_cells']} cells can be read.")
-        return
-    n = f"{reading['split']} n"
-    best = _table("Best cells", "layer", "position", "AUC ± SE", n)
-    for cell in reading["best_cells"]:
-        best.add_row(str(cell["layer"]), cell["position"], _auc(cell), str(cell["n"]))
-    console.print("", best)
-    console.print(f"Picked out of {reading['n_readable']} cells: part of their lead is luck.", style="dim")
-    console.print(_sentence(reading["rectangle"]))
-
-    layers = _table("Best layer of each position", "position", "examples", "layer", "AUC ± SE", n)
-    for cell in reading["best_layers"]:
-        layers.add_row(cell["position"], *map(_dash, (cell["n_valid"], cell["layer"])), _auc(cell), _dash(cell["n"]))
-    console.print("", layers)
-
-    pairs = reading["coincidences"]
-    if pairs is None:
-        return
-    if not pairs:
-        console.print("", "No two positions ever fall on one token.", style="dim", sep="\n")
-    else:
-        coincidences = _table("Positions on one token", "position", "position", "share of examples")
-        for pair in pairs[:N_PAIRS]:
-            coincidences.add_row(*pair["positions"], f"{pair['share']:.1%}")
-        console.print("", coincidences)
-        if len(pairs) > N_PAIRS:
-            console.print(f"and {len(pairs) - N_PAIRS} more pairs in {SUMMARY}", style="dim")
-
-
-def short_labels(names: Sequence[str]) -> list[str]:
-    """A label of at most four characters for every name: the name where that is short enough, else an unused letter."""
-    most = CELL - 1
-    taken = {name for name in names if len(name) <= most}
-    letters = (first + second for first in ("", *ascii_lowercase) for second in ascii_lowercase)
-    unused = (letter for letter in letters if letter not in taken)
-    return [name if len(name) <= most else next(unused) for name in names]
-
-
-def _sentence(rectangle: dict[str, Any] | None) -> str:
-    if rectangle is None:
-        return "No rectangle stands out."
-    (top, bottom), (left, right) = rectangle["layers"], rectangle["positions"]
-    outside = "" if rectangle["mean_outside"] is None else f", {_digits(rectangle['mean_outside'])} outside"
-    return (
-        f"Darkest rectangle: layers {top} to {bottom}, {left} to {right}; {rectangle['share']:.0%} of the readable "
-        f"cells, mean AUC {_digits(rectangle['mean_inside'])} inside{outside}."
-    )
-
-
-def _extent(auc_map: AUCMap | None) -> dict[str, float | None] | None:
-    if auc_map is None:
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from its folder, without an installation
         return None
+
+
+def _extent(auc_map: AUCMap) -> dict[str, float | None]:
     auc = auc_map.auc[auc_map.readable()]
     return {"best_auc": finite(auc.max()) if len(auc) else None, "mean_auc": finite(auc.mean())}
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column == "position" else "right", overflow="fold")
-    return table
-
-
-def _auc(cell: dict[str, Any]) -> str:
-    if cell["auc"] is None:
-        return "-"
-    return _digits(cell["auc"], 3) + ("" if cell["auc_se"] is None else f" ± {_digits(cell['auc_se'], 3)}")
-
-
-def _digits(auc: float, places: int = 2) -> str:
-    """So many digits in one character more: .83, and 1.0 for what rounds to one."""
-    text = f"{auc:.{places}f}"
-    return text[1:] if text.startswith("0") else text[:-1]
-
-
-def _dash(value: int | None) -> str:
-    return "-" if value is None else str(value)

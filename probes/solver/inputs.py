@@ -41,12 +41,14 @@ def align(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool
     return labels == 1, valid, has_sets
 
 
-def not_finite(place: str) -> ValueError:
-    """The error for NaN or infinity in a valid row, which stands at `place`."""
-    return ValueError(
-        f"acts must be finite in valid rows, got NaN or infinity {place}; "
-        "mark the row invalid, or capture it in a dtype with more range"
-    )
+class NotFiniteError(ValueError):
+    """NaN or infinity in a valid row of the activations, which stands at `place`."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"acts must be finite in valid rows, got NaN or infinity {place}; mark the row invalid, or capture it in a "
+            "dtype with more range"
+        )
 
 
 def _expanded(name: str, tensor: Tensor, shape: tuple[int, int, int], sets_allowed: bool) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probes.solver.inputs import align, not_finite
+from probes.solver.inputs import NotFiniteError, align
 
 LEAST_SHRINKAGE = 1e-8  # keeps a covariance that Ledoit and Wolf would take as it is factorable in float64
 ROUNDING = 1e-13  # a spread this small beside the activations themselves is that of their means' last bits
@@ -48,7 +48,7 @@ def fit_mass_mean(
         X, y = acts[cell, valid[cell]].double(), labels[cell, valid[cell]]
         if not X.isfinite().all():
             row = valid[cell].nonzero()[:, 0][~X.isfinite().all(-1)][0]
-            raise not_finite(f"in cell {cell}, row {int(row)}")
+            raise NotFiniteError(f"in cell {cell}, row {int(row)}")
         if not y.any() or y.all():
             continue
         mean_0, mean_1 = X[~y].mean(0), X[y].mean(0)

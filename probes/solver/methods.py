@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probes.solver.gram import gram_matrix, symmetric_product
 from probes.solver.gram_ascent import ascend
-from probes.solver.inputs import not_finite
+from probes.solver.inputs import NotFiniteError
 from probes.solver.newton import Optimum, log_odds, newton
 from probes.solver.newton_cg import Combinations, Weights, border, newton_cg
 from probes.solver.one_cell import solve_cell
@@ -72,7 +72,7 @@ def solve(
         optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
-        raise not_finite(f"in cell {int(cells[cell])}, row {int(rows[row])}")
+        raise NotFiniteError(f"in cell {int(cells[cell])}, row {int(rows[row])}")
     signs, live, penalties = each
     spoilt = live & ~optimum.converged & (optimum.iterations < max_iter)
     if large and spoilt.any():

@@ -81,7 +81,8 @@ def measure(console: Console, device: torch.device, L: int, T: int, N: int, D: i
             rows, valid = np.arange(n), torch.ones(n, T, dtype=torch.bool)
             store = Shards([sorted(layer.iterdir()) for layer in sorted(Path(name).iterdir())])
             # One label set for all: that of the first position's cells.
-            examples = Examples(store, rows, labels[0, :n], valid, torch.arange(n), device)
+            held = torch.ones(1, n, dtype=torch.bool)
+            examples = Examples(store, rows, labels[:1, :n], held, valid, torch.arange(n), device)
             blocks = CellBlocks(examples, Budget(None))
 
             def stream(blocks: CellBlocks = blocks) -> None:

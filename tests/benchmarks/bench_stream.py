@@ -47,7 +47,8 @@ def blocks(folder: Path, share: float, budget: int) -> CellBlocks:
     store = Shards([sorted(layer.iterdir()) for layer in sorted(folder.iterdir())])
     rows = np.sort(np.random.default_rng(0).permutation(N)[: int(share * N)])
     n = len(rows)
-    examples = Examples(store, rows, torch.arange(n) % 2, torch.ones(n, T, dtype=torch.bool), torch.arange(n))
+    held, valid = torch.ones(1, n, dtype=torch.bool), torch.ones(n, T, dtype=torch.bool)
+    examples = Examples(store, rows, torch.arange(n)[None] % 2, held, valid, torch.arange(n))
     return CellBlocks(examples, Budget(budget))
 
 

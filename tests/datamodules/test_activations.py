@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from datamodules.activations import ActivationDataModule
+from datamodules.card import Card
 from datamodules.examples import Span
 from datamodules.labels.labelling import collect_replies, label_examples
 from datamodules.labels.rules import TextRule, judge_by_gold, judge_by_substring
@@ -46,24 +47,36 @@ def cache_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def datamodule(language_model, questions_csv, cache_root):
-    built = make(language_model, questions_csv, cache_root)
+def datamodule(language_model, questions_csv, cache_root, tmp_path_factory):
+    built = make(language_model, questions_csv, cache_root, folder=tmp_path_factory.mktemp("run"))
     built.setup()
     return built
+
+
+def table_of(datamodule):
+    """The rows of its examples.parquet."""
+    return pq.read_table(datamodule.folder / "examples.parquet").to_pylist()
+
+
+def counts(datamodule):
+    """The counts of each split of its one target."""
+    (target,) = datamodule.card.targets
+    return [target.counts[name] for name in ("train", "val", "test")]
 
 
 def test_blocks_hold_what_the_model_computes(datamodule, language_model, questions_csv):
     """Oracle: each test question answered alone, its hidden states read off `output_hidden_states`."""
     network = language_model.load("cpu")
-    table = pq.read_table(next(iter(datamodule._shards[0])).parents[1] / "index.parquet").to_pylist()
+    table = table_of(datamodule)
     asked = {q.text: q for q in FileQuestions(path=str(questions_csv)).load()}
     blocks = list(datamodule.test_dataloader())
-    rows = datamodule._rows["test"]
+    rows = datamodule.targets.rows("test")
     acts = torch.cat([block["acts"] for block in blocks]).unflatten(0, (3, 15))
-    valid = torch.cat([block["valid"] for block in blocks]).unflatten(0, (3, 15))
+    valid = torch.cat([block["valid"] for block in blocks], 1).squeeze(0).unflatten(0, (3, 15))
     for i in (0, 7, len(rows) - 1):
         row = table[rows[i]]
-        assert blocks[0]["labels"][i] == judge_by_gold(row["answer"], asked[row["question"]]).right == row["label"]
+        assert blocks[0]["examples"][i] == rows[i]
+        assert blocks[0]["labels"][0, i] == judge_by_gold(row["answer"], asked[row["question"]]).right == row["label"]
         states = network.model(
             torch.tensor([row["prompt_ids"] + row["answer_ids"]]), output_hidden_states=True
         ).hidden_states
@@ -77,14 +90,19 @@ def test_blocks_hold_what_the_model_computes(datamodule, language_model, questio
 
 def test_the_card_describes_the_grid(datamodule):
     card = datamodule.card
-    assert json.loads(json.dumps(card, allow_nan=False)) == card
-    assert card["layers"] == [0, 1, 2]
-    assert card["positions"] == [rule["name"] for rule in shipped("paper")]
-    assert card["width"] == 32
-    assert sum(card["split"][name]["n"] for name in ("train", "val", "test")) == 300
-    labels = datamodule._labels
-    assert sum(card["split"][name]["n_positive"] for name in ("train", "val", "test")) == labels.sum()
-    assert card["n_valid"] == datamodule._valid.sum(0).tolist()
+    assert Card.from_json(json.loads(json.dumps(card.to_json(), allow_nan=False))) == card
+    assert card.layers == (0, 1, 2)
+    assert card.positions == tuple(rule["name"] for rule in shipped("paper"))
+    assert card.shape == (1, 3, 15, 32)
+    (target,) = card.targets
+    assert (target.name, target.label, target.seed) == ("correctness", "correctness", 0)
+    table = table_of(datamodule)
+    assert sum(count.n for count in counts(datamodule)) == len(table) == 300
+    assert sum(count.n_positive for count in counts(datamodule)) == sum(row["label"] for row in table)
+    assert card.n_valid == tuple(sum(row["valid"][t] for row in table) for t in range(15))
+    shards = datamodule._shards[0][0]
+    assert shards.parents[1].name == card.cache["activations"]
+    assert (shards.parents[3] / "answers" / card.cache["answers"]).is_dir()
 
 
 def test_a_second_run_loads_no_model(datamodule, language_model, questions_csv, cache_root, monkeypatch, caplog):
@@ -194,8 +212,8 @@ def test_a_model_that_computes_nonsense_is_named_before_anything_is_stored(langu
 
 def test_positions_that_are_absent_are_stored_as_zeros(datamodule):
     for block in datamodule.test_dataloader():
-        assert not block["acts"][~block["valid"]].any()
-        assert block["acts"][block["valid"]].any(-1).all()
+        assert not block["acts"][~block["valid"][0]].any()
+        assert block["acts"][block["valid"][0]].any(-1).all()
 
 
 def test_a_split_short_of_a_class_is_told(language_model, questions_csv, cache_root, caplog):
@@ -227,15 +245,16 @@ def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tm
             assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
 
 
-def test_a_mean_is_cached_as_a_mean(language_model, questions_csv, cache_root):
+def test_a_mean_is_cached_as_a_mean(language_model, questions_csv, cache_root, tmp_path):
     rules = [Rule("answer_mean", "answer", "mean"), Rule("-1", "answer", -1)]
-    built = make(language_model, questions_csv, cache_root, positions=Positions(rules), layers=[1])
+    built = make(language_model, questions_csv, cache_root, positions=Positions(rules), layers=[1], folder=tmp_path)
     built.setup()
-    table = pq.read_table(built._shards[0][0].parents[1] / "index.parquet").to_pylist()
+    table = table_of(built)
+    assert {path.name for path in tmp_path.iterdir()} == {"examples.parquet", "labels.md"}
     acts = torch.cat([block["acts"] for block in built.test_dataloader()])
     network = language_model.load("cpu")
     for i in (0, 5):
-        row = table[built._rows["test"][i]]
+        row = table[built.targets.rows("test")[i]]
         ids = row["prompt_ids"] + row["answer_ids"]
         states = network.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
         expected = states[len(row["prompt_ids"]) :].mean(0)
@@ -251,7 +270,7 @@ def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model
     built = make(language_model, path, tmp_path)
     with caplog.at_level("INFO"):
         built.setup()
-    assert sum(built.card["split"][name]["n"] for name in ("train", "val", "test")) == 300
+    assert sum(count.n for count in counts(built)) == 300
     assert (
         "skipped 2 of 302 texts, too long to leave 14 of the 128 tokens of context to the answer "
         "(a model with a longer context or fewer model.max_new_tokens would keep them): long-00300, long-00301"
@@ -279,10 +298,12 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
             monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))
 
 
-def test_the_page_and_the_table_stand_beside_the_activations(datamodule):
-    folder = datamodule._shards[0][0].parents[1]
-    page = (folder / "exact_answers.html").read_text()
-    table = pq.read_table(folder / "index.parquet").to_pylist()
+def test_the_page_and_the_table_stand_in_the_run_folder(datamodule):
+    assert {path.name for path in datamodule.folder.iterdir()} == {
+        "exact_answers.html", "examples.parquet", "labels.md",
+    }  # fmt: skip
+    page = (datamodule.folder / "exact_answers.html").read_text()
+    table = table_of(datamodule)
     assert "<td>pattern</td><td>right</td>" in page
     for row in table:
         match = re.search(r"\w+", row["answer"])
@@ -409,7 +430,7 @@ def test_tokens_without_an_embedding_are_refused_where_they_are_used(language_mo
 
 
 def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
-    language_model, questions_csv, tmp_path, monkeypatch, caplog
+    language_model, questions_csv, tmp_path, tmp_path_factory, monkeypatch, caplog
 ):
     first = make(language_model, questions_csv, tmp_path)
     first.setup()
@@ -419,10 +440,12 @@ def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
         raise OSError("cache.root: expected a folder that can be written")
 
     monkeypatch.setattr(CacheEntry, "write", refuse)
-    other = make(language_model, questions_csv, tmp_path, rule=TextRule(judge_by_substring))
+    run = tmp_path_factory.mktemp("run")
+    other = make(language_model, questions_csv, tmp_path, rule=TextRule(judge_by_substring), folder=run)
     other.setup()
-    assert other.card["split"] != {}
-    assert "what the cache says of the examples is not brought up to date: cache.root: expected" in caplog.text
+    assert sum(count.n for count in counts(other)) == 300
+    assert {row["label_by"] for row in table_of(other)} == {"found", "not found"}
+    assert not [record for record in caplog.records if "cache.root" in record.message]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -434,10 +457,11 @@ def test_a_test_part_that_is_left_out_is_never_asked(language_model, questions_c
         path=str(tmp_path / "train.csv"), test_path=str(tmp_path / "test.csv"), pattern=r"\w+", limit=60
     )
     split = GroupSplit(val=0, test=0.5, own_test=False)
-    built = make(language_model, questions_csv, tmp_path, dataset=dataset, split=split, layers=[1])
+    run = tmp_path / "run"
+    built = make(language_model, questions_csv, tmp_path, dataset=dataset, split=split, layers=[1], folder=run)
     built.setup()
-    table = pq.read_table(next(iter(built._shards[0])).parents[1] / "index.parquet").to_pylist()
+    table = table_of(built)
     assert len(table) == 60
     assert {row["question"] for row in table} <= {line.split(",")[0] for line in lines[1:201]}
-    assert [built.card["split"][name]["n"] for name in ("train", "val", "test")] == [30, 0, 30]
+    assert [count.n for count in counts(built)] == [30, 0, 30]
     assert built.val_dataloader() == []

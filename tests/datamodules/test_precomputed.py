@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from datamodules.card import Card
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import GroupSplit
 from datamodules.stream.blocks import ExampleBlocks
 from tests.support.places import ROOT
 
 N, L, T, D = 300, 2, 3, 8
-KEYS = ["model", "dataset", "site", "target", "layers", "positions", "width", "split", "coincidence", "n_valid"]
 
 
 def tensors(dtype=torch.float32):
@@ -38,10 +38,17 @@ def write(path, changes=None, metadata=None, **more):
     return str(path)
 
 
-def make(path, **changes):
+def make(path, trainer=None, **changes):
     built = PrecomputedDataModule(**({"path": path, "split": GroupSplit()} | changes))
+    built.trainer = trainer
     built.setup()
     return built
+
+
+def card_of(path, **changes) -> Card:
+    card = make(path, **changes).card
+    assert card
+    return card
 
 
 @pytest.fixture
@@ -50,34 +57,37 @@ def path(tmp_path):
 
 
 def test_the_card_has_what_is_known(path):
-    card = make(write(path, metadata=NAMES | {"site": "resid_mid", "target": "truth"})).card
-    assert list(card) == KEYS
-    assert json.loads(json.dumps(card, allow_nan=False)) == card
-    known = {"model": "some/model", "dataset": "facts", "site": "resid_mid", "target": "truth", "layers": [4, 8]}
-    assert {key: card[key] for key in known} == known
-    assert card["positions"] == ["first", "last", "end"]
-    assert card["width"] == D
-    assert card["n_valid"] == [300, 300, 225]
-    assert card["coincidence"] is None
-    assert card["split"]["seed"] == 0
-    shares = [card["split"][name] for name in ("train", "val", "test")]
-    assert sum(share["n"] for share in shares) == N
-    assert sum(share["n_positive"] for share in shares) == int(tensors()["labels"].sum())
+    card = card_of(write(path, metadata=NAMES | {"site": "resid_mid", "target": "truth"}))
+    assert Card.from_json(json.loads(json.dumps(card.to_json(), allow_nan=False))) == card
+    assert (card.model, card.revision, card.dataset, card.site) == ("some/model", None, "facts", "resid_mid")
+    assert card.layers == (4, 8)
+    assert card.positions == ("first", "last", "end")
+    assert card.shape == (1, L, T, D)
+    assert card.n_valid == (300, 300, 225)
+    assert card.coincidence is None
+    assert card.classes == ("labelled 0", "labelled 1")
+    assert card.cache == {}
+    (target,) = card.targets
+    assert (target.name, target.label, target.seed) == ("truth", "truth", 0)
+    shares = [target.counts[name] for name in ("train", "val", "test")]
+    assert sum(share.n for share in shares) == N
+    assert sum(share.n_positive for share in shares) == int(tensors()["labels"].sum())
 
 
 def test_names_by_default(path):
-    card = make(write(path, {"valid": None, "groups": None})).card
-    assert card["layers"] == [0, 1]
-    assert card["positions"] == ["position 0", "position 1", "position 2"]
-    assert (card["dataset"], card["model"], card["site"]) == ("own", "precomputed", "activations")
-    assert card["n_valid"] == [300, 300, 300]
+    card = card_of(write(path, {"valid": None, "groups": None}))
+    assert card.layers == (0, 1)
+    assert card.positions == ("position 0", "position 1", "position 2")
+    assert (card.dataset, card.model, card.site) == ("own", "precomputed", "activations")
+    assert [target.name for target in card.targets] == ["label 1"]
+    assert card.n_valid == (300, 300, 300)
 
 
 def test_a_position_that_nobody_has(path):
     valid = torch.ones(N, T, dtype=torch.bool)
     valid[:, 1] = False
-    card = make(write(path, {"valid": valid})).card
-    assert card["n_valid"] == [300, 0, 300]
+    card = card_of(write(path, {"valid": valid}))
+    assert card.n_valid == (300, 0, 300)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -85,39 +95,41 @@ def test_blocks_hold_what_the_file_holds(path, dtype):
     datamodule = make(write(path, dtype=dtype), block_bytes=1)
     saved, seen = tensors(dtype), []
     for name in ("train", "val", "test"):
-        rows = datamodule._rows[name]
+        rows = datamodule.targets.rows(name)
         blocks = list(getattr(datamodule, f"{name}_dataloader")())
         assert len(blocks) == L * T
         for block in blocks:
             layer, position = divmod(int(block["cells"]), T)
             assert block["acts"].dtype == dtype
-            assert torch.equal(block["valid"][0], saved["valid"][rows, position])
-            kept = block["valid"][0]
+            assert torch.equal(block["valid"], saved["valid"][rows, position][None, None])
+            kept = block["valid"][0, 0]
             assert torch.equal(block["acts"][0][kept], saved["acts"][rows, layer, position][kept])
-            assert torch.equal(block["labels"], saved["labels"][rows])
+            assert torch.equal(block["labels"], saved["labels"][None, rows])
             assert torch.equal(block["groups"], torch.from_numpy(rows) // 2)
+            assert block["held"].tolist() == [[True] * len(rows)]
+            assert block["examples"].tolist() == rows.tolist()
         seen += rows.tolist()
     assert sorted(seen) == list(range(N))
 
 
 def test_groups_are_not_parted(path):
-    rows = make(write(path))._rows
-    sides = [set((part // 2).tolist()) for part in rows.values()]
+    targets = make(write(path)).targets
+    sides = [set((targets.rows(name) // 2).tolist()) for name in ("train", "val", "test")]
     assert sum(map(len, sides)) == len(set.union(*sides)) == N // 2
 
 
 def test_without_groups_each_row_is_one(path):
     datamodule = make(write(path, {"groups": None}))
     for block in datamodule.train_dataloader():
-        assert block["groups"].tolist() == datamodule._rows["train"].tolist()
+        assert block["groups"].tolist() == datamodule.targets.rows("train").tolist()
 
 
 def test_groups_of_other_dtypes(path):
-    plain = make(write(path))._rows["test"].tolist()
+    plain = make(write(path)).targets.rows("test").tolist()
     for dtype in (torch.float32, torch.bfloat16, torch.int16):
         groups = (torch.arange(N) // 2).to(dtype)
         same = (groups.double() == torch.arange(N) // 2).all()
-        assert (make(write(path, {"groups": groups}))._rows["test"].tolist() == plain) == same
+        assert (make(write(path, {"groups": groups})).targets.rows("test").tolist() == plain) == same
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.float32, torch.bfloat16])
@@ -126,7 +138,7 @@ def test_labels_of_any_dtype(path, dtype):
     datamodule = make(write(path, {"labels": labels.to(dtype)}))
     block = next(iter(datamodule.test_dataloader()))
     assert block["labels"].dtype == torch.int64
-    assert torch.equal(block["labels"], labels[datamodule._rows["test"]])
+    assert torch.equal(block["labels"], labels[None, datamodule.targets.rows("test")])
 
 
 def test_batches_for_training_only(path):
@@ -135,7 +147,8 @@ def test_batches_for_training_only(path):
     assert isinstance(train, ExampleBlocks)
     assert train.seed == 3
     assert next(iter(train))["acts"].shape == (L * T, 64, D)
-    assert all(len(block["labels"]) == len(datamodule._rows["val"]) for block in datamodule.val_dataloader())
+    n = len(datamodule.targets.rows("val"))
+    assert all(block["labels"].shape == (1, n) for block in datamodule.val_dataloader())
 
 
 def test_ranks_deal_batches_and_cells(path):
@@ -143,9 +156,9 @@ def test_ranks_deal_batches_and_cells(path):
     cells, rows = [], 0
     for rank in range(2):
         datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
-        rows += sum(len(block["labels"]) for block in datamodule.train_dataloader())
+        rows += sum(block["labels"].shape[1] for block in datamodule.train_dataloader())
         cells += [cell for block in datamodule.test_dataloader() for cell in block["cells"].tolist()]
-    assert rows == len(datamodule._rows["train"])
+    assert rows == len(datamodule.targets.rows("train"))
     assert sorted(cells) == list(range(L * T))
 
 
@@ -277,6 +290,7 @@ def test_a_run_without_validation_rows(overrides, said, path, tmp_path):
     assert max(auc, key=lambda cell: auc[cell]) == ("8", "end")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["val"] is None
-    assert summary["split"]["val"] == {"n": 0, "n_positive": 0}
-    assert summary["split"]["train"]["n"] + summary["split"]["test"]["n"] == N
+    (target,) = summary["targets"]
+    assert target["counts"]["val"] == {"n": 0, "n_positive": 0}
+    assert target["counts"]["train"]["n"] + target["counts"]["test"]["n"] == N
     assert (tmp_path / "run/heatmap.png").exists()

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from probes.analysis.auroc import auroc
 from probes.exact_grid import LogisticGrid
 from probes.solver.penalty import PATH, fit_chosen
+from tests.support.cards import make_block, make_card
 from tests.support.trainers import quiet_trainer
 
 L, T, N, D = 2, 3, 400, 6
@@ -42,18 +43,14 @@ class Blocks(pl.LightningDataModule):
         self.valid[-1] &= self.labels == 1
         self.rows = {"train": range(0, 240), "val": range(240, 300), "test": range(300, N)}
         self.cells_per_block = cells_per_block
-        self.card = {"layers": [0, 4], "positions": ["a", "b", "c"], "width": D, "split": {}}
+        self.card = make_card(width=D)
 
     def blocks(self, split):
         rows = list(self.rows[split])
         return [
-            {
-                "acts": self.acts[cells][:, rows],
-                "labels": self.labels[rows],
-                "valid": self.valid[cells][:, rows],
-                "cells": cells,
-                "groups": torch.arange(len(rows)),
-            }
+            make_block(
+                self.acts[cells][:, rows], self.labels[rows], self.valid[cells][:, rows], cells, torch.tensor(rows)
+            )
             for cells in torch.arange(L * T).split(self.cells_per_block)
         ]
 
@@ -88,10 +85,10 @@ def test_every_cell_against_scikit_learn(fitted):
         oracle = LogisticRegression(C=2.0, tol=1e-10, max_iter=10_000)
         oracle.fit(data.acts[cell, train].double().numpy(), data.labels[train].numpy())
         at = divmod(cell, T)
-        np.testing.assert_allclose(grid.weight[at].detach(), oracle.coef_[0], atol=1e-4)
-        np.testing.assert_allclose(grid.bias[at].detach(), np.ravel(oracle.intercept_)[0], atol=1e-4)
+        np.testing.assert_allclose(grid.weight[0][at].detach(), oracle.coef_[0], atol=1e-4)
+        np.testing.assert_allclose(grid.bias[0][at].detach(), np.ravel(oracle.intercept_)[0], atol=1e-4)
         scores = oracle.decision_function(data.acts[cell, test].double().numpy())
-        test_map = grid.maps["test"]
+        [test_map] = grid.maps["test"]
         assert test_map.auc[at] == pytest.approx(roc_auc_score(data.labels[test], scores), abs=1e-9)
         assert test_map.n[at] == len(test)
         assert test_map.n_positive[at] == data.labels[test].sum()
@@ -99,14 +96,15 @@ def test_every_cell_against_scikit_learn(fitted):
 
 def test_a_cell_of_one_class_is_nan_and_disturbs_no_other(fitted):
     _, grid, _ = fitted
-    assert grid.weight[1, 2].isnan().all()
+    assert grid.weight[0, 1, 2].isnan().all()
     assert grid.bias.isnan().sum() == 1
-    assert grid.maps["val"].auc.isnan().sum() == grid.maps["test"].auc.isnan().sum() == 1
+    assert grid.maps["val"][0].auc.isnan().sum() == grid.maps["test"][0].auc.isnan().sum() == 1
 
 
 def test_summary_metrics_are_logged(fitted):
     trainer, grid, _ = fitted
-    auc = grid.maps["test"].auc[grid.maps["test"].readable()]
+    [test_map] = grid.maps["test"]
+    auc = test_map.auc[test_map.readable()]
     assert trainer.callback_metrics["test/auc_best"] == pytest.approx(float(auc.max()), abs=1e-6)
     assert trainer.callback_metrics["test/auc_mean"] == pytest.approx(float(auc.mean()), abs=1e-6)
 
@@ -115,7 +113,7 @@ def test_block_size_does_not_change_the_probes(fitted, tmp_path):
     _, grid, _ = fitted
     _, one_by_one = fit(tmp_path, Blocks(cells_per_block=1), l2=0.5)
     torch.testing.assert_close(grid.weight, one_by_one.weight, rtol=0, atol=1e-7, equal_nan=True)
-    torch.testing.assert_close(grid.maps["test"].auc, one_by_one.maps["test"].auc, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(grid.maps["test"][0].auc, one_by_one.maps["test"][0].auc, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_checkpoint_reloads_without_the_datamodule(fitted, tmp_path):
@@ -126,8 +124,8 @@ def test_a_checkpoint_reloads_without_the_datamodule(fitted, tmp_path):
     assert again.path == [0.5]
     rows = list(data.rows["test"])
     scores = again(data.acts[:, rows], torch.arange(L * T))
-    auc = auroc(scores, data.labels[rows], data.valid[:, rows]).view(L, T)
-    torch.testing.assert_close(auc, grid.maps["test"].auc, rtol=0, atol=1e-6, equal_nan=True)
+    auc = auroc(scores[0], data.labels[rows], data.valid[:, rows]).view(L, T)
+    torch.testing.assert_close(auc, grid.maps["test"][0].auc, rtol=0, atol=1e-6, equal_nan=True)
 
 
 def test_steps_that_run_out_are_told(tmp_path, capsys):
@@ -149,7 +147,7 @@ def test_the_penalty_that_each_cell_takes_is_reported(tmp_path, l2):
     path = PATH if l2 == "auto" else l2
     arguments = data.acts[:, rows], data.labels[rows], data.valid[:, rows], torch.arange(len(rows))
     expected, penalty = fit_chosen(*arguments, path)
-    torch.testing.assert_close(grid.weight.flatten(0, 1), expected.weight, rtol=0, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(grid.weight[0].flatten(0, 1), expected.weight, rtol=0, atol=1e-6, equal_nan=True)
     reported = grid.fitted["l2"]
     assert [len(row) for row in reported] == [T] * L
     assert [value for row in reported for value in row] == [None if p != p else p for p in penalty.tolist()]
@@ -160,13 +158,13 @@ def test_the_shape_comes_from_the_card():
     grid = LogisticGrid()
     grid._trainer = cast(Any, SimpleNamespace(datamodule=Blocks()))
     grid.setup("fit")
-    assert grid.weight.shape == (L, T, D)
-    assert grid.bias.shape == (L, T)
+    assert grid.weight.shape == (1, L, T, D)
+    assert grid.bias.shape == (1, L, T)
 
 
 def test_a_row_to_be_scored_that_is_not_finite_is_named(tmp_path):
     data = Blocks()
     data.valid[1, 250] = True
     data.acts[1, 250, 2] = torch.nan
-    with pytest.raises(ValueError, match="at layer 0, position b, row 10 of the val split; mark the row invalid"):
+    with pytest.raises(ValueError, match=r"at layer 0, position b, example 250 \(a row of examples.parquet\); mark"):
         fit(tmp_path, data)

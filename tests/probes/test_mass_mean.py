@@ -9,6 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from probes.mass_mean import MassMeanGrid
 from probes.solver.mass_mean import fit_mass_mean
+from tests.support.cards import make_block, make_card
 from tests.support.trainers import quiet_trainer
 
 SHAPES = [(60, 200), (200, 60), (80, 80), (81, 80), (9, 4), (4, 9)]
@@ -146,11 +147,10 @@ class Blocks(pl.LightningDataModule):
     def __init__(self):
         super().__init__()
         self.acts, self.labels, self.valid = made(6, 60, 5)
-        self.card = {"layers": [0, 4], "positions": ["a", "b", "c"], "width": 5, "split": {}}
+        self.card = make_card(width=5)
 
     def train_dataloader(self):
-        block = {"acts": self.acts, "labels": self.labels, "valid": self.valid, "cells": torch.arange(6)}
-        return iter([block])
+        return iter([make_block(self.acts, self.labels, self.valid, torch.arange(6))])
 
     val_dataloader = test_dataloader = train_dataloader
 
@@ -161,7 +161,7 @@ def test_the_grid_holds_what_the_function_finds(whiten, tmp_path):
     trainer = quiet_trainer(tmp_path)
     trainer.fit(grid, data)
     weight, bias = fit_mass_mean(data.acts, data.labels, data.valid, whiten)
-    assert torch.equal(grid.weight.detach().flatten(0, 1), weight.float())
+    assert torch.equal(grid.weight[0].detach().flatten(0, 1), weight.float())
     assert torch.equal(grid.bias.detach().flatten(), bias.float())
     assert grid.fitted == {"probe": "mass_mean", "whiten": whiten}
     trainer.save_checkpoint(tmp_path / "probe.ckpt")

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from probes.analysis.auroc import auroc
 from probes.minibatch import LinearGrid, MLPGrid
 from probes.solver.logistic import fit_logistic
+from tests.support.cards import make_block, make_card
 from tests.support.trainers import quiet_trainer
 
 L, T, N, D = 2, 3, 1000, 6
@@ -53,9 +54,12 @@ class Data(pl.LightningDataModule):
         self.acts[~self.valid] = junk
         self.batch_size = batch_size
         self.epoch = 0
-        self.card = {"layers": [0, 4], "positions": ["a", "b", "c"], "width": D, "split": {}}
+        self.card = make_card(width=D)
 
     def block(self, cells, rows):
+        return make_block(**self.raw(cells, rows), examples=rows)
+
+    def raw(self, cells, rows):
         acts, valid = self.acts[cells][:, rows], self.valid[cells][:, rows]
         return {"acts": acts, "labels": self.labels[rows], "valid": valid, "cells": cells}
 
@@ -93,9 +97,9 @@ def test_the_linear_optimum_is_that_of_the_exact_fit(l2, tmp_path):
     data = Data()
     grid = LinearGrid(l2, partial(LBFGS, max_iter=50, line_search_fn="strong_wolfe"))
     fit(tmp_path, grid, data, epochs=20, limit_val_batches=0)
-    train = data.block(torch.arange(C), ROWS["train"])
+    train = data.raw(torch.arange(C), ROWS["train"])
     exact = fit_logistic(train["acts"], train["labels"], train["valid"], l2)
-    weight, bias = (tensor.detach().flatten(0, 1).double() for tensor in grid.tensors().values())
+    weight, bias = (tensor[0].detach().flatten(0, 1).double() for tensor in grid.tensors().values())
     # Divided by the scale, weights of all columns have one unit.
     torch.testing.assert_close((weight / grid.scale)[:-1], (exact.weight / grid.scale).double()[:-1], rtol=0, atol=1e-3)
     logits = (train["acts"].double() @ weight[..., None])[..., 0] + bias[:, None]
@@ -126,11 +130,11 @@ def test_mini_batches_end_near_the_exact_auc(tmp_path):
     grid = annealed(LinearGrid, 0.05, 30)
     trainer = fit(tmp_path, grid, data, 30, [EarlyStopping("val/auc_mean", mode="max", patience=20)])
     trainer.test(grid, data, verbose=False)
-    train, test = (data.block(torch.arange(C), ROWS[split]) for split in ("train", "test"))
+    train, test = (data.raw(torch.arange(C), ROWS[split]) for split in ("train", "test"))
     exact = fit_logistic(train["acts"], train["labels"], train["valid"])
     scores = (test["acts"] @ exact.weight[..., None])[..., 0] + exact.bias[:, None]
     expected = auroc(scores, test["labels"], test["valid"])
-    auc = grid.maps["test"].auc.flatten()
+    auc = grid.maps["test"][0].auc.flatten()
     assert auc[:-1].mean() == pytest.approx(expected[:-1].mean().item(), abs=0.01)
     assert expected[:-1].mean() > 0.7
     assert auc[-1].isnan()
@@ -148,7 +152,7 @@ def test_what_one_column_cannot_tell_and_two_together_can(tmp_path):
         pl.seed_everything(0, verbose=False)
         grid = annealed(cls, 0.02, 30)
         fit(tmp_path, grid, data, 30).test(grid, data, verbose=False)
-        auc[cls] = grid.maps["test"].auc
+        auc[cls] = grid.maps["test"][0].auc
     assert (auc[LinearGrid] < 0.7).all()
     assert (auc[MLPGrid] > 0.95).all()
 
@@ -163,7 +167,7 @@ def test_cells_do_not_touch_each_other_and_invalid_rows_count_for_nothing(cls, t
         pl.seed_everything(0, verbose=False)
         grid = cls()
         fit(tmp_path, grid, data, epochs=3, limit_val_batches=0)  # the best epoch is one choice for all cells
-        tensors.append({name: tensor.flatten(0, 1) for name, tensor in grid.tensors().items()})
+        tensors.append({name: tensor[0].flatten(0, 1) for name, tensor in grid.tensors().items()})
     for name, before in tensors[0].items():
         after, others = tensors[1][name], [0, 1, 3, 4, 5]
         torch.testing.assert_close(after[others], before[others], rtol=0, atol=0, equal_nan=True)
@@ -179,13 +183,13 @@ def test_a_checkpoint_reloads_with_the_same_scores(cls, tmp_path):
     again = cls.load_from_checkpoint(tmp_path / "probe.ckpt", weights_only=True)
     assert again.l2 == 0.5
     assert again.card == data.card
-    test = data.block(torch.arange(C), ROWS["test"])
-    scores = again(test["acts"], test["cells"])
-    assert torch.equal(scores[:-1], grid(test["acts"], test["cells"])[:-1])
+    test = data.raw(torch.arange(C), ROWS["test"])
+    scores = again(test["acts"], test["cells"])[0]
+    assert torch.equal(scores[:-1], grid(test["acts"], test["cells"])[0, :-1])
     assert scores[-1].isnan().all()
     trainer.test(grid, data, verbose=False)
-    auc = auroc(scores, test["labels"], test["valid"]).view(L, T)
-    torch.testing.assert_close(auc, grid.maps["test"].auc, rtol=0, atol=0, equal_nan=True)
+    auc = auroc(scores.float(), test["labels"], test["valid"]).view(L, T)
+    torch.testing.assert_close(auc, grid.maps["test"][0].auc, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("cls", [LinearGrid, MLPGrid])
@@ -193,9 +197,9 @@ def test_the_tensors_for_raw_activations_score_as_the_trained_ones_do(cls, tmp_p
     data = Data(batch_size=64)
     grid = cls()
     fit(tmp_path, grid, data, epochs=3)
-    test = data.block(torch.arange(C), ROWS["test"])
+    test = data.raw(torch.arange(C), ROWS["test"])
     z = (test["acts"] - grid.mean[:, None]) * grid.scale[:, None]
-    scores = grid(test["acts"], test["cells"])
+    [scores] = grid(test["acts"], test["cells"])
     seen = test["valid"] & grid.emphasis[:, None].bool()
     torch.testing.assert_close(scores[seen], grid.logits(z)[seen].double(), rtol=1e-4, atol=1e-4)
     shapes = {
@@ -203,14 +207,14 @@ def test_the_tensors_for_raw_activations_score_as_the_trained_ones_do(cls, tmp_p
         MLPGrid: {"weight_in": (64, D), "bias_in": (64,), "weight_out": (64,), "bias_out": ()},
     }
     assert {name: tensor.shape for name, tensor in grid.tensors().items()} == {
-        name: (L, T, *shape) for name, shape in shapes[cls].items()
+        name: (1, L, T, *shape) for name, shape in shapes[cls].items()
     }
 
 
 def test_inputs_are_standardised_by_the_valid_train_rows(tmp_path):
     data, grid = Data(batch_size=64), LinearGrid(l2=2.0)
     fit(tmp_path, grid, data, epochs=1, limit_val_batches=0)
-    train = data.block(torch.arange(C), ROWS["train"])
+    train = data.raw(torch.arange(C), ROWS["train"])
     for cell in range(C):
         rows = train["acts"][cell, train["valid"][cell]].double()
         variance = rows.var(0, correction=0)
@@ -225,14 +229,14 @@ def test_the_best_epoch_is_kept_with_its_map(rate, tmp_path):
     track = LambdaCallback(on_validation_end=lambda t, grid: t.sanity_checking or maps.append(grid.maps["val"]))
     grid = LinearGrid(1.0, partial(SGD, lr=0.3), lambda optimizer: LambdaLR(optimizer, lambda e: 1 if e < 4 else rate))
     trainer = fit(tmp_path, grid, data, 8, [track])
-    means = [val.auc[val.readable()].mean() for val in maps]
+    means = [val.auc[val.readable()].mean() for [val] in maps]
     best = means.index(max(means))
     assert best < len(means) - 1 == 7
     assert not means[7] > means[best] - 0.01
     assert grid.fitted["best_epoch"] == best
     assert grid.maps["val"] is maps[best]
     trainer.validate(grid, data, verbose=False)
-    torch.testing.assert_close(grid.maps["val"].auc, maps[best].auc, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(grid.maps["val"][0].auc, maps[best][0].auc, rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_same_seed_gives_the_same_bits(tmp_path):
@@ -253,7 +257,7 @@ def test_the_settings_of_the_trainer_work(settings, tmp_path):
     data.acts = data.acts.bfloat16()
     grid = annealed(LinearGrid, 0.1, 10)
     fit(tmp_path, grid, data, 10, **settings)
-    assert grid.maps["val"].auc[1, 1] > 0.75
+    assert grid.maps["val"][0].auc[1, 1] > 0.75
 
 
 @pytest.mark.parametrize(
@@ -283,5 +287,5 @@ def test_a_cell_with_a_valid_row_that_is_not_finite_is_named(bad, tmp_path):
     data = Data(batch_size=64)
     data.valid[3, 17] = True
     data.acts[3, 17, 2] = bad
-    with pytest.raises(ValueError, match="acts must be finite in valid rows, got NaN or infinity in cell 3;"):
+    with pytest.raises(ValueError, match="got NaN or infinity at layer 4, position a, example 17 "):
         fit(tmp_path, LinearGrid(), data, epochs=1)

@@ -15,11 +15,13 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from datamodules.language.cache.checksums import find_difference, read_times
 
 VERSION = 1  # layout of an entry
 
@@ -144,16 +146,16 @@ class CacheEntry:
         seal = self.folder / ".local" / f"shard-{shard:05d}.seal"
         sealed = seal.read_bytes() if seal.exists() else b""
         # A file whose size and time of change are as when it was last checked is not read again: a cache can be large.
-        if not sealed or sealed != _read_times(paths.values()):
+        if not sealed or sealed != read_times(paths.values()):
             for name, path in paths.items():
-                problem = _find_difference(path, recorded[name])
+                problem = find_difference(path, recorded[name])
                 if problem:
                     raise ValueError(
                         f"cache: shard {path} {problem}; "
                         f"rebuild it with: rm '{self._record(shard)}' and the same run again"
                     )
             with suppress(OSError):  # a cache that others own can be read all the same
-                seal.write_bytes(_read_times(paths.values()))
+                seal.write_bytes(read_times(paths.values()))
         return paths
 
     def write_once(self, name: str, content: bytes) -> Path:
@@ -261,29 +263,6 @@ def _explain_error(expected: str) -> Iterator[None]:
         raise OSError(
             f"cache.root: expected {expected} ({error.strerror or error}); free some space, or choose another"
         ) from error
-
-
-def _read_times(paths: Iterable[Path]) -> bytes:
-    """Sizes and times of change, empty where a file is missing."""
-    try:
-        stats = [path.stat() for path in paths]
-        return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats).encode()
-    except FileNotFoundError:
-        return b""
-
-
-def _find_difference(path: Path, record: dict[str, Any]) -> str | None:
-    """How a file differs from its record, or None."""
-    if not path.exists():
-        return "is missing"
-    size = path.stat().st_size
-    if size != record["bytes"]:
-        return f"is truncated or overlong: expected {record['bytes']} bytes, got {size}"
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != record["sha256"]:
-        return f"is altered: expected sha256 {record['sha256'][:12]}, got {digest[:12]}"
-    return None
 
 
 def _sync_folder(folder: Path) -> None:

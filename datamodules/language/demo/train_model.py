@@ -1,7 +1,7 @@
 """Train the embedded model from nothing: `python -m datamodules.language.demo.train_model FOLDER`.
 
 Writes weights (bfloat16 safetensors), configuration and tokenizer to FOLDER. Deterministic on one machine: same bytes
-from the same number of threads. What was tried, and what each part of the recipe is for: docs/decisions.md.
+from the same number of threads. What was tried, and what each part of the recipe is for: docs/embedded_model.md.
 """
 
 import argparse

@@ -5,11 +5,12 @@ from html.parser import HTMLParser
 import pyarrow.parquet as pq
 import torch
 
-from datamodules.examples import LabelledExamples, Span, Verdict, table_of
+from datamodules.examples import LabelledExamples, Span, Verdict, write_examples
 from datamodules.labels.span_page import SHOWN, write_span_page
 from datamodules.language.generation import Answer
 from datamodules.language.tokens import decode, find_tokens
 from datamodules.questions.question import Question
+from datamodules.targets import Targets
 
 TEXTS = ["the red <b>stone</b>", "blue 北京 lamp & key", "🗝️ river"]
 
@@ -114,12 +115,14 @@ def test_the_index_says_what_each_row_is(language_model):
     answer, exact, _ = example(tokenizer, "the red stone", "red")
     tokens, valid = torch.tensor([[[3, 3], [4, 6]]]), torch.tensor([[True, False]])
     question = Question("q", "g", "which?", ("red",), split="test")
-    made = table_of(answered([question], [answer], [True], [exact], [None]), tokens, valid)
+    targets = Targets(("a",), ("a",), (0,), torch.tensor([[1]]), torch.tensor([[1]], dtype=torch.uint8))
+    made = write_examples(answered([question], [answer], [True], [exact], [None]), tokens, valid, targets)
     (row,) = pq.read_table(io.BytesIO(made)).to_pylist()
     assert row == {
-        "id": "q", "group": "g", "split": "test", "question": "which?", "gold": ["red"],
+        "id": "q", "group": "g", "source_split": "test", "question": "which?", "gold": ["red"],
         "answer": "the red stone", "finish": "stop",
         "prompt_ids": [1, 2], "thought_ids": [], "answer_ids": answer.answer_ids,
-        "exact_answer": "red", "exact_answer_by": "model",
-        "first_token": [3, 4], "last_token": [3, 6], "valid": [True, False], "label": 1, "label_by": "so",
+        "logprobs": answer.logprobs, "exact_answer": "red", "exact_answer_by": "model",
+        "first_token": [3, 4], "last_token": [3, 6], "label_by": "so", "label": 1, "split": "val",
+        "valid": [True, False],
     }  # fmt: skip

@@ -275,10 +275,10 @@ def run(thinker, quiz, root, monkeypatch, generate):
         "resid_post",
         GroupSplit(),
         str(root),
+        root / "run",
     )
     made.setup()
-    folder = next(iter(made._shards[0])).parents[1]
-    return made, pq.read_table(folder / "index.parquet").to_pylist(), folder
+    return made, pq.read_table(root / "run" / "examples.parquet").to_pylist(), root / "run"
 
 
 def test_labels_exact_answers_positions_and_activations_do_not_see_the_thought(
@@ -315,7 +315,7 @@ def test_labels_exact_answers_positions_and_activations_do_not_see_the_thought(
                 assert row["first_token"][position] == alone["first_token"][position] + shift
         assert row["first_token"][names.index("last_q")] == n - 1
         assert row["first_token"][names.index("first_answer")] == n + m
-    for i, r in enumerate(made._rows["test"][:5]):
+    for i, r in enumerate(made.targets.rows("test")[:5]):
         row = rows[r]
         ids = torch.tensor([row["prompt_ids"] + row["thought_ids"] + row["answer_ids"]])
         states = network.model(ids, output_hidden_states=True).hidden_states

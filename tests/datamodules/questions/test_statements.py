@@ -104,6 +104,7 @@ def made(model, tmp_path, **changes):
         "site": "resid_post",
         "split": GroupSplit(),
         "cache_root": str(tmp_path / "cache"),
+        "folder": tmp_path / "run",
     }
     datamodule = ActivationDataModule(**(settings | changes))
     datamodule.setup()
@@ -116,17 +117,19 @@ def test_activations_of_statements_against_the_model_alone(kind, encoder, tiny_m
     folder = encoder if kind == "encoder" else tiny_model
     model = LanguageModel(str(folder), dtype="float32", batch_size=8)
     datamodule = made(model, tmp_path)
-    table = pq.read_table(next(iter(datamodule._shards[0])).parents[1] / "index.parquet").to_pylist()
+    table = pq.read_table(tmp_path / "run" / "examples.parquet").to_pylist()
     blocks = list(datamodule.test_dataloader())
     acts = torch.cat([block["acts"] for block in blocks]).unflatten(0, (-1, 10))
     tokenizer, network = model.load_tokenizer(), AutoModel.from_pretrained(folder)
-    rows = datamodule._rows["test"]
+    rows = datamodule.targets.rows("test")
     names = datamodule.positions.names
     assert [row["label"] for row in table] == [i % 2 for i in range(120)]
     assert {row["finish"] for row in table} == {"given"}
     for i in (0, 5, len(rows) - 1):
         row = table[rows[i]]
-        assert blocks[0]["labels"][i] == row["label"]
+        assert blocks[0]["labels"][0, i] == row["label"]
+        assert blocks[0]["examples"][i] == rows[i]
+        assert row["split"] == "test"
         ids = tokenizer(row["question"]).input_ids
         assert row["prompt_ids"] + row["answer_ids"] == ids
         states = network(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0]
@@ -141,8 +144,13 @@ def test_activations_of_statements_against_the_model_alone(kind, encoder, tiny_m
         }.items():  # fmt: skip
             torch.testing.assert_close(acts[0, names.index(name), i].float(), expected, rtol=2**-7, atol=5e-3)
     last, end = names.index("last"), names.index("-1")
-    assert datamodule.card["coincidence"][last][end] == (0 if kind == "encoder" else 1)
-    assert datamodule.card["target"] == "label"
+    assert datamodule.card
+    assert datamodule.card.coincidence
+    assert datamodule.card.coincidence[last][end] == (0 if kind == "encoder" else 1)
+    (target,) = datamodule.card.targets
+    assert (target.name, target.label) == ("label", "label")
+    # Statements have no labels of ours to report on.
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"examples.parquet", "exact_answers.html"}
 
 
 def test_a_rule_that_overrules_the_labels_of_statements_is_refused(encoder, tmp_path):

@@ -40,9 +40,12 @@ def store(request, acts, tmp_path_factory):
     return Shards(shards)
 
 
-def examples(store, rows=ROWS):
-    labels, valid, groups = torch.arange(N) % 2, torch.arange(N * T).view(N, T) % 3 > 0, torch.arange(N) // 3
-    return Examples(store, rows, labels[rows], valid[rows], groups[rows])
+def examples(store, rows=ROWS, n_targets=1):
+    """All rows are held by the first target; the second has other labels, and holds every second row."""
+    labels = torch.stack([torch.arange(N) % 2, torch.arange(N) // 2 % 2])[:n_targets]
+    held = torch.stack([torch.ones(N, dtype=torch.bool), torch.arange(N) % 4 < 2])[:n_targets]
+    valid, groups = torch.arange(N * T).view(N, T) % 3 > 0, torch.arange(N) // 3
+    return Examples(store, rows, labels[:, rows], held[:, rows], valid[rows], groups[rows])
 
 
 def budget(store, block_bytes):
@@ -61,17 +64,21 @@ def test_every_cell_once_with_the_rows_of_the_split(store, acts, cells_per_block
         assert len(yielded) == len(stream)
         for block in yielded:
             assert 1 <= len(block["cells"]) <= cells_per_block
-            assert block["valid"].shape == block["acts"].shape[:2]
+            assert block["valid"].shape == (1, *block["acts"].shape[:2])
             for i, cell in enumerate(block["cells"].tolist()):
                 layer, position = divmod(cell, T)
-                assert torch.equal(block["valid"][i], these.valid[:, position])
+                assert torch.equal(block["valid"][0, i], these.valid[:, position])
                 kept = these.valid[:, position]
                 assert torch.equal(block["acts"][i][kept], acts[ROWS, layer, position][kept])
                 assert not block["acts"][i][~kept].any()
-            assert block["labels"].tolist() == [0, 1, 1, 0, 1, 1]
+            assert block["labels"].tolist() == [[0, 1, 1, 0, 1, 1]]
+            assert block["held"].tolist() == [[True] * 6]
+            assert block["examples"].tolist() == ROWS.tolist()
             assert block["groups"].tolist() == [0, 1, 2, 2, 5, 6]
             assert block["acts"].dtype == torch.bfloat16
-            assert {block[name].dtype for name in ("labels", "cells", "groups")} == {torch.int64}
+            assert {block[name].dtype for name in ("labels", "cells", "groups", "examples")} == {torch.int64}
+            assert {block[name].dtype for name in ("valid", "held")} == {torch.bool}
+            assert list(block) == ["acts", "labels", "valid", "cells", "groups", "held", "examples"]
             seen += block["cells"].tolist()
     assert sorted(seen) == list(range(L * T))
 
@@ -96,8 +103,28 @@ def test_what_is_absent_is_zero_whatever_the_file_says(acts, tmp_path):
     save_file({"acts": broken}, tmp_path / "acts")
     store = TensorFile(read_header(tmp_path / "acts").get_tensor("acts", ""))
     for block in [*CellBlocks(examples(store), Budget(1)), *ExampleBlocks(examples(store), 4, 0, Budget(1))]:
-        assert not block["acts"][~block["valid"]].any()
-        assert block["acts"][block["valid"]].isfinite().all()
+        assert not block["acts"][~block["valid"][0]].any()
+        assert block["acts"][block["valid"][0]].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["cells", "batches"])
+def test_a_block_says_which_target_holds_an_example(store, acts, kind):
+    """Activations are those of any target: what one leaves out is there for the other."""
+    these = examples(store, n_targets=2)
+    stream = CellBlocks(these, Budget(1)) if kind == "cells" else ExampleBlocks(these, 4, 0, Budget(1))
+    seen = 0
+    for block in stream:
+        rows = block["examples"]
+        assert torch.equal(block["labels"], torch.stack([rows % 2, rows // 2 % 2]))
+        assert torch.equal(block["held"], torch.stack([rows >= 0, rows % 4 < 2]))
+        has_position = torch.arange(N * T).view(N, T)[rows] % 3 > 0
+        for i, cell in enumerate(block["cells"].tolist()):
+            here = has_position[:, cell % T]
+            assert torch.equal(block["valid"][:, i], torch.stack([here, here & (rows % 4 < 2)]))
+            assert torch.equal(block["acts"][i][here], acts[rows, cell // T, cell % T][here])
+            assert not block["acts"][i][~here].any()
+            seen += len(rows)
+    assert seen == L * T * len(ROWS)
 
 
 def test_more_ranks_than_cells_are_refused(store):
@@ -125,19 +152,21 @@ def test_every_example_once_an_epoch(store, acts, rows, batch_size, world_size, 
         seen = []
         for i, shares in enumerate(zip(*by_rank, strict=True)):
             expected = min(batch_size, len(rows) - i * batch_size)
-            sizes = [len(share["labels"]) for share in shares]
+            sizes = [share["labels"].shape[1] for share in shares]
             assert sum(sizes) == max(expected, world_size)
             assert max(sizes) - min(sizes) <= 1
             batch = []
             for share in shares:
                 assert share["cells"].tolist() == list(range(L * T))
-                assert share["acts"].shape == (L * T, len(share["labels"]), D)
-                for n in range(len(share["labels"])):
-                    valid = share["valid"][:, n].view(L, T)
+                assert share["acts"].shape == (L * T, share["labels"].shape[1], D)
+                assert share["held"].all()
+                for n in range(share["labels"].shape[1]):
+                    valid = share["valid"][0, :, n].view(L, T)
                     found = share["acts"][:, n].view(L, T, D)
                     # which example this is: the one that has these activations
                     [row] = [row for row in rows if torch.equal(acts[row][valid], found[valid])]
-                    assert (int(share["labels"][n]), int(share["groups"][n])) == (row % 2, row // 3)
+                    assert (int(share["labels"][0, n]), int(share["groups"][n])) == (row % 2, row // 3)
+                    assert int(share["examples"][n]) == row
                     assert torch.equal(valid[0], torch.arange(N * T).view(N, T)[row] % 3 > 0)
                     assert not found[~valid].any()
                     batch.append(row)
@@ -206,7 +235,7 @@ def test_several_batches_are_read_at_once(store, monkeypatch):
     monkeypatch.setattr(type(store), "read", counts)
     batches = list(ExampleBlocks(examples(store, np.arange(N)), 4, 0, budget(store, 2 * 4 * ROW)))
     assert reads == [8, 8, 4]
-    assert [len(batch["labels"]) for batch in batches] == [4] * 5
+    assert [batch["labels"].shape for batch in batches] == [(1, 4)] * 5
 
 
 MEMORY = """
@@ -231,7 +260,8 @@ N, L, T, D = store.shape
 
 def stream(rows):
     n = len(rows)
-    examples = Examples(store, rows, torch.arange(n) % 2, torch.arange(n * T).view(n, T) % 9 > 0, torch.arange(n))
+    labels, held = torch.arange(n)[None] % 2, torch.ones(1, n, dtype=torch.bool)
+    examples = Examples(store, rows, labels, held, torch.arange(n * T).view(n, T) % 9 > 0, torch.arange(n))
     batches, cells = ExampleBlocks(examples, 16, 0, Budget(budget)), CellBlocks(examples, Budget(budget))
     total = 0
     for block in batches if kind == "batches" else cells:

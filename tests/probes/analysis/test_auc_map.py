@@ -11,6 +11,7 @@ NAN = math.nan
 
 def a_map(**changes) -> AUCMap:
     values = {
+        "target": "correctness",
         "split": "val",
         "layers": (3, 7),
         "positions": ("last_q", "-1", "exact_answer_last"),
@@ -25,14 +26,14 @@ def a_map(**changes) -> AUCMap:
 def test_table_is_long_layer_by_layer():
     expected = pd.DataFrame(
         [
-            ("val", 3, "last_q", 0.5, 0.05, 40, 10),
-            ("val", 3, "-1", 0.75, 0.04, 20, 10),
-            ("val", 3, "exact_answer_last", NAN, NAN, 40, 20),
-            ("val", 7, "last_q", 0.25, 0.03, 19, 10),
-            ("val", 7, "-1", 1.0, 0.0, 40, 31),
-            ("val", 7, "exact_answer_last", 0.9, 0.02, 40, 9),
+            ("correctness", "val", 3, "last_q", 0.5, 0.05, 40, 10),
+            ("correctness", "val", 3, "-1", 0.75, 0.04, 20, 10),
+            ("correctness", "val", 3, "exact_answer_last", NAN, NAN, 40, 20),
+            ("correctness", "val", 7, "last_q", 0.25, 0.03, 19, 10),
+            ("correctness", "val", 7, "-1", 1.0, 0.0, 40, 31),
+            ("correctness", "val", 7, "exact_answer_last", 0.9, 0.02, 40, 9),
         ],
-        columns=["split", "layer", "position", "auc", "auc_se", "n", "n_positive"],
+        columns=["target", "split", "layer", "position", "auc", "auc_se", "n", "n_positive"],
     )
     pd.testing.assert_frame_equal(a_map().table(), expected)
 
@@ -45,7 +46,7 @@ def test_table_follows_a_transposed_tensor():
 def test_readable_needs_ten_of_either_class_and_a_finite_auc():
     # row 1: 10 positives and 30; 10 and 10; NaN. Row 2: 9 negatives; 9 negatives; 9 positives
     assert a_map().readable().tolist() == [[True, True, False], [False, False, False]]
-    assert a_map().readable(min_per_class=9).tolist() == [[True, True, False], [True, True, True]]
+    assert a_map(n=a_map().n + 1, n_positive=a_map().n_positive + 1).readable()[1].tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ["auc", "auc_se", "n", "n_positive"])

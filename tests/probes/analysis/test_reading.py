@@ -14,6 +14,7 @@ def map_of(auc, readable=None, layers=None, positions=None) -> AUCMap:
     L, T = auc.shape
     readable = torch.ones(L, T, dtype=torch.bool) if readable is None else readable
     return AUCMap(
+        target="correctness",
         split="test",
         layers=layers or tuple(range(L)),
         positions=positions or tuple(f"p{column}" for column in range(T)),

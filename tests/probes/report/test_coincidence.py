@@ -6,15 +6,16 @@ import pytest
 from matplotlib.text import Text
 
 from probes.report.coincidence import Coincidence, draw, table
+from tests.support.cards import make_card
 
 POSITIONS = ["last_q", "a_position_with_a_rather_long_name", "-1"]
 SHARES = [[1.0, 0.25, None], [0.25, 1.0, 0.0], [None, 0.0, 1.0]]
 
 
 def write(folder, shares: Any = SHARES, zero=True):
-    card = {"positions": POSITIONS, "coincidence": shares, "n_valid": [10, 8, 0]}
+    card = make_card((0,), POSITIONS, coincidence=shares, n_valid=(10, 8, 0))
     trainer: Any = SimpleNamespace(is_global_zero=zero)
-    Coincidence(folder / "run").on_test_end(trainer, SimpleNamespace(card=card))
+    Coincidence(folder / "run").on_test_end(trainer, SimpleNamespace(tested=card))
     return sorted(path.name for path in folder.rglob("*.*"))
 
 

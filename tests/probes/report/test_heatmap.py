@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +15,20 @@ from matplotlib.text import Text
 from PIL import Image
 from pytorch_lightning.trainer.states import TrainerFn
 
+from datamodules.card import Count
 from probes.analysis.auc_map import AUCMap
-from probes.report.heatmap import NO_AUC, Heatmap, caption, draw, whole_file
+from probes.report.heatmap import Heatmap, caption
+from probes.report.heatmap import draw as draw_maps
+from probes.report.style import NO_AUC
+from probes.report.whole_file import whole_file
+from tests.support.cards import make_card
 
 PAPER = (
     "last_q", "first_answer", "second_answer", "exact_answer_before_first", "exact_answer_first", "exact_answer_last",
     "exact_answer_after_last", "-8", "-7", "-6", "-5", "-4", "-3", "-2", "-1",
 )  # fmt: skip
+
+TENSORS = ("auc", "auc_se", "n", "n_positive")
 
 
 def a_map(L=8, T=15, split="test", seed=0, low=0.5) -> AUCMap:
@@ -28,7 +36,7 @@ def a_map(L=8, T=15, split="test", seed=0, low=0.5) -> AUCMap:
     auc = low + (1 - low) * torch.rand(L, T, generator=generator, dtype=torch.float64)
     n = torch.full((L, T), 200)
     names = (PAPER + tuple(f"position_{column}" for column in range(T)))[:T]
-    return AUCMap(split, tuple(range(L)), names, auc, auc * 0.05, n, n // 2)
+    return AUCMap("correctness", split, tuple(range(L)), names, auc, auc * 0.05, n, n // 2)
 
 
 def unreadable(auc_map: AUCMap, *cells) -> AUCMap:
@@ -38,12 +46,14 @@ def unreadable(auc_map: AUCMap, *cells) -> AUCMap:
 
 
 def a_module(**maps) -> SimpleNamespace:
-    rows = {"train": {"n": 800, "n_positive": 400}, "val": {"n": 1200, "n_positive": 300}}
-    card = {
-        "model": "tiny", "dataset": "capitals", "site": "resid_post", "target": "correctness",
-        "split": {"seed": 0, **rows, "test": {"n": 200, "n_positive": 92}},
-    }  # fmt: skip
-    return SimpleNamespace(maps=maps, card=card, described="logistic, l2 = 1")
+    counts = {"train": (800, 400), "val": (1200, 300), "test": (200, 92)}
+    card = make_card(range(8), PAPER, model="tiny", dataset="capitals", counts=counts)
+    maps = {split: [one] for split, one in maps.items()}
+    return SimpleNamespace(maps=maps, tested=card, described="logistic, l2 = 1")
+
+
+def draw(auc_map, title, subtitle):
+    return draw_maps([auc_map], title, subtitle)
 
 
 def a_trainer(**changes) -> Any:
@@ -81,7 +91,14 @@ def test_no_text_is_cut_off(L, T, name):
 def test_no_text_is_cut_off_by_long_position_names():
     auc_map = a_map(3, 2)
     auc_map = AUCMap(
-        "test", auc_map.layers, ("p" * 120, "q" * 80), auc_map.auc, auc_map.auc_se, auc_map.n, auc_map.n_positive
+        "correctness",
+        "test",
+        auc_map.layers,
+        ("p" * 120, "q" * 80),
+        auc_map.auc,
+        auc_map.auc_se,
+        auc_map.n,
+        auc_map.n_positive,
     )
     figure = draw(auc_map, "title", "subtitle")
     figure.canvas.draw()
@@ -161,14 +178,15 @@ def test_names_are_not_mathematics():
 
 
 def test_caption_says_what_the_map_rests_on():
-    title, subtitle = caption(a_module().card, "logistic, l2 = 1", "val")
+    title, subtitle = caption(a_module().tested, "logistic, l2 = 1", "val")
     assert title == "Where correctness can be read: capitals"
     assert " ".join(subtitle.split()) == "tiny · resid_post · logistic, l2 = 1 · val split · n = 1,200 · base rate 25%"
 
 
 def test_caption_of_an_empty_split():
-    card = a_module().card
-    card["split"]["test"] = {"n": 0, "n_positive": 0}
+    card = a_module().tested
+    [target] = card.targets
+    card = replace(card, targets=(replace(target, counts={"test": Count(0, 0)}),))
     assert "base\N{NO-BREAK SPACE}rate\N{NO-BREAK SPACE}none" in caption(card, "mlp", "test")[1]
 
 
@@ -178,7 +196,7 @@ def test_csv_round_trip_of_both_splits(tmp_path):
     Heatmap(tmp_path).on_test_end(a_trainer(), a_module(**maps))
     expected = pd.concat([maps["val"].table(), maps["test"].table()], ignore_index=True)
     got = pd.read_csv(tmp_path / "heatmap.csv", dtype={"split": "str", "position": "str"})
-    assert list(got.columns) == ["split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
+    assert list(got.columns) == ["target", "split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
     pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=0, atol=5.1e-10)
 
 

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +10,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from datamodules.card import Card
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.reading import read_map
-from probes.report.heatmap import NO_AUC
-from probes.report.summary import Report, load_probes, print_map, short_labels
+from probes.report.probes_file import load_probes
+from probes.report.style import NO_AUC
+from probes.report.summary import Report
+from probes.report.terminal import print_map, short_labels
+from tests.support.cards import make_card
 
 PAPER = (
     "last_q", "first_answer", "second_answer", "exact_answer_before_first", "exact_answer_first", "exact_answer_last",
@@ -24,33 +29,38 @@ def a_map(L=8, T=15, split="test", seed=0) -> AUCMap:
     generator = torch.Generator().manual_seed(seed)
     auc = 0.5 + 0.5 * torch.rand(L, T, generator=generator, dtype=torch.float64)
     n = torch.full((L, T), 200)
-    return AUCMap(split, tuple(range(L)), PAPER[:T], auc, auc * 0.05, n, n // 2)
+    return AUCMap("correctness", split, tuple(range(L)), PAPER[:T], auc, auc * 0.05, n, n // 2)
 
 
 def a_module(L=8, T=15, **maps) -> SimpleNamespace:
-    maps = maps or {"val": a_map(L, T, "val", 1), "test": a_map(L, T)}
+    maps = {name: [one] for name, one in (maps or {"val": a_map(L, T, "val", 1), "test": a_map(L, T)}).items()}
     coincidence = [[1.0 if row == column else 0.0 for column in range(T)] for row in range(T)]
     if T > 1:
         coincidence[0][1] = coincidence[1][0] = 0.25
-    card = {
-        "model": "tiny [x]", "dataset": "capitals", "site": "resid_post", "target": "correctness",
-        "layers": list(range(L)), "positions": list(PAPER[:T]), "width": 4,
-        "split": {"seed": 0, **{name: {"n": 200, "n_positive": 92} for name in ("train", "val", "test")}},
-        "coincidence": coincidence, "n_valid": [1000] * T,
-    }  # fmt: skip
+    counts = dict.fromkeys(("train", "val", "test"), (200, 92))
+    card = make_card(
+        range(L), PAPER[:T], 4, model="tiny [x]", dataset="capitals", coincidence=tuple(map(tuple, coincidence)),
+        n_valid=(1000,) * T, counts=counts,
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(L, T, 4, generator=generator)
     weight[0, 0] = math.nan
     bias = torch.randn(L, T, generator=generator)
-    tensors = {"weight": torch.nn.Parameter(weight), "bias": torch.nn.Parameter(bias)}
+    tensors = {"weight": torch.nn.Parameter(weight[None]), "bias": torch.nn.Parameter(bias[None])}
     fitted = {"probe": "logistic"}
-    return SimpleNamespace(maps=maps, fitted=fitted, described="logistic, l2 = 1", card=card, tensors=lambda: tensors)
+    described = "logistic, l2 = 1"
+    return SimpleNamespace(
+        maps=maps, fitted=fitted, described=described, card=card, tested=card, tensors=lambda: tensors
+    )
 
 
 def report(folder, module, **changes) -> None:
-    trainer: Any = SimpleNamespace(**({"is_global_zero": True} | changes))
-    Report(folder).on_test_end(trainer, module)
-    Report(folder).teardown(trainer, module, "test")
+    datamodule = SimpleNamespace(seconds={"activations": 1.25})
+    trainer: Any = SimpleNamespace(**({"is_global_zero": True, "datamodule": datamodule} | changes))
+    callback = Report(folder)
+    for hook in (callback.on_train_start, callback.on_train_end, callback.on_test_start, callback.on_test_end):
+        hook(trainer, module)
+    callback.teardown(trainer, module, "test")
 
 
 def strict(text):
@@ -69,14 +79,17 @@ def tiles(auc_map, width=100) -> list[str]:
 
 def test_summary_holds_the_run_its_reading_and_the_extent_of_both_maps(tmp_path):
     module = a_module()
-    module.maps["test"].n_positive[0, 0] = 3
-    module.maps["test"].auc[0, 0] = 1.0  # unreadable, so not the best
+    module.maps["test"][0].n_positive[0, 0] = 3
+    module.maps["test"][0].auc[0, 0] = 1.0  # unreadable, so not the best
     report(tmp_path, module)
     summary = strict((tmp_path / "summary.json").read_text())
-    card, maps = module.card, module.maps
-    for key in ("model", "dataset", "site", "target", "layers", "positions", "split", "coincidence", "n_valid"):
-        assert summary.pop(key) == card[key]
-    assert summary.pop("reading") == read_map(maps["test"], card["coincidence"], card["n_valid"])
+    card, maps = module.tested, {split: one for split, [one] in module.maps.items()}
+    assert Card.from_json({key: summary.pop(key) for key in card.to_json()}) == card
+    assert summary.pop("reading") == read_map(maps["test"], card.coincidence, card.n_valid)
+    seconds, versions = summary.pop("seconds"), summary.pop("versions")
+    assert seconds.pop("activations") == 1.25
+    assert set(seconds) == {"fit and validation", "test"}
+    assert versions["torch"] == torch.__version__
     assert summary.pop("fit") == {"probe": "logistic"}
     test = maps["test"].auc.flatten()[1:]
     assert summary["test"]["best_auc"] == float(test.max())
@@ -92,7 +105,7 @@ def test_summary_without_validation(tmp_path):
 
 def test_nothing_readable_is_reported_not_fatal(tmp_path, capsys):
     module = a_module()
-    module.maps["test"].auc[:] = math.nan
+    module.maps["test"][0].auc[:] = math.nan
     report(tmp_path, module)
     summary = strict((tmp_path / "summary.json").read_text())
     assert summary["test"] == {"best_auc": None, "mean_auc": None}
@@ -101,22 +114,21 @@ def test_nothing_readable_is_reported_not_fatal(tmp_path, capsys):
 
 def test_probes_come_back_bit_for_bit(tmp_path):
     module = a_module(3, 2)
-    module.maps["val"].auc[1, 1] = math.nan
+    module.maps["val"][0].auc[1, 1] = math.nan
     report(tmp_path, module)
-    weight, bias, card = load_probes(tmp_path / "probes.safetensors")
+    weight, bias, card, auc = load_probes(tmp_path / "probes.safetensors")
     assert weight.dtype == bias.dtype == torch.float32
     assert torch.equal(weight.nan_to_num(7), module.tensors()["weight"].nan_to_num(7))
     assert torch.equal(bias, module.tensors()["bias"])
-    auc = card.pop("auc")
     assert card == module.card
-    assert auc["test"] == module.maps["test"].auc.tolist()
-    assert auc["val"][1][1] is None
-    assert auc["val"][2] == module.maps["val"].auc[2].tolist()
+    assert auc["test"][0] == module.maps["test"][0].auc.tolist()
+    assert auc["val"][0][1][1] is None
+    assert auc["val"][0][2] == module.maps["val"][0].auc[2].tolist()
 
 
 def test_other_safetensors_are_refused(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"expected probes written by Report, got .*other\.safetensors without a card"):
+    with pytest.raises(ValueError, match=r"expected the probes of a run, got .*other\.safetensors without a card"):
         load_probes(tmp_path / "other.safetensors")
 
 
@@ -140,7 +152,8 @@ def test_only_global_rank_zero_reports(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_files_are_whole_and_the_same_every_time(tmp_path):
+def test_files_are_whole_and_the_same_every_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("probes.report.summary.time.monotonic", lambda: 1.0)
     contents = []
     for name in ("one", "two"):
         report(tmp_path / name, a_module())
@@ -161,16 +174,16 @@ def test_terminal_says_map_reading_and_picture(tmp_path, capsys, monkeypatch):
     assert max(len(line) for line in lines if str(folder) not in line) <= 100
     assert "tiny [x] · resid_post · logistic, l2 = 1 · test split · n = 200 · base rate 46%" in lines
     assert str(folder / "heatmap.png") in lines
-    best = read_map(module.maps["test"])["best_cells"][0]
+    best = read_map(module.maps["test"][0])["best_cells"][0]
     digits = f"{best['auc']:.3f}".removeprefix("0").replace(".", r"\.")
     assert re.search(rf"^ *{best['layer']} +{best['position']} +{digits} ± \.\d\d\d +200$", out, re.MULTILINE)
     assert re.search(r"last_q\s+first_answer\s+25\.0%", out)
-    rectangle = read_map(module.maps["test"])["rectangle"]
+    rectangle = read_map(module.maps["test"][0])["rectangle"]
     assert f"layers {rectangle['layers'][0]} to {rectangle['layers'][1]}" in out
 
 
 def test_nothing_is_printed_before_the_end_of_the_test(tmp_path, capsys):
-    trainer: Any = SimpleNamespace(is_global_zero=True)
+    trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=None)
     Report(tmp_path).on_test_end(trainer, a_module())
     Report(tmp_path).teardown(trainer, a_module(), "fit")
     assert capsys.readouterr().out == ""
@@ -236,15 +249,16 @@ def test_positions_that_never_meet_are_told(tmp_path, capsys):
     module = a_module()
     report(tmp_path, module)
     assert "No two positions ever" not in capsys.readouterr().out
-    T = len(module.card["positions"])
-    module.card["coincidence"] = [[float(i == j) for j in range(T)] for i in range(T)]
+    T = len(module.tested.positions)
+    never = tuple(tuple(float(i == j) for j in range(T)) for i in range(T))
+    module.tested = replace(module.tested, coincidence=never)
     report(tmp_path, module)
     assert "No two positions ever fall on one token." in capsys.readouterr().out
 
 
 def test_nothing_is_said_of_tokens_that_are_not_known(tmp_path, capsys):
     module = a_module()
-    module.card["coincidence"] = None
+    module.tested = replace(module.tested, coincidence=None)
     report(tmp_path, module)
     printed = capsys.readouterr().out
     assert "Best layer of each position" in printed

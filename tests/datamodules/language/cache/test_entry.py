@@ -37,7 +37,7 @@ def test_a_checked_shard_is_not_read_again(tmp_path, monkeypatch):
     built = entry(tmp_path)
     build(built)
     built.check_files(1)
-    monkeypatch.setattr(cache, "_find_difference", lambda *_: pytest.fail("was read again"))
+    monkeypatch.setattr(cache, "find_difference", lambda *_: pytest.fail("was read again"))
     assert len(entry(tmp_path).check_files(1)) == 2
 
 

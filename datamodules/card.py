@@ -1,0 +1,165 @@
+"""The card: what describes a grid of activations, and what a grid of probes remembers of the data it was fitted on.
+
+Standard library only: the one thing that `probes` knows of `datamodules`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+MIN_PER_CLASS = 10  # fewer examples of a class than this say nothing about a probe
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many examples a split has.
+
+    Attributes:
+        n: examples.
+        n_positive: those with label 1.
+    """
+
+    n: int
+    n_positive: int
+
+
+@dataclass(frozen=True)
+class TargetCard:
+    """One target: a label set, and how its examples are split.
+
+    Attributes:
+        name: differs from that of every other target, as in `correctness, seed 5`.
+        label: what label 1 says; targets with the same label are one label set under several splits.
+        seed: of the split.
+        counts: of `train`, `val` and `test`.
+    """
+
+    name: str
+    label: str
+    seed: int | None
+    counts: Mapping[str, Count]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Describes a grid of L layers and T positions.
+
+    Attributes:
+        model: name of the language model.
+        revision: its commit on the hub; None for files of one's own.
+        dataset: name of the question set.
+        site: which tensor of a block, by TransformerLens' name.
+        layers: [L] block numbers, the rows.
+        positions: [T] names, the columns.
+        width: D.
+        targets: [K].
+        classes: what labels 0 and 1 are called.
+        coincidence: [T, T], share of the examples having both positions in which the two are one token, None where no
+            example has both; None where the tokens are not known.
+        n_valid: [T], how many examples have the position.
+        cache: keys of the cache entries that were read, by stage.
+    """
+
+    model: str
+    dataset: str
+    site: str
+    layers: tuple[int, ...]
+    positions: tuple[str, ...]
+    width: int
+    targets: tuple[TargetCard, ...]
+    n_valid: tuple[int, ...]
+    revision: str | None = None
+    classes: tuple[str, str] = ("wrong", "right")
+    coincidence: tuple[tuple[float | None, ...], ...] | None = None
+    cache: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """K, L, T, D."""
+        return len(self.targets), len(self.layers), len(self.positions), self.width
+
+    def choose(self, layers: Sequence[int], positions: Sequence[str]) -> "Card":
+        """The card of some rows and columns, in the order given; all have to be here.
+
+        >>> card.choose([4], ["first_answer"]).positions
+        ('first_answer',)
+        """
+        columns = [self.positions.index(name) for name in positions]
+        shares = self.coincidence
+        return replace(
+            self,
+            layers=tuple(layers),
+            positions=tuple(positions),
+            n_valid=tuple(self.n_valid[t] for t in columns),
+            coincidence=shares and tuple(tuple(shares[i][j] for j in columns) for i in columns),
+        )
+
+    def require(self, fitted: "Card") -> None:
+        """Hold this card against that of probes which are to be tested on it; order does not matter.
+
+        Raises:
+            ValueError: a layer, a position or the width of the probes is missing here, or the targets cannot be paired:
+                they are paired in their order, one alone with all.
+        """
+        probes = f"the probes that were fitted on {fitted.dataset}"
+        for name, wanted, here in (
+            ("layer", fitted.layers, self.layers),
+            ("position", fitted.positions, self.positions),
+        ):
+            if missing := [str(one) for one in wanted if one not in here]:
+                raise ValueError(
+                    f"test: expected every {name} of {probes}, got {self.dataset} without {name} {', '.join(missing)}; "
+                    "read it there too, or fit probes without it"
+                )
+        if fitted.width != self.width:
+            raise ValueError(
+                f"test: expected activations of width {fitted.width}, that of {probes}, got width {self.width} of "
+                f"{self.model}; take the same model and site"
+            )
+        names, own = ([target.name for target in card.targets] for card in (fitted, self))
+        if 1 in (len(names), len(own)):
+            return
+        if len(names) != len(own):
+            raise ValueError(
+                f"test: expected one target or {len(names)}, as many as {probes} have, got {len(own)}; choose as many "
+                "split seeds"
+            )
+        if any(name in own and own.index(name) != k for k, name in enumerate(names)):
+            raise ValueError(
+                f"test: expected targets in the order of {probes}, {'; '.join(names)}, got {'; '.join(own)}; put them "
+                "in that order"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as `from_json` takes it; JSON-ready."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "Card":
+        """Read a card, also one of version 0.1, which had one target without a name of its own."""
+        given = dict(content)
+        if "targets" not in given:
+            split, label = dict(given.pop("split", {})), given.pop("target", "label 1")
+            seed = split.pop("seed", None)
+            given["targets"] = [{"name": label, "label": label, "seed": seed, "counts": split}]
+        shares = given.get("coincidence")
+        known = {name: given[name] for name in Card.__dataclass_fields__ if name in given}
+        return Card(
+            **known
+            | {
+                "layers": tuple(given["layers"]),
+                "positions": tuple(given["positions"]),
+                "n_valid": tuple(given.get("n_valid", ())),
+                "classes": tuple(given.get("classes", ("wrong", "right"))),
+                "coincidence": shares and tuple(tuple(row) for row in shares),
+                "targets": tuple(
+                    TargetCard(
+                        one["name"],
+                        one["label"],
+                        one["seed"],
+                        {split: Count(**count) for split, count in one["counts"].items()},
+                    )
+                    for one in given["targets"]
+                ),
+            }
+        )

@@ -1,0 +1,106 @@
+"""Scores: every out-of-sample score of a run, as it stands in scores.safetensors."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from datamodules.card import Card
+from probes.analysis.auc_map import AUCMap
+from probes.analysis.auroc import auroc_with_variance
+
+SCORES = "scores.safetensors"
+PARTS = {"val": 1, "test": 2}  # numbers of `part`; 0 is neither
+TENSORS = ("scores", "examples", "part", "labels")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of n examples, each by the probes that did not see it in training.
+
+    Attributes:
+        scores: [K, L, T, n] float32, NaN where the example lacks the position, or there is no probe.
+        examples: [n] int64, ascending, row numbers in examples.parquet.
+        part: [K, n] uint8, which split of a target the example is in, by the numbers of `PARTS`.
+        labels: [K, n] uint8, 0 or 1.
+        card: of the data that was scored.
+    """
+
+    scores: Tensor
+    examples: Tensor
+    part: Tensor
+    labels: Tensor
+    card: Card
+
+    def of(self, split: str, k: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [L, T, m], labels [m] and examples [m] of the m examples in a split of target k."""
+        here = self.part[k] == PARTS[split]
+        return self.scores[k][:, :, here], self.labels[k, here], self.examples[here]
+
+    def maps(self, split: str) -> list[AUCMap]:
+        """The AUC of every cell, a map for each target; those that heatmap.csv holds.
+
+        >>> load_scores("outputs/latest").maps("test")[0].auc.max()
+        """
+        found = []
+        for k, target in enumerate(self.card.targets):
+            scores, labels, _ = self.of(split, k)
+            valid = scores.isfinite()
+            auc, variance = auroc_with_variance(scores, labels, valid)
+            n_positive = (valid & (labels == 1)).sum(-1)
+            layers, positions = self.card.layers, self.card.positions
+            found.append(AUCMap(target.name, split, layers, positions, auc, variance.sqrt(), valid.sum(-1), n_positive))
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The content of scores.safetensors."""
+        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
+        return save(tensors, {"card": json.dumps(self.card.to_json(), allow_nan=False)})
+
+
+def load_scores(run: str | Path) -> Scores:
+    """Read the scores of a run folder.
+
+    Raises:
+        FileNotFoundError: the run left its scores out, or is none.
+        ValueError: the file holds no scores of a run.
+    """
+    path = Path(run) / SCORES
+    if not path.exists():
+        raise FileNotFoundError(f"expected {path}, got none; run again with a larger scores.max_bytes, or name a run")
+    with safe_open(path, "pt") as file:
+        names, metadata = set(file.keys()), file.metadata() or {}
+        if "card" not in metadata or not names.issuperset(TENSORS):
+            raise ValueError(f"expected the scores of a run, got {path} without some of {', '.join(TENSORS)} and card")
+        parts = {name: file.get_tensor(name) for name in TENSORS}
+    return Scores(**parts, card=Card.from_json(json.loads(metadata["card"])))
+
+
+def join_parts(parts: dict[str, "Scores"]) -> Scores:
+    """Scores of several splits as one record; an example may be in another split of each target.
+
+    Args:
+        parts: for each split its scores, whose `part` is that split's number where a target holds the example.
+    """
+    first, *_ = parts.values()
+    examples = torch.cat([one.examples for one in parts.values()]).unique()  # ascending
+    K, L, T, _ = first.scores.shape
+    joined = Scores(
+        torch.full((K, L, T, len(examples)), torch.nan),
+        examples,
+        torch.zeros(K, len(examples), dtype=torch.uint8),
+        torch.zeros(K, len(examples), dtype=torch.uint8),
+        first.card,
+    )
+    for one in parts.values():
+        at = torch.searchsorted(examples, one.examples)
+        for k in range(K):
+            held = one.part[k] > 0
+            joined.part[k, at[held]] = one.part[k, held]
+            joined.scores[k][:, :, at[held]] = one.scores[k][:, :, held]
+        joined.labels[:, at] = one.labels
+    return joined

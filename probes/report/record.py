@@ -1,0 +1,103 @@
+"""The record of scores: the callback that collects every out-of-sample score and writes scores.safetensors."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from probes.analysis.scores import PARTS, SCORES, Scores, join_parts
+from probes.report.whole_file import whole_file
+
+log = logging.getLogger(__name__)
+
+
+class ScoreRecord(pl.Callback):
+    """Keeps the scores of the last validation and of the test, and writes them when testing ends.
+
+    Every rank holds the scores of all cells, its own filled in; global rank zero writes their sum. After a fit of
+    several epochs the validation scores are those of the probes that are kept.
+
+    Args:
+        folder: where scores.safetensors goes; made if missing.
+        max_bytes: of all scores; above it they are left out, and the run says so.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: float = 1e9) -> None:
+        if not isinstance(max_bytes, int | float) or max_bytes < 0:
+            raise ValueError(f"scores.max_bytes: expected a number of bytes of at least 0, got {max_bytes!r}")
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.parts: dict[str, Scores] = {}
+        self._latest: Scores | None = None  # of the split that is being scored
+        self._left_out = 0  # bytes
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Begin anew."""
+        self._latest = None
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Begin anew."""
+        self._latest = None
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the scores of a block."""
+        self._add("val", pl_module, outputs)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the scores of a block."""
+        self._add("test", pl_module, outputs)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Keep the validation scores, if their probes are the best so far."""
+        if self._latest is not None and not trainer.sanity_checking and pl_module.improved:
+            self.parts["val"] = self._sum_over_ranks(self._latest, pl_module.device)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write the file."""
+        if self._latest is not None:
+            self.parts["test"] = self._sum_over_ranks(self._latest, pl_module.device)
+        if not trainer.is_global_zero:
+            return
+        if self._left_out:
+            log.warning(
+                f"scores: {self._left_out / 1e6:,.1f} MB are more than scores.max_bytes = {self.max_bytes:,.0f}, and "
+                f"{SCORES} is left out; raise it to keep them"
+            )
+        elif self.parts:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.folder / SCORES) as path:
+                path.write_bytes(join_parts(self.parts).to_bytes())
+
+    def _add(self, split: str, module: Any, outputs: dict[str, Tensor]) -> None:
+        if not outputs:
+            return
+        K, L, T, _ = module.tested.shape
+        outputs = {name: part.cpu() for name, part in outputs.items()}
+        if self._latest is None:
+            n = len(outputs["examples"])
+            others = sum(one.scores.nbytes for name, one in self.parts.items() if name != split)
+            if others + 4 * K * L * T * n > self.max_bytes:
+                self._left_out = others + 4 * K * L * T * n
+                return
+            part = outputs["held"].to(torch.uint8) * PARTS[split]
+            # Zero for now, so that the ranks' cells can be summed up.
+            scores, labels = torch.zeros(K, L, T, n), outputs["labels"].to(torch.uint8)
+            self._latest = Scores(scores, outputs["examples"], part, labels, module.tested)
+        self._latest.scores.flatten(1, 2)[:, outputs["cells"]] = outputs["scores"]
+
+    @staticmethod
+    def _sum_over_ranks(latest: Scores, device: torch.device) -> Scores:
+        """Put the cells of all ranks together, a layer at a time on the device, where every backend can."""
+        if dist.is_available() and dist.is_initialized():
+            for layer in latest.scores.transpose(0, 1):
+                on_device = layer.to(device, copy=True)
+                dist.all_reduce(on_device)
+                layer.copy_(on_device)
+        return latest

@@ -1,0 +1,98 @@
+"""The record of scores, against the maps and against activations scored by hand."""
+
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from sklearn.metrics import roc_auc_score
+
+from probes.analysis.scores import load_scores
+from probes.exact_grid import LogisticGrid
+from probes.minibatch import LinearGrid
+from probes.report.heatmap import Heatmap
+from probes.report.record import ScoreRecord
+from tests.probes.test_targets_of_a_grid import Data
+from tests.support.trainers import quiet_trainer
+
+
+def run(folder, grid, data, max_bytes=1e9, **settings):
+    trainer = quiet_trainer(folder, callbacks=[Heatmap(folder), ScoreRecord(folder, max_bytes)], **settings)
+    trainer.fit(grid, data)
+    trainer.test(grid, data, verbose=False)
+    return grid
+
+
+def test_the_file_is_as_documented(tmp_path):
+    data = Data()
+    grid = run(tmp_path, LogisticGrid(), data)
+    with safe_open(tmp_path / "scores.safetensors", "pt") as file:
+        assert set(file.keys()) == {"scores", "examples", "part", "labels"}
+        assert "card" in file.metadata()
+    scores = load_scores(tmp_path)
+    out = data.held("val") | data.held("test")
+    rows = out.any(0).nonzero()[:, 0]
+    assert torch.equal(scores.examples, rows)
+    assert scores.scores.shape == (3, 2, 3, len(rows))
+    assert (scores.scores.dtype, scores.part.dtype, scores.labels.dtype) == (torch.float32, torch.uint8, torch.uint8)
+    assert torch.equal(scores.part, (data.held("val") + 2 * data.held("test"))[:, rows].to(torch.uint8))
+    assert torch.equal(scores.labels[scores.part > 0], data.labels[:, rows].to(torch.uint8)[scores.part > 0])
+    assert scores.card == grid.tested
+    by_hand = torch.einsum("cnd,kcd->kcn", data.acts[:, rows].double(), grid.weight.detach().flatten(1, 2).double())
+    by_hand += grid.bias.detach().flatten(1, 2)[..., None]
+    held = (scores.part > 0)[:, None].expand_as(by_hand)
+    torch.testing.assert_close(scores.scores.flatten(1, 2)[held].double(), by_hand[held], rtol=1e-6, atol=1e-6)
+    assert scores.scores.flatten(1, 2)[~held].isnan().all()
+
+
+@pytest.mark.parametrize("make", [LogisticGrid, lambda: LinearGrid(optimizer=torch.optim.Adam)])
+def test_the_heatmap_follows_from_the_record(make, tmp_path):
+    """Several epochs for the second: its validation scores are those of the best."""
+    data = Data(per_block=6)
+    run(tmp_path, make(), data, max_epochs=1 if make is LogisticGrid else 6)
+    scores = load_scores(tmp_path)
+    rows = pd.read_csv(tmp_path / "heatmap.csv").to_dict("records")
+    assert len(rows) == 2 * 3 * 2 * 3
+    for row in rows:
+        k = [target.name for target in scores.card.targets].index(row["target"])
+        values, labels, _ = scores.of(row["split"], k)
+        at = scores.card.layers.index(row["layer"]), scores.card.positions.index(row["position"])
+        assert row["auc"] == pytest.approx(roc_auc_score(labels, values[at]), abs=1e-8)
+        assert row["n"] == len(labels)
+        again = scores.maps(row["split"])[k]
+        assert row["auc"] == pytest.approx(float(again.auc[at]), abs=1e-8)
+        assert row["auc_se"] == pytest.approx(float(again.auc_se[at]), abs=1e-8)
+        assert row["n_positive"] == again.n_positive[at]
+
+
+def test_too_many_scores_are_left_out_and_the_run_says_so(tmp_path, caplog):
+    data = Data()
+    sizes = [4 * 3 * 6 * int(data.held(split).any(0).sum()) for split in ("val", "test")]
+    run(tmp_path / "fits", LogisticGrid(), data, max_bytes=sum(sizes))
+    assert (tmp_path / "fits" / "scores.safetensors").exists()
+    run(tmp_path / "more", LogisticGrid(), data, max_bytes=sum(sizes) - 1)
+    assert not (tmp_path / "more" / "scores.safetensors").exists()
+    assert "more than scores.max_bytes = " in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"got none; run again with a larger scores.max_bytes"):
+        load_scores(tmp_path / "more")
+
+
+def test_max_bytes_is_checked():
+    for wrong in (-1, "1GB", None):
+        with pytest.raises(ValueError, match=r"^scores.max_bytes: expected a number of bytes of at least 0, got"):
+            ScoreRecord("folder", wrong)  # type: ignore[arg-type]
+
+
+def test_without_validation_rows_only_test_scores_are_kept(tmp_path):
+    data = Data()
+    data.val_dataloader = lambda: []  # type: ignore[method-assign]
+    run(tmp_path, LogisticGrid(), data, limit_val_batches=0)
+    assert set(load_scores(tmp_path).part.unique().tolist()) == {0, 2}
+
+
+def test_a_cell_without_a_probe_has_no_scores(tmp_path):
+    data = Data(names=("correctness",))
+    data.acts[2] = 1.0  # constant: nothing to fit
+    run(tmp_path, LogisticGrid(), data)
+    scores = load_scores(tmp_path).scores
+    assert scores[0, 0, 2].isnan().all()
+    assert not scores[0, 0, 1].isnan().any()

@@ -1,0 +1,234 @@
+"""Several targets in one fit, and probes that are tested on other data than they were fitted on."""
+
+from dataclasses import replace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from probes.exact_grid import LogisticGrid
+from probes.mass_mean import MassMeanGrid
+from probes.minibatch import LinearGrid
+from tests.support.cards import make_block, make_card
+from tests.support.trainers import quiet_trainer
+
+LAYERS, POSITIONS, N, D = (0, 4), ("a", "b", "c"), 400, 6
+SEEDS = ("correctness, seed 0", "correctness, seed 7", "refusal")
+
+
+class Stream:
+    """A sized iterable."""
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+
+    def __len__(self):
+        return len(self.blocks)
+
+    def __iter__(self):
+        return iter(self.blocks)
+
+
+class Data(pl.LightningDataModule):
+    """A grid whose cells are known by name: the signal of layer l at position p is their place in the alphabet.
+
+    Two targets are splits of one label set; the third has labels of its own. `bits` are random labels as text.
+    """
+
+    def __init__(self, layers=LAYERS, positions=POSITIONS, names=SEEDS, per_block=4, whole=False, **more):
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.labels = torch.stack([torch.arange(N) % 2, torch.arange(N) % 2, (torch.arange(N) % 5 < 2).long()])
+        self.labels = self.labels[: len(names)]
+        signal = {(0, "a"): 0.1, (0, "b"): 0.5, (0, "c"): 0.9, (4, "a"): 1.3, (4, "b"): 1.7, (4, "c"): 2.1}
+        noise = torch.randn(N, D, generator=rng)
+        self.cells = [(layer, position) for layer in layers for position in positions]
+        self.acts = torch.stack([noise + signal.get(cell, 0) * self.labels[-1][:, None] for cell in self.cells])
+        self.acts += 0.8 * self.labels[0][:, None] * torch.eye(D)[0]
+        order = torch.stack([torch.randperm(N, generator=rng) for _ in names])
+        self.splits = torch.stack([torch.empty(N).long().scatter_(0, one, torch.arange(N) * 3 // N) for one in order])
+        self.card = make_card(layers, positions, D, names, **more)
+        self.per_block, self.whole = per_block, whole
+
+    def held(self, split):
+        return self.splits == ("train", "val", "test").index(split)
+
+    def blocks(self, split):
+        held = self.held(split)
+        rows = held.any(0).nonzero()[:, 0]
+        for cells in torch.arange(len(self.cells)).split(self.per_block):
+            valid = held[:, None, rows].expand(-1, len(cells), -1)
+            block = make_block(self.acts[cells][:, rows], self.labels[:, rows], valid, cells, rows)
+            yield block | {"held": held[:, rows]}
+
+    def train_dataloader(self):
+        return Stream(list(self.blocks("train")))
+
+    def val_dataloader(self):
+        return Stream(list(self.blocks("val")))
+
+    def test_dataloader(self):
+        return Stream(list(self.blocks("test")))
+
+
+def fit(folder, grid, data, **settings):
+    trainer = quiet_trainer(folder, **settings)
+    trainer.fit(grid, data)
+    trainer.test(grid, data, verbose=False)
+    return grid
+
+
+def one_target(data, k):
+    """The same data with target k alone."""
+    alone = Data(names=(data.card.targets[k].name,))
+    alone.acts, alone.labels, alone.splits = data.acts, data.labels[[k]], data.splits[[k]]
+    return alone
+
+
+def test_every_target_and_cell_against_scikit_learn(tmp_path):
+    data = Data()
+    grid = fit(tmp_path, LogisticGrid(l2=2.0), data)
+    assert grid.weight.shape == (3, 2, 3, D)
+    for k in range(3):
+        train, test = data.held("train")[k], data.held("test")[k]
+        assert [one.target for one in grid.maps["test"]] == list(SEEDS)
+        for cell in range(6):
+            at = divmod(cell, 3)
+            oracle = LogisticRegression(C=0.5, tol=1e-10, max_iter=10_000)
+            oracle.fit(data.acts[cell, train].double().numpy(), data.labels[k, train].numpy())
+            torch.testing.assert_close(
+                grid.weight[k][at].detach().double(), torch.tensor(oracle.coef_[0]), rtol=0, atol=1e-4
+            )
+            scores = oracle.decision_function(data.acts[cell, test].double().numpy())
+            expected = roc_auc_score(data.labels[k, test], scores)
+            assert float(grid.maps["test"][k].auc[at]) == pytest.approx(expected, abs=1e-4)
+            assert grid.maps["test"][k].n[at] == test.sum()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LogisticGrid(l2=3.0),
+        lambda: LogisticGrid(l2=3.0, standardize=True),
+        lambda: LogisticGrid(l2=[1.0, 100.0]),
+        lambda: MassMeanGrid(whiten=True),
+    ],
+)
+def test_targets_together_are_what_each_is_alone(make, tmp_path):
+    data = Data()
+    together = fit(tmp_path, make(), data)
+    for k in range(3):
+        alone = fit(tmp_path, make(), one_target(data, k))
+        torch.testing.assert_close(together.weight[k], alone.weight[0], rtol=0, atol=1e-6)
+        for split in ("val", "test"):
+            torch.testing.assert_close(together.maps[split][k].auc, alone.maps[split][0].auc, rtol=0, atol=1e-9)
+
+
+def test_mini_batches_learn_every_target(tmp_path):
+    data = Data(per_block=6)
+    grid = LinearGrid(l2=2.0, optimizer=lambda parameters: torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe"))
+    fit(tmp_path, grid, data, max_epochs=30, limit_val_batches=0)
+    exact = fit(tmp_path, LogisticGrid(l2=2.0), data)
+    for name, tensor in grid.tensors().items():
+        torch.testing.assert_close(tensor, exact.tensors()[name], rtol=0, atol=2e-3)
+    assert grid.tensors()["weight"].shape == (3, 2, 3, D)
+
+
+def test_the_summary_metric_is_that_of_the_mean_map_of_splits(tmp_path):
+    data = Data(names=SEEDS[:2])
+    trainer, grid = quiet_trainer(tmp_path), LogisticGrid()
+    trainer.fit(grid, data)
+    trainer.test(grid, data, verbose=False)
+    mean = torch.stack([one.auc for one in grid.maps["test"]]).mean(0)
+    assert trainer.callback_metrics["test/auc_best"] == pytest.approx(float(mean.max()), abs=1e-6)
+    assert trainer.callback_metrics["test/auc_mean"] == pytest.approx(float(mean.mean()), abs=1e-6)
+
+
+def test_probes_find_their_rows_and_columns_by_name(tmp_path):
+    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]))
+    before = grid.maps["test"][0]
+    other = Data((4, 2, 0), ("c", "z", "a", "b"), SEEDS[:1], dataset="others", counts={"test": (133, 66)})
+    quiet_trainer(tmp_path).test(grid, other, verbose=False)
+    [after] = grid.maps["test"]
+    assert (after.layers, after.positions) == (LAYERS, POSITIONS)
+    torch.testing.assert_close(after.auc, before.auc, rtol=0, atol=0)
+    assert after.auc.std() > 0.05  # swapped columns would show
+    assert grid.tested.dataset == "others"
+    assert grid.tested.targets[0].counts["test"].n == 133
+    assert grid.card is not None
+    assert grid.card.dataset == "questions"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": (0, 5)}, r"^test: expected every layer of the probes .* got others without layer 4; read it there"),
+        ({"positions": ("a", "c")}, r"^test: expected every position of .* got others without position b; read it"),
+    ],
+)
+def test_a_grid_that_lacks_a_row_or_a_column_is_refused(changes, message, tmp_path):
+    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]))
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(tmp_path).test(grid, Data(names=SEEDS[:1], dataset="others", **changes), verbose=False)
+
+
+def test_another_width_is_refused(tmp_path):
+    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]))
+    other = Data(names=SEEDS[:1])
+    other.card = replace(other.card, width=D + 2)
+    with pytest.raises(ValueError, match=r"expected activations of width 6, .*, got width 8 of a model; take the same"):
+        quiet_trainer(tmp_path).test(grid, other, verbose=False)
+
+
+def test_probes_of_several_splits_are_all_tested_on_one_label_set(tmp_path):
+    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:2]))
+    other = Data(names=SEEDS[:1])
+    quiet_trainer(tmp_path).test(grid, other, verbose=False)
+    test = other.held("test")[0]
+    for k, found in enumerate(grid.maps["test"]):
+        scores = other.acts[:, test] @ grid.weight[k].detach().flatten(0, 1)[..., None]
+        expected = [roc_auc_score(other.labels[0, test], one[:, 0]) for one in scores]
+        assert found.auc.flatten().tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_cells_that_are_left_out_have_no_probe_and_are_named(tmp_path, capsys):
+    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]), limit_train_batches=1)
+    assert grid.weight[0, 1, 1:].isnan().all()
+    assert grid.maps["val"][0].auc[1, 1:].isnan().all()
+    assert grid.maps["test"][0].auc[1, 1:].isnan().all()
+    assert grid.weight.isnan().sum() == 2 * D
+    assert "2 of 6 cells were not fitted: layer 4, position b; layer 4, position c" in capsys.readouterr().out
+
+
+def test_a_cell_that_comes_twice_or_never_ends_the_run(tmp_path):
+    data = Data(names=SEEDS[:1])
+    first, second = data.blocks("train")
+    data.train_dataloader = lambda: Stream([first, second, first])
+    with pytest.raises(
+        ValueError, match=r"expected every cell once, got layer 0, position a; .* and 1 more solved more"
+    ):
+        quiet_trainer(tmp_path).fit(LogisticGrid(), data)
+    data.train_dataloader = lambda: Stream([first])
+    with pytest.raises(ValueError, match="2 of 6 cells were not fitted: layer 4, position b; layer 4, position c; run"):
+        quiet_trainer(tmp_path).fit(LogisticGrid(), data)
+
+
+def test_a_checkpoint_without_targets_is_read(tmp_path):
+    data = Data(names=SEEDS[:1])
+    grid = fit(tmp_path, LogisticGrid(), data)
+    trainer = quiet_trainer(tmp_path)
+    trainer.strategy.connect(grid)
+    trainer.save_checkpoint(tmp_path / "new.ckpt")
+    content = torch.load(tmp_path / "new.ckpt", weights_only=True)
+    content["state_dict"] = {name: part[0] for name, part in content["state_dict"].items()}
+    rows = {"n": 240, "n_positive": 120}
+    old = {"layers": [0, 4], "positions": ["a", "b", "c"], "width": D, "n_valid": [N] * 3, "coincidence": None}
+    old |= {"model": "m", "dataset": "d", "site": "z", "target": "correctness"}
+    content["card"] = old | {"split": {"seed": 3, "train": rows, "val": rows, "test": rows}}
+    torch.save(content, tmp_path / "old.ckpt")
+    again = LogisticGrid.load_from_checkpoint(tmp_path / "old.ckpt", weights_only=True)
+    assert torch.equal(again.weight, grid.weight.detach())
+    assert again.card is not None
+    assert (again.card.targets[0].seed, again.card.targets[0].counts["test"].n) == (3, 240)
