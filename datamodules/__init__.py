@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.activations import ActivationDataModule
     from datamodules.base import GridDataModule
+    from datamodules.card import Card
     from datamodules.language.language_model import LanguageModel
     from datamodules.language.positions import Positions
     from datamodules.language.tokens import locate
     from datamodules.precomputed import PrecomputedDataModule
     from datamodules.questions.question import Question, QuestionSet
     from datamodules.split import GroupSplit
+    from datamodules.targets import Targets
 
 __all__ = [
     "ActivationDataModule",
+    "Card",
     "GridDataModule",
     "GroupSplit",
     "LanguageModel",
@@ -25,11 +28,13 @@ __all__ = [
     "PrecomputedDataModule",
     "Question",
     "QuestionSet",
+    "Targets",
     "locate",
 ]
 
 _MODULES = {
     "ActivationDataModule": "datamodules.activations",
+    "Card": "datamodules.card",
     "GridDataModule": "datamodules.base",
     "GroupSplit": "datamodules.split",
     "LanguageModel": "datamodules.language.language_model",
@@ -37,6 +42,7 @@ _MODULES = {
     "PrecomputedDataModule": "datamodules.precomputed",
     "Question": "datamodules.questions.question",
     "QuestionSet": "datamodules.questions.question",
+    "Targets": "datamodules.targets",
     "locate": "datamodules.language.tokens",
 }
 

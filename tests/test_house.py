@@ -173,7 +173,6 @@ def test_the_solver_loads_torch_and_numpy_alone():
     assert find_loaded("from probes import fit_logistic") - find_loaded("import numpy, torch") == {"probes"}
 
 
-@pytest.mark.skipif(not (ROOT / "datamodules" / "card.py").exists(), reason="there is no card yet")
 def test_the_card_loads_the_standard_library_alone():
     assert find_loaded("import datamodules.card") - find_loaded("") == {"datamodules"}
 
