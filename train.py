@@ -60,8 +60,8 @@ def run(cfg: DictConfig) -> float | None:
     from pytorch_lightning import seed_everything
 
     seed_everything(cfg.seed, workers=True, verbose=False)
+    probe: pl.LightningModule = build(cfg.probe)  # first: the data module imports transformers
     datamodule: pl.LightningDataModule = build(cfg.datamodule)
-    probe: pl.LightningModule = build(cfg.probe)
     callbacks, loggers = (
         [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
     )

@@ -288,7 +288,9 @@ def test_a_data_module_takes_fewer_positions_or_layers_from_the_same_cache(
             served = make(language_model, questions_csv, tmp_path / "cache", **changes)
             served.setup()
         assert line in caplog.text
-        assert served.card == expected.card
+        assert served.card
+        assert expected.card
+        assert replace(served.card, cache={}) == replace(expected.card, cache={})
         for got, wanted in zip(served.test_dataloader(), expected.test_dataloader(), strict=True):
             assert got.keys() == wanted.keys()
             assert all(torch.equal(got[key], wanted[key]) for key in got)
