@@ -56,6 +56,7 @@ def run(cfg: DictConfig) -> float | None:
     if cfg.command is not None:
         build(cfg.command)
         return None
+    check(cfg.checks)
     check(cfg.datamodule)
     from pytorch_lightning import seed_everything
 

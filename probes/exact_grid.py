@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probes.analysis.reading import nested
 from probes.grid import ProbeGrid
+from probes.settings import check_logistic
 from probes.solver.inputs import NotFiniteError
 from probes.solver.logistic import REASONS, LogisticFit, fit_logistic
 from probes.solver.penalty import PATH, fit_chosen
@@ -107,11 +108,8 @@ class LogisticGrid(ExactGrid):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.path = PATH if l2 == "auto" else [l2] if isinstance(l2, int | float) else l2
-        if isinstance(self.path, str) or not self.path or not all(value > 0 for value in self.path):
-            raise ValueError(f"probe.l2: expected a number above 0, a list of such, or auto; got {l2}")
-        if not isinstance(standardize, bool):
-            raise ValueError(f"probe.standardize: expected true or false, got {standardize!r}")
+        check_logistic(l2, standardize, tol, max_iter)
+        self.path = PATH if isinstance(l2, str) else [l2] if isinstance(l2, int | float) else l2
         self.standardize, self.tol, self.max_iter = standardize, tol, max_iter
         penalty = f"l2 = {self.path[0]:g}" if len(self.path) == 1 else "l2 by cross-validation"
         self.described = f"logistic, {penalty}" + (", standardised" if standardize else "")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from probes.exact_grid import ExactGrid
+from probes.settings import check_mass_mean
 from probes.solver.mass_mean import fit_mass_mean
 
 
@@ -17,8 +18,7 @@ class MassMeanGrid(ExactGrid):
     def __init__(self, whiten: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if not isinstance(whiten, bool):
-            raise ValueError(f"probe.whiten: expected true or false, got {whiten!r}")
+        check_mass_mean(whiten)
         self.whiten = whiten
         self.described = "mass mean, whitened" if whiten else "mass mean"
 

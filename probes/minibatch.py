@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from probes.analysis.auc_map import AUCMap
 from probes.grid import ProbeGrid
+from probes.settings import check_minibatch
 
 
 class Best(NamedTuple):
@@ -67,8 +68,7 @@ class MinibatchGrid(ProbeGrid):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])  # code does not belong in a checkpoint
-        if not isinstance(l2, int | float) or not 0 < l2 < float("inf"):
-            raise ValueError(f"probe.l2: expected a number above 0, got {l2}; auto and lists are for probe=logistic")
+        check_minibatch(l2)
         self.l2, self.optimizer, self.scheduler = l2, optimizer, scheduler
         self.described = f"linear by mini-batches, l2 = {l2:g}"
 
@@ -250,8 +250,7 @@ class MLPGrid(MinibatchGrid):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(l2, optimizer, scheduler)
-        if type(hidden) is not int or hidden < 1:
-            raise ValueError(f"probe.hidden: expected a whole number of at least 1, got {hidden}")
+        check_minibatch(l2, hidden)
         self.hidden = hidden
         self.described = f"mlp, {hidden} hidden, l2 = {self.l2:g}"
 

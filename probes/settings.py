@@ -1,0 +1,44 @@
+"""What is wrong with the settings of a probe, told before anything large is imported. Standard library only."""
+
+from typing import Any
+
+
+def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 100) -> None:
+    """Hold the settings of `LogisticGrid` against what it takes.
+
+    >>> check_logistic("auto", standardize=True)
+
+    Raises:
+        ValueError: one of them is of another kind, or out of range.
+    """
+    path = l2 if isinstance(l2, list | tuple) else [l2]
+    if l2 != "auto" and not (path and all(_is_number(value) and value > 0 for value in path)):
+        raise ValueError(f"probe.l2: expected a number above 0, a list of such, or auto; got {l2}")
+    if not isinstance(standardize, bool):
+        raise ValueError(f"probe.standardize: expected true or false, got {standardize!r}")
+    if not (_is_number(tol) and tol >= 0):
+        raise ValueError(f"probe.tol: expected a number of at least 0, got {tol!r}")
+    if type(max_iter) is not int or max_iter < 0:
+        raise ValueError(f"probe.max_iter: expected a whole number of at least 0, got {max_iter!r}")
+
+
+def check_mass_mean(whiten: Any) -> None:
+    """Hold the setting of `MassMeanGrid` against what it takes; a ValueError where it is neither true nor false."""
+    if not isinstance(whiten, bool):
+        raise ValueError(f"probe.whiten: expected true or false, got {whiten!r}")
+
+
+def check_minibatch(l2: Any, hidden: Any = 1) -> None:
+    """Hold the settings of `LinearGrid` and `MLPGrid` against what they take.
+
+    Raises:
+        ValueError: one of them is of another kind, or out of range.
+    """
+    if not _is_number(l2) or not 0 < l2 < float("inf"):
+        raise ValueError(f"probe.l2: expected a number above 0, got {l2}; auto and lists are for probe=logistic")
+    if type(hidden) is not int or hidden < 1:
+        raise ValueError(f"probe.hidden: expected a whole number of at least 1, got {hidden}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
