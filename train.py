@@ -58,8 +58,11 @@ def run(cfg: DictConfig) -> float | None:
         return None
     check(cfg.checks)
     check(cfg.datamodule)
+    lightning_log = logging.getLogger("pytorch_lightning")
+    level = lightning_log.level
     from pytorch_lightning import seed_everything
 
+    lightning_log.setLevel(level)  # that of hydra.job_logging; the import sets its own
     seed_everything(cfg.seed, workers=True, verbose=False)
     probe: pl.LightningModule = build(cfg.probe)  # first: the data module imports transformers
     datamodule: pl.LightningDataModule = build(cfg.datamodule)

@@ -104,6 +104,7 @@ def test_a_run_leaves_everything_it_promises(alone):
     assert str(folder / "run" / "heatmap.png") in out
     assert "Traceback" not in out + err
     assert "Warning" not in err
+    assert not [line for line in err.splitlines() if line.startswith(("GPU available", "💡", "`Trainer.fit` stopped"))]
 
 
 def test_the_signal_that_was_put_there_is_found(alone):

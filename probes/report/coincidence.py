@@ -91,6 +91,8 @@ def draw(shares: pd.DataFrame, examples: Sequence[int]) -> Figure:
         axes.set_xticklabels(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
         names = [f"{name}  ({n:,})" for name, n in zip(shares.index, examples, strict=True)]
         axes.set_yticklabels(names, rotation=0)
-        axes.set_title("One token under two names: % of the examples with both", fontsize=9, color=INK, loc="left")
+        axes.set_title(
+            "How often two positions are the same token: % of the examples with both", fontsize=9, color=INK, loc="left"
+        )
         fit_to_labels(figure, pad=0.12)
     return figure

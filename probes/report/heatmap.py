@@ -95,7 +95,8 @@ def caption(card: Card, probe: str, split: str) -> tuple[str, str]:
     n, n_positive = sum(count.n for count in counts), sum(count.n_positive for count in counts)
     fields = [card.model, card.site, probe, f"{split} split"]
     if len(counts) > 1:
-        fields.append(f"{len(counts)} targets")
+        one_label = len({target.label for target in card.targets}) == 1
+        fields.append(f"{len(counts)} {'splits' if one_label else 'targets'}")
     fields.append("n = " + " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))))
     fields.append(f"base rate {n_positive / n:.0%}" if n else "base rate none")
     labels = dict.fromkeys(target.label for target in card.targets)

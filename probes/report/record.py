@@ -67,7 +67,7 @@ class ScoreRecord(pl.Callback):
             return
         if self._left_out:
             log.warning(
-                f"scores: {self._left_out / 1e6:,.1f} MB are more than scores.max_bytes = {self.max_bytes:,.0f}, and "
+                f"scores: {self._left_out:,} bytes are more than scores.max_bytes = {self.max_bytes:,.0f}, and "
                 f"{SCORES} is left out; raise it to keep them"
             )
         elif self.parts:

@@ -99,8 +99,10 @@ def _sentence(rectangle: dict[str, Any] | None) -> str:
         return "No rectangle stands out."
     (top, bottom), (left, right) = rectangle["layers"], rectangle["positions"]
     outside = "" if rectangle["mean_outside"] is None else f", {_digits(rectangle['mean_outside'])} outside"
+    layers = f"layers {top} to {bottom}" if top != bottom else f"layer {top}"
+    positions = f"{left} to {right}" if left != right else left
     return (
-        f"Darkest rectangle: layers {top} to {bottom}, {left} to {right}; {rectangle['share']:.0%} of the readable "
+        f"Darkest rectangle: {layers}, {positions}; {rectangle['share']:.0%} of the readable "
         f"cells, mean AUC {_digits(rectangle['mean_inside'])} inside{outside}."
     )
 
