@@ -6,6 +6,7 @@ Random activations with a little signal, as bfloat16 in one file; a run is a fit
 scores kept. Times are the best of three, taken in turns; bytes are those of scores.safetensors.
 """
 
+import logging
 import tempfile
 import time
 import warnings
@@ -48,6 +49,7 @@ def run(path: Path, folder: Path, seed: int | list[int], settings: dict) -> floa
 def main() -> None:
     """Print a line for each size and setting."""
     warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     print("| data | probe | one split, s | five splits, s | ratio | scores of five, MB |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
