@@ -18,7 +18,8 @@ from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
-from datamodules.language.sites import check_site, choose_layers
+from datamodules.language.site_names import check_sites
+from datamodules.language.sites import choose_layers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.near_duplicates import tell_near_duplicates
 from datamodules.questions.question import QuestionSet
@@ -76,11 +77,8 @@ class ActivationDataModule(GridDataModule):
         _require_rule_for(dataset, rule)
         if not isinstance(cache_root, str) or not cache_root:
             raise ValueError(f"cache.root: expected a folder, got {cache_root!r}; name one")
-        if isinstance(also, str) or also is None:
-            raise ValueError(f"site.also: expected a list of sites, got {also!r}; write site.also=[z,mlp_out]")
+        check_sites(site, also)
         self.sites = list(dict.fromkeys([site, *also]))
-        for name in self.sites:
-            check_site(name, "site.name" if name == site else "site.also")
         self.model, self.dataset, self.rule, self.spans, self.positions = model, dataset, rule, spans, positions
         self.layers, self.cache_root = layers, str(expand_user(cache_root, "cache.root"))
 

@@ -21,7 +21,7 @@ from datamodules.labels.rules import (
     judge_by_substring,
 )
 from datamodules.labels.spans import ModelSpans, RuleSpans
-from datamodules.language.sites import SITES
+from datamodules.language.site_names import SITES
 from probes.grid import ProbeGrid
 from probes.mass_mean import MassMeanGrid
 from tests.support.places import ROOT

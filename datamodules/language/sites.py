@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_post", "mlp_out")
+from datamodules.language.site_names import SITES, check_site
 
 
 class Place(NamedTuple):
@@ -20,12 +20,6 @@ class Place(NamedTuple):
 
     modules: Sequence[nn.Module]
     side: str
-
-
-def check_site(site: str, key: str = "site.name") -> None:
-    """Raise ValueError, listing the valid names, when a site is not one of `SITES`."""
-    if site not in SITES:
-        raise ValueError(f"{key}: expected one of {', '.join(SITES)}; got {site!r}")
 
 
 def get_width(config: PretrainedConfig, site: str) -> int:

@@ -22,7 +22,8 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from datamodules.language.capture import capture
-from datamodules.language.sites import SITES, find_blocks, get_decoder
+from datamodules.language.site_names import SITES
+from datamodules.language.sites import find_blocks, get_decoder
 
 LAYERS, POSITIONS, BATCH = 32, 15, 16
 Sizes = dict[str, Any]

@@ -6,7 +6,8 @@ from transformers import DebertaV2Config, DebertaV2Model
 
 from datamodules.language.capture import capture, check_finite
 from datamodules.language.generation import generate_answers
-from datamodules.language.sites import SITES, Place, find_blocks, find_places
+from datamodules.language.site_names import SITES
+from datamodules.language.sites import Place, find_blocks, find_places
 from tests.support.families import DEPTH, FAMILIES, WIDTH, build
 
 SEQUENCES = [[1, 5, 9, 20, 33], [1, 7], [1, 40, 41, 42, 43, 44, 45, 46], [1, 8, 9]] * 2

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 from transformers.pytorch_utils import Conv1D
 
 from datamodules.language.capture import capture
-from datamodules.language.sites import SITES, check_site, choose_layers, find_blocks, find_place, find_places
+from datamodules.language.site_names import SITES, check_site
+from datamodules.language.sites import choose_layers, find_blocks, find_place, find_places
 from tests.support.families import DEPTH, FAMILIES, WIDTH, build
 
 SEQUENCES = [[1, 5, 9, 20, 33, 8], [1, 7], [1, 40, 41, 42, 43, 44, 45, 46]]

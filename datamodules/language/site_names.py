@@ -1,0 +1,27 @@
+"""Names of sites, and what is wrong with a choice of them; standard library only, so that a mistake is told at once."""
+
+from typing import Any
+
+SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_post", "mlp_out")
+
+
+def check_site(site: Any, key: str = "site.name") -> None:
+    """Raise ValueError, listing the valid names, when a site is not one of `SITES`.
+
+    >>> check_site("mlp_out")
+    """
+    if site not in SITES:
+        raise ValueError(f"{key}: expected one of {', '.join(SITES)}; got {site!r}")
+
+
+def check_sites(name: Any, also: Any) -> None:
+    """Hold the site that is read, and the list of those cached with it, against `SITES`.
+
+    Raises:
+        ValueError: one of them is no site, or `also` is no list.
+    """
+    if isinstance(also, str) or also is None:
+        raise ValueError(f"site.also: expected a list of sites, got {also!r}; write site.also=[z,mlp_out]")
+    check_site(name)
+    for other in also:
+        check_site(other, "site.also")
