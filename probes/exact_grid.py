@@ -150,6 +150,7 @@ class LogisticGrid(ExactGrid):
         super().on_train_epoch_end()
         counts = self.sum_over_ranks(self.reasons).tolist()
         penalty = self.sum_over_ranks(self.penalty)
+        penalty.flatten(1, 2)[:, self._solved == 0] = torch.nan
         self.fitted = {
             "probe": "logistic",
             "standardize": self.standardize,

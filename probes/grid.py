@@ -35,6 +35,7 @@ class ProbeGrid(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.card: Card | None = None
+        self._data: Card | None = None  # of the datamodule
         self.maps: dict[str, list[AUCMap]] = {}
         self.improved = True  # whether the probes of the last validation are the best so far
         self.fitted: dict[str, Any] = {}
@@ -48,10 +49,11 @@ class ProbeGrid(pl.LightningModule):
             ValueError: the datamodule lacks a layer, a position or the width of the probes.
         """
         card: Card = self.trainer.datamodule.card  # type: ignore[attr-defined]
-        if self.card is None or (stage == TrainerFn.FITTING and self.card.shape != card.shape):
-            self._shape(card)
-        elif stage == TrainerFn.FITTING:
-            self.card = card
+        self._data = card
+        if stage == TrainerFn.FITTING:
+            self.maps, self.improved = {}, True
+        if self.card is None or (stage == TrainerFn.FITTING and self.card != card):
+            self._shape(card)  # afresh: probes that saw other rows would be a start that knows these
         self._match(card)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -79,6 +81,8 @@ class ProbeGrid(pl.LightningModule):
         scores = [
             self.score(a.double(), *(part.double() for part in probe)) for a, probe in zip(acts, probes, strict=True)
         ]
+        if not scores:
+            return acts.new_empty(len(next(iter(self.tensors().values()))), 0, acts.shape[1], dtype=torch.float64)
         return torch.stack(scores, 1)
 
     def validation_step(self, block: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,8 +107,20 @@ class ProbeGrid(pl.LightningModule):
         checkpoint["card"] = self.card.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make parameters of the checkpoint's shape; those of version 0.1, without targets, get an axis of one."""
+        """Make parameters of the checkpoint's shape; those of version 0.1, without targets, get an axis of one.
+
+        Raises:
+            ValueError: the datamodule lacks something of the checkpoint, or a fit is to go on with another grid.
+        """
         self._shape(Card.from_json(checkpoint["card"]))
+        if self._data is not None:  # `setup` came first, and matched other names
+            self._match(self._data)
+            grids = [(card.layers, card.positions, len(card.targets)) for card in (self.card, self._data) if card]
+            if self.trainer.state.fn == TrainerFn.FITTING and grids[0] != grids[1]:
+                raise ValueError(
+                    "fit: expected the layers, positions and number of targets of the checkpoint, in its order, got "
+                    "others; choose these, or fit without the checkpoint"
+                )
         state, own = checkpoint["state_dict"], self.state_dict()
         for name, part in state.items():
             if name in own and part.shape == own[name].shape[1:]:
@@ -120,23 +136,20 @@ class ProbeGrid(pl.LightningModule):
 
         Returns:
             scores [K, C, N] float32, NaN where not valid; cells [C] in the grid of the probes; and of the block labels
-            [K, N], held [K, N] and examples [N]. Empty where the probes have none of the cells.
+            [K, N], held [K, N] and examples [N]. C is 0 where the probes have none of the cells.
 
         Raises:
-            ValueError: a valid score that is not finite; names layer, position and example.
+            ValueError: a valid activation that is not finite; names layer, position and example.
         """
         acts, valid, cells = block["acts"], block["valid"], self.own_cells[block["cells"]]
         if self.own_cells.numel() > self.tested.shape[1] * self.tested.shape[2]:  # the data has more than the probes
             here = cells >= 0
             acts, valid, cells = acts[here], valid[:, here], cells[here]
-            if not len(cells):
-                return {}
-        scores = self(acts, cells).float()  # as they are recorded
-        finite = scores.isfinite()
-        if (valid & ~finite & finite.any(-1, keepdim=True)).any():  # a cell without a fit has no score
-            self.refuse_not_finite(block)
-        K = len(scores)
+        K = len(self.tested.targets)  # one probe or one label set stands beside all of the other
         labels, valid = block["labels"].expand(K, -1), valid.expand(K, -1, -1)
+        scores = self(acts, cells).float().expand(K, -1, -1)  # as they are recorded
+        if (valid & ~scores.isfinite()).any():  # or the cell has no probe
+            self.refuse_not_finite(block)
         metric = cast(GridAUROC, self.aurocs[split])
         of_target = torch.arange(K, device=cells.device)[:, None] * (metric.auc.numel() // K)
         each = (scores, labels[:, None].expand_as(valid), valid, of_target + cells)
@@ -192,7 +205,10 @@ class ProbeGrid(pl.LightningModule):
         targets = card.targets
         if len(targets) < len(own.targets):  # one label set for all probes
             targets = tuple(replace(target, counts=targets[0].counts) for target in own.targets)
-        self.tested = replace(card.choose(own.layers, own.positions), targets=targets)
+        tested = replace(card.choose(own.layers, own.positions), targets=targets)
+        if getattr(self, "tested", tested) != tested:
+            self.maps = {}  # of other data
+        self.tested = tested
         n_cells = len(targets) * len(numbers)
         self.aurocs = nn.ModuleDict({split: GridAUROC(n_cells).to(self.device) for split in ("val", "test")})
 

@@ -71,6 +71,8 @@ class Heatmap(pl.Callback):
         averaged = [one for of_split in measured for one in headline(of_split, card) if one.spread == "SD"]
         if averaged:
             self._write_table("heatmap_mean.csv", averaged)
+        else:
+            (self.folder / "heatmap_mean.csv").unlink(missing_ok=True)  # of an earlier run into the same folder
         loggers: list[Any] = trainer.loggers
         for logger in loggers:  # by what a logger can do, so that none of them has to be installed
             if hasattr(logger, "log_image"):

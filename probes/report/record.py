@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from probes.analysis.scores import PARTS, SCORES, Scores, join_parts
@@ -32,7 +33,12 @@ class ScoreRecord(pl.Callback):
         self.folder, self.max_bytes = Path(folder), max_bytes
         self.parts: dict[str, Scores] = {}
         self._latest: Scores | None = None  # of the split that is being scored
+        self._scored: Tensor | None = None  # [L * T], how often each cell was
         self._left_out = 0  # bytes
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Forget the scores of earlier probes."""
+        self.parts, self._left_out = {}, 0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin anew."""
@@ -55,14 +61,22 @@ class ScoreRecord(pl.Callback):
         self._add("test", pl_module, outputs)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Keep the validation scores, if their probes are the best so far."""
-        if self._latest is not None and not trainer.sanity_checking and pl_module.improved:
+        """Keep the validation scores, if their probes are the best so far; write them where nothing else is asked."""
+        alone = trainer.state.fn == TrainerFn.VALIDATING
+        if self._latest is not None and not trainer.sanity_checking and (pl_module.improved or alone):
             self.parts["val"] = self._sum_over_ranks(self._latest, pl_module.device)
+        if alone:
+            self._write(trainer, pl_module)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write the file."""
         if self._latest is not None:
             self.parts["test"] = self._sum_over_ranks(self._latest, pl_module.device)
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        # Row numbers of other data would lead to other examples.
+        self.parts = {split: one for split, one in self.parts.items() if one.card == pl_module.tested}
         if not trainer.is_global_zero:
             return
         if self._left_out:
@@ -70,19 +84,20 @@ class ScoreRecord(pl.Callback):
                 f"scores: {self._left_out:,} bytes are more than scores.max_bytes = {self.max_bytes:,.0f}, and "
                 f"{SCORES} is left out; raise it to keep them"
             )
+            (self.folder / SCORES).unlink(missing_ok=True)  # of an earlier run into the same folder
         elif self.parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             with whole_file(self.folder / SCORES) as path:
                 path.write_bytes(join_parts(self.parts).to_bytes())
 
     def _add(self, split: str, module: Any, outputs: dict[str, Tensor]) -> None:
-        if not outputs:
-            return
         K, L, T, _ = module.tested.shape
         outputs = {name: part.cpu() for name, part in outputs.items()}
         if self._latest is None:
             n = len(outputs["examples"])
-            others = sum(one.scores.nbytes for name, one in self.parts.items() if name != split)
+            others = sum(
+                one.scores.nbytes for name, one in self.parts.items() if name != split and one.card == module.tested
+            )
             if others + 4 * K * L * T * n > self.max_bytes:
                 self._left_out = others + 4 * K * L * T * n
                 return
@@ -90,14 +105,23 @@ class ScoreRecord(pl.Callback):
             # Zero for now, so that the ranks' cells can be summed up.
             scores, labels = torch.zeros(K, L, T, n), outputs["labels"].to(torch.uint8)
             self._latest = Scores(scores, outputs["examples"], part, labels, module.tested)
+            self._scored = torch.zeros(L * T, dtype=torch.int64)
+        assert self._scored is not None
         self._latest.scores.flatten(1, 2)[:, outputs["cells"]] = outputs["scores"]
+        self._scored[outputs["cells"]] += 1
 
-    @staticmethod
-    def _sum_over_ranks(latest: Scores, device: torch.device) -> Scores:
-        """Put the cells of all ranks together, a layer at a time on the device, where every backend can."""
+    def _sum_over_ranks(self, latest: Scores, device: torch.device) -> Scores:
+        """Put the cells of all ranks together, a layer at a time on the device, where every backend can.
+
+        A cell that no rank scored is NaN.
+        """
+        assert self._scored is not None
+        scored = self._scored.to(device, copy=True)
         if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(scored)
             for layer in latest.scores.transpose(0, 1):
                 on_device = layer.to(device, copy=True)
                 dist.all_reduce(on_device)
                 layer.copy_(on_device)
+        latest.scores.flatten(1, 2)[:, scored.cpu() == 0] = torch.nan
         return latest

@@ -232,3 +232,54 @@ def test_a_checkpoint_without_targets_is_read(tmp_path):
     assert torch.equal(again.weight, grid.weight.detach())
     assert again.card is not None
     assert (again.card.targets[0].seed, again.card.targets[0].counts["test"].n) == (3, 240)
+
+
+def test_a_checkpoint_finds_its_rows_by_name(tmp_path):
+    """The datamodule is seen before the checkpoint, whose layers have another order."""
+    grid, trainer = LogisticGrid(), quiet_trainer(tmp_path)
+    trainer.fit(grid, Data())
+    trainer.save_checkpoint(tmp_path / "probe.ckpt")
+    trainer.test(grid, Data(), verbose=False)
+    again, other = LogisticGrid(), Data(layers=LAYERS[::-1])
+    quiet_trainer(tmp_path).test(again, other, ckpt_path=tmp_path / "probe.ckpt", verbose=False)
+    for k in range(len(SEEDS)):
+        torch.testing.assert_close(again.maps["test"][k].auc, grid.maps["test"][k].auc, rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match=r"^fit: expected the layers, positions and number of targets"):
+        quiet_trainer(tmp_path).fit(LogisticGrid(), other, ckpt_path=tmp_path / "probe.ckpt")
+
+
+def test_one_probe_is_tested_on_several_label_sets(tmp_path):
+    grid, trainer = LogisticGrid(), quiet_trainer(tmp_path)
+    trainer.fit(grid, Data(names=SEEDS[:1]))
+    trainer.test(grid, Data(), verbose=False)
+    assert [one.target for one in grid.maps["test"]] == list(SEEDS)
+    data = Data()
+    rows = data.held("test")[1]
+    scores = data.acts[0, rows] @ grid.weight[0, 0, 0].detach() + grid.bias[0, 0, 0].detach()
+    assert float(grid.maps["test"][1].auc[0, 0]) == pytest.approx(roc_auc_score(data.labels[1, rows], scores), abs=1e-6)
+
+
+def test_a_second_fit_on_other_data_starts_afresh(tmp_path):
+    """With the same trainer, which runs no more epochs, no probe of the first data is left."""
+    grid, trainer = LogisticGrid(), quiet_trainer(tmp_path)
+    trainer.fit(grid, Data())
+    trainer.test(grid, Data(), verbose=False)
+    trainer.fit(grid, Data(dataset="others"))
+    assert grid.weight.isnan().all()
+    assert grid.maps == {}
+
+
+def test_a_column_without_a_finite_row_is_named_in_the_test(tmp_path):
+    grid, trainer, data = LogisticGrid(), quiet_trainer(tmp_path), Data(names=SEEDS[:1])
+    trainer.fit(grid, data)
+    data.acts[4, data.held("test")[0]] = torch.nan
+    with pytest.raises(ValueError, match=r"at layer 4, position b, example "):
+        trainer.test(grid, data, verbose=False)
+
+
+def test_cells_that_were_not_fitted_have_no_penalty(tmp_path):
+    grid = LogisticGrid(l2=[1.0, 10.0])
+    quiet_trainer(tmp_path, limit_train_batches=1).fit(grid, Data(names=SEEDS[:1], per_block=2))
+    l2 = [penalty for row in grid.fitted["l2"] for penalty in row]
+    assert set(l2[:2]) <= {1.0, 10.0}
+    assert l2[2:] == [None] * 4

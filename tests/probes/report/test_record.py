@@ -96,3 +96,48 @@ def test_a_cell_without_a_probe_has_no_scores(tmp_path):
     scores = load_scores(tmp_path).scores
     assert scores[0, 0, 2].isnan().all()
     assert not scores[0, 0, 1].isnan().any()
+
+
+def test_cells_that_were_not_scored_are_nan_in_map_and_record(tmp_path):
+    data = Data(per_block=2)
+    grid = run(tmp_path, LogisticGrid(), data, limit_val_batches=1, limit_test_batches=1)
+    for split in ("val", "test"):
+        for one, again in zip(grid.maps[split], load_scores(tmp_path).maps(split), strict=True):
+            torch.testing.assert_close(again.auc, one.auc, rtol=0, atol=0, equal_nan=True)
+            assert one.auc.isfinite().sum() == 2
+
+
+def test_the_record_holds_one_data_set(tmp_path):
+    """Scores of the validation rows of the first would stand under row numbers of the second."""
+    folder = tmp_path / "run"
+    trainer = quiet_trainer(tmp_path, callbacks=[Heatmap(folder), ScoreRecord(folder)])
+    grid = LogisticGrid()
+    trainer.fit(grid, Data())
+    trainer.test(grid, Data(dataset="others"), verbose=False)
+    scores = load_scores(folder)
+    assert scores.card.dataset == "others"
+    assert set(scores.part.unique().tolist()) == {0, 2}
+    assert set(pd.read_csv(folder / "heatmap.csv").split) == {"test"}
+
+
+def test_validation_alone_leaves_a_record(tmp_path):
+    grid, data = run(tmp_path / "fit", LogisticGrid(), Data()), Data()
+    quiet_trainer(tmp_path, callbacks=[ScoreRecord(tmp_path / "val")]).validate(grid, data, verbose=False)
+    again = load_scores(tmp_path / "val")
+    assert set(again.part.unique().tolist()) == {0, 1}
+    torch.testing.assert_close(again.maps("val")[1].auc, grid.maps["val"][1].auc, rtol=0, atol=0)
+
+
+def test_scores_that_are_left_out_do_not_leave_those_of_an_earlier_run(tmp_path):
+    run(tmp_path, LogisticGrid(), Data())
+    run(tmp_path, LogisticGrid(), Data(), max_bytes=0)
+    assert not (tmp_path / "scores.safetensors").exists()
+
+
+def test_a_block_without_cells_of_the_probes_adds_nothing(tmp_path):
+    folder = tmp_path / "run"
+    grid = run(tmp_path, LogisticGrid(), Data(layers=(4,)))
+    trainer = quiet_trainer(tmp_path, callbacks=[ScoreRecord(folder)])
+    trainer.test(grid, Data(per_block=3), verbose=False)  # layer 0 comes first
+    torch.testing.assert_close(load_scores(folder).maps("test")[0].auc, grid.maps["test"][0].auc, rtol=0, atol=0)
+    assert grid.maps["test"][0].auc.isfinite().all()
