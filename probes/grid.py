@@ -150,6 +150,7 @@ class ProbeGrid(pl.LightningModule):
         scores = self(acts, cells).float().expand(K, -1, -1)  # as they are recorded
         if (valid & ~scores.isfinite()).any():  # or the cell has no probe
             self.refuse_not_finite(block)
+            valid = valid & scores.isfinite()  # a cell without a probe scores no example
         metric = cast(GridAUROC, self.aurocs[split])
         of_target = torch.arange(K, device=cells.device)[:, None] * (metric.auc.numel() // K)
         each = (scores, labels[:, None].expand_as(valid), valid, of_target + cells)

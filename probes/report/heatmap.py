@@ -26,6 +26,7 @@ from probes.report.style import CMAP, GREY, HATCHED, INK, NO_AUC, STYLE, UNDATED
 from probes.report.whole_file import whole_file
 
 PICTURE = "heatmap.png"
+MOST_PIXELS = 60_000  # of a side; matplotlib refuses 2^16
 
 
 class Heatmap(pl.Callback):
@@ -167,6 +168,7 @@ def draw(maps: Sequence[AUCMap], title: str, subtitle: str) -> Figure:
             elif not readable.all():
                 _hatch(axes, ~readable, explain=False)
         fit_to_labels(figure, pad=0.15)
+        figure.set_dpi(min(figure.dpi, MOST_PIXELS / max(figure.get_size_inches())))
     return figure
 
 

@@ -141,3 +141,10 @@ def test_a_block_without_cells_of_the_probes_adds_nothing(tmp_path):
     trainer.test(grid, Data(per_block=3), verbose=False)  # layer 0 comes first
     torch.testing.assert_close(load_scores(folder).maps("test")[0].auc, grid.maps["test"][0].auc, rtol=0, atol=0)
     assert grid.maps["test"][0].auc.isfinite().all()
+
+
+def test_a_cell_without_a_probe_scores_no_example(tmp_path):
+    grid = run(tmp_path, LogisticGrid(), Data(per_block=2), limit_train_batches=1)
+    for one, again in zip(grid.maps["test"], load_scores(tmp_path).maps("test"), strict=True):
+        assert torch.equal(one.n, again.n)
+        assert (one.n > 0).sum() == 2
