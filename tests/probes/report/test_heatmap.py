@@ -283,5 +283,5 @@ def test_a_picture_of_many_maps_stays_below_the_largest_that_can_be_saved(monkey
     monkeypatch.setattr("probes.report.heatmap.MOST_PIXELS", 600)
     values, counts = torch.full((2, 3), 0.7), torch.full((2, 3), 50)
     maps = [AUCMap(str(k), "test", (0, 1), ("a", "b", "c"), values, values, counts, counts // 2) for k in range(2)]
-    figure = draw(maps, "title", "subtitle")
+    figure = draw_maps(maps, "title", "subtitle")
     assert max(figure.get_size_inches()) * figure.dpi == pytest.approx(600)
