@@ -6,16 +6,13 @@ from pathlib import Path
 from uuid import uuid4
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file under a temporary name, sync it, and rename it; of a failed write nothing is left.
+def replace_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside its own, sync it, and rename it; of a failed write nothing is left.
 
     The folder is made if missing.
 
     Raises:
-        OSError: the folder cannot be made or written, or is full; names the file.
-
-    >>> write_whole(folder / "labels.md", content).read_bytes() == content  # doctest: +SKIP
-    True
+        OSError: as the system gives it.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
@@ -25,12 +22,30 @@ def write_whole(path: Path, content: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, outlives a loss of power
+    finally:
+        os.close(folder)
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file as `replace_whole` does, with an error that names it.
+
+    Raises:
+        OSError: the folder cannot be made or written, or is full.
+
+    >>> write_whole(folder / "labels.md", content).read_bytes() == content  # doctest: +SKIP
+    True
+    """
+    try:
+        replace_whole(path, content)
     except OSError as error:
         raise OSError(
             f"{path}: expected a folder that can be written, with room for {len(content) / 1e6:,.1f} MB, got: "
             f"{error.strerror or error}; free some space, or choose another folder"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return path

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from datamodules.language.cache.checksums import find_difference, read_times
+from datamodules.stream.whole_file import replace_whole
 
 VERSION = 1  # layout of an entry
 
@@ -171,19 +171,8 @@ class CacheEntry:
     def write(self, name: str, content: bytes) -> Path:
         """Write one file so that it is there whole or not at all."""
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-        try:
-            with _explain_error(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
-                path.parent.mkdir(exist_ok=True)
-                with temporary.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with _explain_error(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
+            replace_whole(path, content)
         return path
 
     def _check_version(self) -> None:
@@ -263,11 +252,3 @@ def _explain_error(expected: str) -> Iterator[None]:
         raise OSError(
             f"cache.root: expected {expected} ({error.strerror or error}); free some space, or choose another"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
