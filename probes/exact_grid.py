@@ -33,6 +33,22 @@ class ExactGrid(ProbeGrid):
     def configure_optimizers(self) -> None:
         """None: see the class."""
 
+    def on_fit_start(self) -> None:
+        """Note that no epoch has run."""
+        self._solved = torch.empty(0)
+
+    def on_fit_end(self) -> None:
+        """Check that the fit has left probes.
+
+        Raises:
+            ValueError: the trainer ran no epoch, and no checkpoint brought probes.
+        """
+        if not self._solved.numel() and self.trainer.max_epochs and bool(self.weight.isnan().all()):
+            raise ValueError(
+                "fit: expected a trainer with an epoch to run, got one that has run all of its epochs before; give "
+                "each fit a new Trainer"
+            )
+
     def on_train_epoch_start(self) -> None:
         """Start without probes: what is not fitted in this run has none."""
         with torch.no_grad():

@@ -35,7 +35,7 @@ class ProbeGrid(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.card: Card | None = None
-        self._data: Card | None = None  # of the datamodule
+        self._data_card: Card | None = None  # of the datamodule
         self.maps: dict[str, list[AUCMap]] = {}
         self.improved = True  # whether the probes of the last validation are the best so far
         self.fitted: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class ProbeGrid(pl.LightningModule):
             ValueError: the datamodule lacks a layer, a position or the width of the probes.
         """
         card: Card = self.trainer.datamodule.card  # type: ignore[attr-defined]
-        self._data = card
+        self._data_card = card
         if stage == TrainerFn.FITTING:
             self.maps, self.improved = {}, True
         if self.card is None or (stage == TrainerFn.FITTING and self.card != card):
@@ -113,9 +113,9 @@ class ProbeGrid(pl.LightningModule):
             ValueError: the datamodule lacks something of the checkpoint, or a fit is to go on with another grid.
         """
         self._shape(Card.from_json(checkpoint["card"]))
-        if self._data is not None:  # `setup` came first, and matched other names
-            self._match(self._data)
-            grids = [(card.layers, card.positions, len(card.targets)) for card in (self.card, self._data) if card]
+        if self._data_card is not None:  # `setup` came first, and matched other names
+            self._match(self._data_card)
+            grids = [(card.layers, card.positions, len(card.targets)) for card in (self.card, self._data_card) if card]
             if self.trainer.state.fn == TrainerFn.FITTING and grids[0] != grids[1]:
                 raise ValueError(
                     "fit: expected the layers, positions and number of targets of the checkpoint, in its order, got "
@@ -150,7 +150,7 @@ class ProbeGrid(pl.LightningModule):
         scores = self(acts, cells).float().expand(K, -1, -1)  # as they are recorded
         if (valid & ~scores.isfinite()).any():  # or the cell has no probe
             self.refuse_not_finite(block)
-            valid = valid & scores.isfinite()  # a cell without a probe scores no example
+            valid = valid & ~scores.isnan()  # a cell without a probe scores no example
         metric = cast(GridAUROC, self.aurocs[split])
         of_target = torch.arange(K, device=cells.device)[:, None] * (metric.auc.numel() // K)
         each = (scores, labels[:, None].expand_as(valid), valid, of_target + cells)

@@ -49,7 +49,7 @@ class Scores:
         found = []
         for k, target in enumerate(self.card.targets):
             scores, labels, _ = self.of(split, k)
-            valid = scores.isfinite()
+            valid = ~scores.isnan()
             auc, variance = auroc_with_variance(scores, labels, valid)
             n_positive = (valid & (labels == 1)).sum(-1)
             layers, positions = self.card.layers, self.card.positions

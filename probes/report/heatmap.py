@@ -26,6 +26,8 @@ from probes.report.style import CMAP, GREY, HATCHED, INK, NO_AUC, STYLE, UNDATED
 from probes.report.whole_file import whole_file
 
 PICTURE = "heatmap.png"
+MOST_MAPS = 8  # in one picture, and in the terminal
+TABLE = "heatmap.csv"
 MOST_PIXELS = 60_000  # of a side; matplotlib refuses 2^16
 
 
@@ -34,8 +36,9 @@ class Heatmap(pl.Callback):
 
     The picture is of the split just measured; the CSV holds every map so far, val before test. A fit of several epochs
     also leaves the validation map of each, epochs/000.png and so on. A label set that was split several times is drawn
-    as the mean of its maps beside their standard deviation, which heatmap_mean.csv holds. It reads ``maps`` and
-    ``tested`` of the module. Global rank zero only; every file appears whole or not at all.
+    as the mean of its maps beside their standard deviation, which heatmap_mean.csv holds. Of more than eight label sets
+    the first eight are drawn. It reads ``maps`` and ``tested`` of the module. Global rank zero only; every file appears
+    whole or not at all.
 
     Args:
         folder: where the files go; made if missing.
@@ -58,7 +61,7 @@ class Heatmap(pl.Callback):
             return
         card: Card = pl_module.tested
         maps: dict[str, list[AUCMap]] = pl_module.maps
-        figure = draw(headline(maps[split], card), *caption(card, pl_module.described, split))
+        figure = draw(headline(maps[split], card)[:MOST_MAPS], *caption(card, pl_module.described, split))
         pictures = [self.folder / f"heatmap.{kind}" for kind in UNDATED]
         if trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1:
             pictures.append(self.folder / "epochs" / f"{trainer.current_epoch:03}.png")
@@ -68,7 +71,7 @@ class Heatmap(pl.Callback):
             with whole_file(picture) as path, matplotlib.rc_context(STYLE):
                 figure.savefig(path, format=kind, metadata=UNDATED[kind])
         measured = [maps[name] for name in ("val", "test") if name in maps]
-        self._write_table("heatmap.csv", [one for of_split in measured for one in of_split])
+        self._write_table(TABLE, [one for of_split in measured for one in of_split])
         averaged = [one for of_split in measured for one in headline(of_split, card) if one.spread == "SD"]
         if averaged:
             self._write_table("heatmap_mean.csv", averaged)
@@ -100,9 +103,12 @@ def caption(card: Card, probe: str, split: str) -> tuple[str, str]:
     if len(counts) > 1:
         one_label = len({target.label for target in card.targets}) == 1
         fields.append(f"{len(counts)} {'splits' if one_label else 'targets'}")
+    labels = list(dict.fromkeys(target.label for target in card.targets))
+    if len(labels) > MOST_MAPS:
+        fields.append(f"the first {MOST_MAPS} of {len(labels)} label sets are shown")
+        labels[MOST_MAPS:] = ["..."]
     fields.append("n = " + " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))))
     fields.append(f"base rate {n_positive / n:.0%}" if n else "base rate none")
-    labels = dict.fromkeys(target.label for target in card.targets)
     return (
         f"Where {', '.join(labels)} can be read: {card.dataset}",
         "  ·  ".join(field.replace(" ", "\N{NO-BREAK SPACE}") for field in fields),  # a line breaks between fields

@@ -14,7 +14,7 @@ from rich.console import Console
 from datamodules.card import Card
 from probes.analysis.auc_map import AUCMap, headline
 from probes.analysis.reading import finite, read_map
-from probes.report.heatmap import PICTURE, caption
+from probes.report.heatmap import MOST_MAPS, PICTURE, TABLE, caption
 from probes.report.probes_file import PROBES, save_probes
 from probes.report.terminal import print_map, print_reading
 from probes.report.whole_file import whole_file
@@ -75,11 +75,13 @@ class Report(pl.Callback):
         console.print("", title, style="bold", sep="\n")
         console.print(" ".join(subtitle.split()), style="dim")
         maps = headline(pl_module.maps["test"], card)
-        for one in maps:
+        for one in maps[:MOST_MAPS]:
             if len(maps) > 1 or one.spread == "SD":
                 console.print("", one.target, style="bold", sep="\n")
             print_map(console, one)
             print_reading(console, read_map(one, card.coincidence, card.n_valid))
+        if len(maps) > MOST_MAPS:
+            console.print("", f"{len(maps) - MOST_MAPS} more label sets are in {TABLE} and {SUMMARY}", sep="\n")
         console.print()
         for path in (self.folder / name for name in (PICTURE, SUMMARY, PROBES)):
             if path.exists():

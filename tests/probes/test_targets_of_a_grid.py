@@ -260,13 +260,16 @@ def test_one_probe_is_tested_on_several_label_sets(tmp_path):
 
 
 def test_a_second_fit_on_other_data_starts_afresh(tmp_path):
-    """With the same trainer, which runs no more epochs, no probe of the first data is left."""
-    grid, trainer = LogisticGrid(), quiet_trainer(tmp_path)
+    """No probe of the first data is left, also where the trainer has no epoch to run."""
+    grid, trainer, other = LogisticGrid(), quiet_trainer(tmp_path), Data(dataset="others")
     trainer.fit(grid, Data())
     trainer.test(grid, Data(), verbose=False)
-    trainer.fit(grid, Data(dataset="others"))
+    with pytest.raises(ValueError, match="give each fit a new Trainer"):
+        trainer.fit(grid, other)
     assert grid.weight.isnan().all()
     assert grid.maps == {}
+    quiet_trainer(tmp_path).fit(grid, other)
+    assert torch.equal(grid.weight, fit(tmp_path, LogisticGrid(), other).weight)
 
 
 def test_a_column_without_a_finite_row_is_named_in_the_test(tmp_path):

@@ -285,3 +285,18 @@ def test_a_picture_of_many_maps_stays_below_the_largest_that_can_be_saved(monkey
     maps = [AUCMap(str(k), "test", (0, 1), ("a", "b", "c"), values, values, counts, counts // 2) for k in range(2)]
     figure = draw_maps(maps, "title", "subtitle")
     assert max(figure.get_size_inches()) * figure.dpi == pytest.approx(600)
+
+
+def test_of_many_label_sets_the_first_eight_are_drawn_and_all_are_in_the_table(tmp_path):
+    maps = [replace(a_map(2, 3, seed=k), target=f"label {k}") for k in range(10)]
+    card = make_card(range(2), PAPER[:3], names=[one.target for one in maps])
+    title, subtitle = caption(card, "logistic", "test")
+    assert "label 7, ..." in title
+    assert "label 8" not in title
+    assert "8\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}10" in subtitle
+    module = SimpleNamespace(maps={"test": maps}, tested=card, described="logistic")
+    drawn = []
+    logger = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda _, figure, *__, **___: drawn.append(figure)))
+    Heatmap(tmp_path).on_test_end(a_trainer(loggers=[logger], global_step=1), module)
+    assert len(drawn[0].axes) == 2 * 8  # a map and its colour bar
+    assert pd.read_csv(tmp_path / "heatmap.csv")["target"].nunique() == 10

@@ -148,3 +148,19 @@ def test_a_cell_without_a_probe_scores_no_example(tmp_path):
     for one, again in zip(grid.maps["test"], load_scores(tmp_path).maps("test"), strict=True):
         assert torch.equal(one.n, again.n)
         assert (one.n > 0).sum() == 2
+
+
+def test_a_score_beyond_float32_counts_as_the_largest(tmp_path):
+    """A finite activation may have a score that float32 cannot hold; it is recorded as infinite, and ranks so."""
+    grid, data = LogisticGrid(), Data(names=("correctness",))
+    quiet_trainer(tmp_path).fit(grid, data)
+    with torch.no_grad():
+        grid.weight.mul_(1e38)
+        grid.bias.zero_()
+    trainer = quiet_trainer(tmp_path, callbacks=[ScoreRecord(tmp_path)])
+    trainer.test(grid, data, verbose=False)
+    (scored,), (recorded,) = grid.maps["test"], load_scores(tmp_path).maps("test")
+    assert load_scores(tmp_path).scores.isinf().any()
+    assert (scored.n == int(data.held("test").sum())).all()
+    assert torch.equal(scored.auc, recorded.auc)
+    assert torch.equal(scored.n, recorded.n)
