@@ -21,7 +21,7 @@ from datamodules.language.tokens import decode
 from datamodules.questions.files import FileQuestions
 from datamodules.split import GroupSplit
 from tests.conftest import WORDS
-from tests.datamodules.language.test_positions import shipped
+from tests.support.positions import shipped
 from tests.support.thinkers import KINDS, byte_level, network_of
 
 QWEN3 = (
