@@ -39,14 +39,10 @@ def train(model: Any, config: peft.PeftConfig, folder: Path) -> Any:
     return adapted.eval()
 
 
-def settings_of(adapter: Path) -> dict[str, Any]:
-    """The settings that stand in an adapter's folder."""
-    return json.loads((adapter / "adapter_config.json").read_text())
-
-
 def change(adapter: Path, **settings: Any) -> None:
     """Write other settings into an adapter's folder."""
-    (adapter / "adapter_config.json").write_text(json.dumps(settings_of(adapter) | settings))
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 def parts(model: torch.nn.Module) -> list[tuple[str, type]]:
