@@ -41,5 +41,6 @@ def table_of(datamodule: ActivationDataModule) -> list[dict[str, Any]]:
 
 def counts(datamodule: ActivationDataModule) -> list[Count]:
     """The counts of each split of its one target."""
+    assert datamodule.card is not None
     (target,) = datamodule.card.targets
     return [target.counts[name] for name in ("train", "val", "test")]

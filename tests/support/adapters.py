@@ -35,7 +35,7 @@ def train(model: Any, config: peft.PeftConfig, folder: Path) -> Any:
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     with peft_warns():
-        adapted.save_pretrained(folder)
+        adapted.save_pretrained(str(folder))
     return adapted.eval()
 
 
