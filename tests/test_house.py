@@ -151,9 +151,14 @@ def test_a_ground_floor_has_at_most_twelve_entries(package):
     assert len(entries) <= 12, entries
 
 
-def test_a_file_is_under_300_lines_and_says_what_it_covers():
-    long = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
-    assert {module: lines for module, lines in long.items() if lines >= 300} == {}
+def test_a_file_is_under_300_lines():
+    paths = [*MODULES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    assert "tests/test_house.py" in lines
+    assert {path: n for path, n in lines.items() if n >= 300} == {}
+
+
+def test_a_file_says_what_it_covers():
     for module, path in MODULES.items():
         assert ast.get_docstring(ast.parse(path.read_text())), f"{module}: say in a line what it covers"
 

@@ -11,7 +11,7 @@ from datamodules.language.language_model import LanguageModel
 from tests.support.hub_cache import publish_dataset, publish_model
 from tests.support.hub_models import DEPTH, small_model
 from tests.support.hub_questions import SCRIPTS, training_texts
-from tests.test_train import run, table
+from tests.support.runs import run, table
 
 MODEL, SET, N, TOKENS = "mistralai/Mistral-7B-Instruct-v0.2", "mandarjoshi/trivia_qa", 60, 6
 COMMAND = ["model=mistral_7b_instruct", "dataset=triviaqa"]

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from datamodules.language import smollm2
 from datamodules.language.language_model import LanguageModel
 from tests.support.places import ROOT
-from tests.test_train import run
+from tests.support.runs import run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 FOLDER = ROOT / "cache" / "models"

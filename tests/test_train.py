@@ -1,6 +1,5 @@
-"""The whole run as a person starts it: files, ranks, kills and mistakes."""
+"""The whole run as a person starts it: files, ranks, kills and an altered cache."""
 
-import csv
 import json
 import os
 import re
@@ -17,40 +16,7 @@ from safetensors import safe_open
 
 from probes.exact_grid import LogisticGrid
 from probes.report.probes_file import load_probes
-from tests.support.places import ROOT
-from train import HydraFullError
-
-TRAIN = ROOT / "train.py"
-
-
-def command(folder, *overrides):
-    options = [override for override in overrides if override.startswith("-")]  # these come first
-    rest = [override for override in overrides if override not in options]
-    return [sys.executable, str(TRAIN), *options, f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *rest]
-
-
-def start(folder, *overrides):
-    folder.mkdir(exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    return subprocess.Popen(
-        command(folder, *overrides),
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(folder, *overrides):
-    """Run to the end; returns exit status, standard output and standard error."""
-    process = start(folder, *overrides)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def table(folder):
-    return list(csv.DictReader((folder / "run" / "heatmap.csv").read_text().splitlines()))
+from tests.support.runs import TRAIN, command, run, start, table
 
 
 @pytest.fixture(scope="module")
@@ -262,116 +228,6 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
     assert (tmp_path / "run" / "heatmap.csv").read_bytes() == (alone[0] / "run" / "heatmap.csv").read_bytes()
 
 
-OWN = {
-    "positions/broken.yaml": "defaults: [paper]\nrules: [{name: x, of: answer\n",
-    "positions/far.yaml": "defaults: [paper]\nrules: [{name: far, of: answer, at: 1000}]\n",
-    "model/empty.yaml": "",
-    "dataset/nowhere.yaml": "_target_: nosuchmodule.Questions\n",
-}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (
-            ["site=residual"],
-            "expected site to be one of attn_out, mlp_out, mlp_post, resid_post, resid_pre, z; got residual",
-        ),
-        (["dataset=trivia"], "expected dataset to be one of cities, csv, demo_facts, demo_words, hotpotqa,"),
-        (["model=gpt5"], "expected model to be one of demo, gemma3_27b_instruct, "),
-        (["positions=none"], "expected positions to be one of exact, imdb, paper, statements; got none"),
-        (
-            ["positions.rules=[tail]"],
-            "positions.rules: expected a list of rules such as {name: end, of: answer, at: -1}",
-        ),
-        (
-            ["site.name=mlp"],
-            "site.name: expected one of resid_pre, resid_post, attn_out, z, mlp_post, mlp_out; got 'mlp'",
-        ),
-        (["spans.rule=guess"], "spans.rule: expected one of auto, pattern, options, number; got 'guess'"),
-        (["model=hf", "model.id=/no/such/folder"], "model.id: expected a folder or a hub id such as org/name, got "),
-        (["+model.colour=red"], "got an unexpected keyword argument 'colour'"),
-        pytest.param(
-            ["trainer=gpu"],
-            "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-        (["split.seed=abc"], "split.seed: expected a whole number of at least 0, or a list of different ones, got"),
-        (["probe=mass_mean", "probe.whiten=no"], "probe.whiten: expected true or false, got 'no'"),
-        (["probe=minibatch", "probe.l2=auto"], "probe.l2: expected a number above 0, got auto; auto and lists are for"),
-        (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
-        (
-            ["model=hf", "model.gguf=~/x.gguf"],
-            "expected KEY=VALUE as Hydra reads it, got model.gguf=~/x.gguf; put a val",
-        ),
-        (["model=hf"], "model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got None; set one"),
-        (
-            ["datamodule=precomputed"],
-            "expected a value for datamodule.path, which has no default; add datamodule.path=... to the command",
-        ),
-        (
-            ["datamodule=precomputed", "datamodule.path=absent.safetensors"],
-            "expected a safetensors file, got absent.safetensors: no such file or directory; check the path",
-        ),
-        (["datamodule.block_bytes=0"], "datamodule.block_bytes: expected a whole number above 0, or null, got 0"),
-        (["probe.l3=1"], "Could not override 'probe.l3'"),
-        (["--config-dir=OWN", "positions=broken"], "while parsing a flow mapping"),
-        (
-            ["--config-dir=OWN", "model=empty"],
-            "model: expected a configuration with a _target_, got an empty one; begin it",
-        ),
-        (["--config-dir=OWN", "dataset=nowhere"], "configuration: Error loading 'nosuchmodule.Questions'"),
-        (["--config-dir=OWN", "positions=far"], "positions: expected examples that have one of far, got none of 2000"),
-        (
-            ["spans=model", "spans.model=gpt2"],
-            "spans.model: expected null or a model, got 'gpt2'; give it with +model@sp",
-        ),
-        (["site.also=z"], "site.also: expected a list of sites, got 'z'; write site.also=[z,mlp_out]"),
-        (
-            ["experiment=cache_info", "cache.prune=none"],
-            "at least 4 first characters of them, got 'none', which none has",
-        ),
-        (
-            ["dataset=csv", "dataset.path=a", "dataset.labels={true:[],false:[]}"],
-            "dataset.labels: expected spellings by label",
-        ),
-        (
-            ["dataset=csv", "dataset.path=a", "dataset.options=ab"],
-            "dataset.options: expected a list of columns, such as",
-        ),
-        (["dataset=csv", "dataset.path=a", "dataset.name=5"], "dataset.name: expected a text, got 5"),
-        (["dataset=csv", "dataset.path=absent.csv"], "expected a CSV file, got absent.csv: no such file"),
-        (["cache.root=/dev/null/cache"], "cache.root: expected a folder that can be written, got /dev/null/cache"),
-        (
-            ["cache.root='~nobody-here/cache'"],
-            "cache.root: expected a path, got ~nobody-here/cache: this machine has no",
-        ),
-        (["cache.root=null"], "cache.root: expected a folder, got None; name one"),
-        (["cache.root=''"], "cache.root: expected a folder, got ''; name one"),
-        (
-            ["rule=given"],
-            "rule=given: expected statements with labels, got the questions of demo_facts; choose another",
-        ),
-        (["dataset=statements", "dataset.path=a", "rule=gold"], "rule: expected rule=given for a, whose statements"),
-        (["dataset=statements", "dataset.path=a", "experiment=paper"], "rule: expected rule=given for a, whose state"),
-        (["site.layers=[8]"], "site.layers: expected layers of the model, 0 to 7, got [8]"),
-        (["dataset.limit=12"], "labels: expected at least 10 right and 10 wrong answers, got"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_status_one(overrides, line, alone, tmp_path):
-    for name, text in OWN.items():
-        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "own" / name).write_text(text)
-    status, out, err = run(tmp_path, *(override.replace("OWN", str(tmp_path / "own")) for override in overrides))
-    mistakes = [text for text in err.splitlines() if text.startswith("error: ")]
-    assert status == 1
-    assert len(mistakes) == 1, err
-    assert line in mistakes[0]
-    assert "Traceback" not in out + err
-    assert "Error executing job" not in err
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
 def test_an_altered_shard_is_named_with_its_mend(alone, own, tmp_path):
     folder = alone[0]
     shard = next((folder / "cache" / "activations").glob("*/layer=01/shard-00000.safetensors"))
@@ -393,38 +249,3 @@ def test_it_runs_from_another_folder_and_as_a_module(tmp_path):
             [sys.executable, *how, "--cfg", "job", "--package", "split"], cwd=tmp_path, capture_output=True, text=True
         )
         assert "seed: 0" in shown.stdout, shown.stderr
-
-
-def test_a_traceback_is_shown_where_the_user_asks_for_it(tmp_path):
-    """Of what composing finds, and of what a constructor finds."""
-    environment = os.environ | {"HYDRA_FULL_ERROR": "1"}
-    for override, words in (("model=nope", "MissingConfigException"), ("split.val=2", "ValueError: split: expected")):
-        done = subprocess.run(
-            command(tmp_path, override), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
-        )
-        assert done.returncode == 1
-        assert "Traceback" in done.stderr
-        assert words in done.stderr
-
-
-def test_a_mistake_in_a_sweep_is_one_line_too(tmp_path):
-    """Found for all jobs before the first; the second of two that are composed is wrong here."""
-    status, out, err = run(
-        tmp_path, "--multirun", f"hydra.sweep.dir={tmp_path}/sweep", "split.seed=1,2", "model=demo,nope"
-    )
-    (line,) = (out + err).splitlines()
-    assert status == 1
-    assert "error: expected model to be one of demo, " in line
-
-
-@pytest.mark.parametrize("before", [None, "0"])
-def test_hydra_s_variable_is_put_back(before, monkeypatch):
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    if before:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", before)
-    with HydraFullError("1"):
-        assert os.environ["HYDRA_FULL_ERROR"] == "1"
-        with HydraFullError(None):
-            assert "HYDRA_FULL_ERROR" not in os.environ
-        assert os.environ["HYDRA_FULL_ERROR"] == "1"
-    assert os.environ.get("HYDRA_FULL_ERROR") == before

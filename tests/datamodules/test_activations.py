@@ -1,44 +1,24 @@
+"""The datamodule of activations: its grid, its labels and exact answers, and what it refuses."""
+
 import json
 import re
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datamodules.activations import ActivationDataModule
 from datamodules.card import Card
 from datamodules.examples import Span
-from datamodules.labels.labelling import collect_replies, label_examples
-from datamodules.labels.rules import TextRule, judge_by_gold, judge_by_substring
-from datamodules.labels.spans import ModelSpans, RuleSpans
-from datamodules.language.cache.entry import CacheEntry
+from datamodules.labels.rules import judge_by_gold
+from datamodules.labels.spans import ModelSpans
 from datamodules.language.capture import capture
 from datamodules.language.positions import Positions, Rule
 from datamodules.language.running_model import RunningModel
-from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 from datamodules.split import GroupSplit
-from tests.datamodules.language.test_positions import shipped
-
-COLOURS = FileQuestions(path="colours.csv")
-
-
-def make(language_model, questions_csv, cache_root, **changes):
-    settings = {
-        "model": language_model,
-        "dataset": FileQuestions(path=str(questions_csv), pattern=r"\w+"),
-        "rule": TextRule(judge_by_gold),
-        "spans": RuleSpans(),
-        "positions": Positions(shipped("paper")),
-        "site": "resid_post",
-        "split": GroupSplit(),
-        "cache_root": str(cache_root),
-    }
-    return ActivationDataModule(**(settings | changes))
+from tests.support.activations import counts, make, table_of
+from tests.support.positions import shipped
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +31,6 @@ def datamodule(language_model, questions_csv, cache_root, tmp_path_factory):
     built = make(language_model, questions_csv, cache_root, folder=tmp_path_factory.mktemp("run"))
     built.setup()
     return built
-
-
-def table_of(datamodule):
-    """The rows of its examples.parquet."""
-    return pq.read_table(datamodule.folder / "examples.parquet").to_pylist()
-
-
-def counts(datamodule):
-    """The counts of each split of its one target."""
-    (target,) = datamodule.card.targets
-    return [target.counts[name] for name in ("train", "val", "test")]
 
 
 def test_blocks_hold_what_the_model_computes(datamodule, language_model, questions_csv):
@@ -120,45 +89,6 @@ def test_another_site_reuses_the_answers(datamodule, language_model, questions_c
         make(language_model, questions_csv, cache_root, site="mlp_out", layers=[2]).setup()
     assert "answers: 300 reused from" in caplog.text
     assert "mlp_out: 300 of 300 to make" in caplog.text
-
-
-def test_another_batch_size_gives_the_same_answers(language_model, questions_csv, tmp_path):
-    asked = [(q.id, q.text) for q in FileQuestions(path=str(questions_csv), limit=40).load()]
-    answers = []
-    for batch_size in (8, 1):
-        model = replace(language_model, batch_size=batch_size)
-        with LanguageModelStages(model, COLOURS, str(tmp_path / str(batch_size)), torch.device("cpu")) as stages:
-            ids, texts = zip(*asked, strict=True)
-            answers.append(stages.answer(ids, stages.encode(texts)))
-    assert [a.answer_ids for a in answers[0]] == [a.answer_ids for a in answers[1]]
-    assert [a.text for a in answers[0]] == [a.text for a in answers[1]]
-
-
-def test_a_run_that_failed_goes_on_where_it_stopped(language_model, questions_csv, tmp_path, monkeypatch):
-    """The first shard of activations is kept, and what follows has the bytes of a run left alone."""
-    alone = make(language_model, questions_csv, tmp_path / "alone")
-    alone.setup()
-    calls = []
-
-    def fails_late(network, sequences, *rest):
-        calls.append(len(sequences))
-        if sum(calls) > 256:
-            raise RuntimeError("power cut")
-        return capture(network, sequences, *rest)
-
-    monkeypatch.setattr("datamodules.language.activation_stage.capture", fails_late)
-    with pytest.raises(RuntimeError, match="power cut"):
-        make(language_model, questions_csv, tmp_path / "cut").setup()
-    monkeypatch.undo()
-    calls.clear()
-    monkeypatch.setattr(
-        "datamodules.language.activation_stage.capture", lambda n, s, *r: calls.append(len(s)) or capture(n, s, *r)
-    )
-    resumed = make(language_model, questions_csv, tmp_path / "cut")
-    resumed.setup()
-    assert sum(calls) == 300 - 256
-    for one, other in zip(alone._shards, resumed._shards, strict=True):
-        assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
 
 
 def test_activations_that_are_not_finite_are_named_and_not_stored(language_model, questions_csv, tmp_path, monkeypatch):
@@ -223,28 +153,6 @@ def test_a_split_short_of_a_class_is_told(language_model, questions_csv, cache_r
     assert "split: test has" not in caplog.text
 
 
-def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tmp_path, monkeypatch, caplog):
-    forwards = []
-
-    def counted(*arguments):
-        forwards.append(arguments[3])
-        return capture(*arguments)
-
-    monkeypatch.setattr("datamodules.language.activation_stage.capture", counted)
-    together = {"site": "z", "also": ["mlp_post", "z", "resid_pre"]}
-    make(language_model, questions_csv, tmp_path / "together", **together).setup()
-    assert {tuple(sorted(sites)) for sites in forwards} == {("mlp_post", "resid_pre", "z")}
-    for site in ("z", "mlp_post", "resid_pre"):
-        alone = make(language_model, questions_csv, tmp_path / "alone", site=site)
-        alone.setup()
-        forwards.clear()
-        reused = make(language_model, questions_csv, tmp_path / "together", site=site)
-        reused.setup()
-        assert not forwards
-        for one, other in zip(alone._shards, reused._shards, strict=True):
-            assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
-
-
 def test_a_mean_is_cached_as_a_mean(language_model, questions_csv, cache_root, tmp_path):
     rules = [Rule("answer_mean", "answer", "mean"), Rule("-1", "answer", -1)]
     built = make(language_model, questions_csv, cache_root, positions=Positions(rules), layers=[1], folder=tmp_path)
@@ -260,23 +168,6 @@ def test_a_mean_is_cached_as_a_mean(language_model, questions_csv, cache_root, t
         expected = states[len(row["prompt_ids"]) :].mean(0)
         torch.testing.assert_close(acts[0, i].float(), expected, rtol=2**-7, atol=1e-3)
         assert row["exact_answer_by"] == "not looked for"
-
-
-def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model, questions_csv, tmp_path, caplog):
-    text = questions_csv.read_text()
-    long = "red " * 200
-    path = tmp_path / "long.csv"
-    path.write_text(text + f"{long}?,nothing\n{long}!,nothing\n")
-    built = make(language_model, path, tmp_path)
-    with caplog.at_level("INFO"):
-        built.setup()
-    assert sum(count.n for count in counts(built)) == 300
-    assert (
-        "skipped 2 of 302 texts, too long to leave 14 of the 128 tokens of context to the answer "
-        "(a model with a longer context or fewer model.max_new_tokens would keep them): long-00300, long-00301"
-    ) in caplog.text
-    with pytest.raises(ValueError, match=r"that leave 127 of the 128 tokens of context to the answer, got \d+ tokens"):
-        make(replace(language_model, max_new_tokens=127), questions_csv, tmp_path).setup()
 
 
 def test_no_exact_answer_in_over_half_of_the_rows_stops_and_shows_five(language_model, questions_csv, cache_root):
@@ -310,77 +201,6 @@ def test_the_page_and_the_table_stand_in_the_run_folder(datamodule):
         assert row["exact_answer"] == (match.group() if match else None)
 
 
-def entries(root, kind):
-    return sorted(path.name for path in (root / kind).iterdir())
-
-
-def test_answers_are_known_by_model_prompts_and_decoding(language_model, tiny_model, tmp_path):
-    network = language_model.load("cpu")
-    network.lm_head.weight[0, 0] += 1
-    network.save_pretrained(tmp_path / "other")
-    language_model.load_tokenizer().save_pretrained(tmp_path / "other")
-    ways = [
-        {},
-        {"id": str(tmp_path / "other")},
-        {"dtype": "bfloat16"},
-        {"stop": "red"},
-        {"max_new_tokens": 3},
-        {"prompt": "{question}"},
-    ]
-    for count, way in enumerate([*ways, {"batch_size": 2}, {"name": "other name"}], 1):
-        model = replace(language_model, **way)
-        with LanguageModelStages(model, COLOURS, str(tmp_path / "cache"), torch.device("cpu"), quiet=True) as stages:
-            stages.answer(["a", "b"], stages.encode(["red?", "blue?"]))
-        assert len(entries(tmp_path / "cache", "answers")) == min(count, len(ways))
-
-
-def test_activations_are_known_by_sequences_tokens_sites_and_layers(language_model, tmp_path):
-    with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        answers = stages.answer(["a", "b"], stages.encode(["red?", "blue?"]))
-        usual: dict[str, Any] = {
-            "ids": ["a", "b"], "answers": answers, "names": ["x"], "tokens": torch.tensor([[[3, 3]], [[2, 2]]]),
-            "valid": torch.ones(2, 1, dtype=torch.bool), "sites": ["z"], "layers": [0, 1],
-        }  # fmt: skip
-        ways: list[dict[str, Any]] = [
-            {},
-            {"answers": answers[::-1]},
-            {"tokens": torch.tensor([[[3, 3]], [[1, 2]]])},
-            {"valid": torch.tensor([[True], [False]])},
-            {"sites": ["mlp_out"]},
-            {"layers": [0, 2]},
-            {"ids": ["c", "d"]},  # names that no content depends on
-            {"names": ["y"]},  # the same tokens under another name
-            {"layers": [0]},  # which another entry holds
-        ]
-        for count, way in enumerate(ways, 1):
-            stages.capture(**usual | way)
-            assert len(entries(tmp_path, "activations")) == min(count, len(ways) - 3)
-
-
-def test_a_prompt_that_just_fits_is_kept(language_model, questions_csv, tmp_path):
-    questions = FileQuestions(path=str(questions_csv)).load()
-    tokenizer = language_model.load_tokenizer()
-    longest = max(map(len, language_model.encode(tokenizer, [q.text for q in questions])))
-    with LanguageModelStages(
-        replace(language_model, max_new_tokens=128 - longest), COLOURS, str(tmp_path), torch.device("cpu"), True
-    ) as stages:
-        assert len(label_examples(stages, questions, TextRule(judge_by_gold), None).questions) == 300
-        stages.model = replace(stages.model, max_new_tokens=129 - longest)
-        assert 0 < len(label_examples(stages, questions, TextRule(judge_by_gold), None).questions) < 300
-
-
-def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_path):
-    with LanguageModelStages(language_model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        told: list[str] = []
-        short, long = collect_replies(stages, language_model, ["a", "b"], ["red?", "red " * 300], told.append)
-        assert short
-        assert long == ""
-        assert collect_replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
-        assert [line[:44] for line in told] == [
-            f"1 of {n} texts are not put to {language_model.name}"[:44] for n in (2, 1)
-        ]
-
-
 def test_a_class_without_exact_answers_stops(language_model, questions_csv, cache_root):
     """Without a pattern only right answers have one; here they are made the most."""
     rows = [line for line in questions_csv.read_text().splitlines()[1:] if not line.endswith(",nothing")]
@@ -410,43 +230,6 @@ def test_sites_that_lie_in_parts_are_refused(language_model, questions_csv, cach
     split = replace(language_model, tp_plan="auto")
     with pytest.raises(ValueError, match=r"expected a site of the width of the stream, .* got z; choose"):
         make(split, questions_csv, cache_root, also=["z"]).setup()
-
-
-def test_tokens_without_an_embedding_are_refused_where_they_are_used(language_model, tiny_model, tmp_path):
-    """gemma-3-1b and CodeLlama-34b have such tokens in their tokenizers."""
-    folder = shutil.copytree(tiny_model, tmp_path / "model")
-    tokenizer = language_model.load_tokenizer()
-    rows = len(tokenizer)
-    tokenizer.add_tokens([f"<more-{i}>" for i in range(9)])
-    tokenizer.save_pretrained(folder)
-    model = replace(language_model, id=str(folder))
-    with LanguageModelStages(model, COLOURS, str(tmp_path), torch.device("cpu"), quiet=True) as stages:
-        (answer,) = stages.answer(["a"], stages.encode(["red?"]))
-        assert answer.answer_ids
-        with pytest.raises(
-            ValueError, match=rf"expected tokens below {rows}, .* got {rows + 3} \('<more-3>'\); the tokenizer belongs"
-        ):
-            stages.answer(["a", "b"], stages.encode(["red?", "<more-3> blue?"]))
-
-
-def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
-    language_model, questions_csv, tmp_path, tmp_path_factory, monkeypatch, caplog
-):
-    first = make(language_model, questions_csv, tmp_path)
-    first.setup()
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    def refuse(*_):
-        raise OSError("cache.root: expected a folder that can be written")
-
-    monkeypatch.setattr(CacheEntry, "write", refuse)
-    run = tmp_path_factory.mktemp("run")
-    other = make(language_model, questions_csv, tmp_path, rule=TextRule(judge_by_substring), folder=run)
-    other.setup()
-    assert sum(count.n for count in counts(other)) == 300
-    assert {row["label_by"] for row in table_of(other)} == {"found", "not found"}
-    assert not [record for record in caplog.records if "cache.root" in record.message]
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_test_part_that_is_left_out_is_never_asked(language_model, questions_csv, tmp_path):

@@ -22,8 +22,8 @@ from datamodules.split import GroupSplit
 from datamodules.stream.whole_file import write_whole
 from datamodules.targets import NO_SPLIT, Targets
 from tests.datamodules.stream.test_accidents import in_a_small_disk, needs_mounts
-from tests.datamodules.test_activations import make as make_model
 from tests.datamodules.test_precomputed import N, make, tensors, write
+from tests.support.activations import make as make_model
 
 PARTS = ("train", "val", "test", None)
 RECORD = {"examples.parquet", "exact_answers.html", "labels.md"}

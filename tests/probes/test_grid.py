@@ -12,22 +12,10 @@ from probes.analysis.auroc import auroc
 from probes.exact_grid import LogisticGrid
 from probes.solver.penalty import PATH, fit_chosen
 from tests.support.cards import make_block, make_card
+from tests.support.streams import Stream
 from tests.support.trainers import quiet_trainer
 
 L, T, N, D = 2, 3, 400, 6
-
-
-class Stream:
-    """A sized iterable; Lightning would take a list for several loaders."""
-
-    def __init__(self, blocks):
-        self.blocks = blocks
-
-    def __len__(self):
-        return len(self.blocks)
-
-    def __iter__(self):
-        return iter(self.blocks)
 
 
 class Blocks(pl.LightningDataModule):

@@ -12,23 +12,11 @@ from probes.exact_grid import LogisticGrid
 from probes.mass_mean import MassMeanGrid
 from probes.minibatch import LinearGrid
 from tests.support.cards import make_block, make_card
+from tests.support.streams import Stream
 from tests.support.trainers import quiet_trainer
 
 LAYERS, POSITIONS, N, D = (0, 4), ("a", "b", "c"), 400, 6
 SEEDS = ("correctness, seed 0", "correctness, seed 7", "refusal")
-
-
-class Stream:
-    """A sized iterable."""
-
-    def __init__(self, blocks):
-        self.blocks = blocks
-
-    def __len__(self):
-        return len(self.blocks)
-
-    def __iter__(self):
-        return iter(self.blocks)
 
 
 class Data(pl.LightningDataModule):

@@ -4,18 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from datamodules.language.positions import Positions, Rule, compute_coincidence
-from tests.support.places import ROOT
-
-CONF = ROOT / "conf" / "positions"
-
-
-def shipped(name) -> list[Any]:
-    """The rules of a list in conf/positions."""
-    loaded: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-    return loaded["rules"]
+from tests.support.positions import shipped
 
 
 def found(rules, prompt, answer, span, tokenizer: Any = None, into_prompt=False, **more) -> dict[str, Any]:

@@ -1,28 +1,8 @@
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from datamodules.questions.row_questions import RowQuestions
-
-
-class Rows(RowQuestions):
-    def __init__(self, train, test=None, **settings: Any):
-        named: dict[str, Any] = {"name": "own"} | settings
-        super().__init__(**named)
-        self.parts = {"": train} if test is None else {"train": train, "test": test}
-
-    def read_rows(self):
-        return self.parts
-
-
-def pairs(*texts):
-    return [{"question": question, "answer": answer} for question, answer in texts]
-
-
-def load(rows):
-    told = []
-    return rows.load(told.append), told
+from tests.support.rows import Rows, load, pairs
 
 
 def test_rows_become_questions_each_text_once():
@@ -164,81 +144,6 @@ def test_limit_draws_from_a_seed_of_train_and_test_each():
     questions, told = load(Rows(rows, other, limit=10))
     assert [q.split for q in questions] == ["train"] * 10 + ["test"] * 5
     assert told == ["own test: dataset.limit=10, but there are 5; all are taken"]
-
-
-def of(who, *questions):
-    return [{"question": question, "answer": "x", "who": who} for question in questions]
-
-
-def test_groups_of_a_column_join_those_of_the_wording():
-    """One is asked of two people, who are then one group with all that is asked of them."""
-    rows = of("A a", "Who?", "When?") + of(" ", "Where?") + of("B", "who", "How?") + of("C", "Why?")
-    assert [q.group for q in load(Rows(rows, group="who"))[0]] == ["who=B"] * 2 + ["where"] + ["who=B"] * 2 + ["who=C"]
-
-
-def test_a_row_that_repeats_another_still_joins_its_group():
-    rows = of("A", "Who?", "When?") + of("B", "Who?", "Where?")
-    assert [q.group for q in load(Rows(rows, group="who"))[0]] == ["who=B"] * 3
-
-
-def test_neither_a_text_nor_a_group_stands_in_train_and_test():
-    train, test = of("A", "Who?") + of("B", "Who is it?") + of("C", "Why?"), of("D", "who") + of("B", "How?")
-    questions, told = load(Rows(train, test, group="who"))
-    assert [(q.text, q.split) for q in questions] == [("Why?", "train"), ("who", "test"), ("How?", "test")]
-    assert told == [
-        "own: 0 of 2 test rows also stand in train letter by letter; 2 train questions that test asks too, case and "
-        "punctuation folded, or of the same who, are left out"
-    ]
-
-
-def test_a_group_of_columns_in_a_text_joins_where_all_are_equal_and_none_is_empty():
-    rows = [
-        {"question": f"q{i}?", "answer": "x", "a": a, "b": b}
-        for i, (a, b) in enumerate([("p", "q"), ("p", "r"), ("p", "q"), ("p", ""), ("p", None), ("", ""), ("", "")])
-    ]
-    assert [q.group for q in load(Rows(rows, group="{a}|{b}"))[0]] == [
-        "{a}|{b}=p|q", "{a}|{b}=p|r", "{a}|{b}=p|q", "q3", "q4", "q5", "q6",
-    ]  # fmt: skip
-
-
-def test_a_list_of_groups_joins_where_any_is_equal_within_its_column():
-    rows = [
-        {"question": f"q{i}?", "answer": "x", "a": a, "b": b}
-        for i, (a, b) in enumerate([(1, 5), (2, 5), (2, 6), (3, 7), (None, None), (4, 1), (None, None)])
-    ]
-    groups = [q.group for q in load(Rows(rows, group=["a", "b"]))[0]]
-    assert len(set(groups[:3])) == 1  # linked by b=5 and a=2
-    assert len(set(groups)) == 5  # 1 in column b is not 1 in column a
-
-
-@pytest.mark.parametrize("group", [{"q": r"the (\w+) of"}, [{"q": r"the (\w+) of"}, "none"]])
-def test_of_a_group_with_a_pattern_only_the_match_counts(group):
-    rows = [
-        {"question": f"q{i}?", "answer": "x", "q": q, "none": ""}
-        for i, q in enumerate(["the king of A", "the king of B", "the queen of A, the king of B", "a king", "a king"])
-    ]
-    assert [q.group for q in load(Rows(rows, group=group))[0]] == ["q=king", "q=king", "q=queen|king", "q3", "q4"]
-
-
-def test_a_pattern_without_brackets_counts_with_all_its_matches():
-    rows = [
-        {"question": q, "answer": "x"} for q in ("Ann has 3 cats, 4 dogs.", "Bo has 5 cats, 6 dogs.", "Ann: 3 cats.")
-    ]
-    assert [q.group for q in load(Rows(rows, group={"question": r"\b[a-z]+\b"}))[0]] == [
-        "question=has|cats|dogs", "question=has|cats|dogs", "question=cats",
-    ]  # fmt: skip
-
-
-def test_a_group_that_joins_nothing_is_told():
-    _, told = load(Rows(of("", "Who?", "When?"), group=["who"]))
-    assert told == ["own: dataset.group joins no rows: none has a value, or a match, of who"]
-
-
-def test_long_values_of_a_group_have_short_names():
-    rows = of("p" * 5000, "Who?", "When?") + of("p" * 4999 + "r", "Where?")
-    groups = [q.group for q in load(Rows(rows, group="who"))[0]]
-    assert groups[0] == groups[1] != groups[2]
-    assert max(map(len, groups)) < 150
 
 
 def test_a_list_in_the_question_is_text():

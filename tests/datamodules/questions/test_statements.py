@@ -14,7 +14,7 @@ from datamodules.language.stages import LanguageModelStages
 from datamodules.language.tokens import decode
 from datamodules.questions.statements import FileStatements
 from datamodules.split import GroupSplit
-from tests.datamodules.language.test_positions import shipped
+from tests.support.positions import shipped
 
 CITIES = ["Paris", "Rome", "Café Réal", "St. Paul's", "New York"]
 

@@ -21,8 +21,8 @@ from datamodules.language.running_model import RunningModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 from datamodules.stream.store import Shards
-from tests.datamodules.language.test_positions import shipped
-from tests.datamodules.test_activations import make
+from tests.support.activations import make
+from tests.support.positions import shipped
 
 COLOURS = FileQuestions(path="colours.csv")
 N, NAMES = 300, ["last_q", "mean", "end", "first"]

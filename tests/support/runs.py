@@ -1,0 +1,44 @@
+"""Runs of `train.py` in a process of their own."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.places import ROOT
+
+TRAIN = ROOT / "train.py"
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    """The command of a run that writes into `folder`, its cache too."""
+    options = [override for override in overrides if override.startswith("-")]  # these come first
+    rest = [override for override in overrides if override not in options]
+    return [sys.executable, str(TRAIN), *options, f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *rest]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start a run in `folder` and do not wait for it."""
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return subprocess.Popen(
+        command(folder, *overrides),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, *overrides: str) -> tuple[int, str, str]:
+    """Run to the end; returns exit status, standard output and standard error."""
+    process = start(folder, *overrides)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """The rows of `heatmap.csv` that a run left under `folder`."""
+    return list(csv.DictReader((folder / "run" / "heatmap.csv").read_text().splitlines()))
