@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -11,54 +10,9 @@ from sklearn.metrics import roc_auc_score
 from probes.exact_grid import LogisticGrid
 from probes.mass_mean import MassMeanGrid
 from probes.minibatch import LinearGrid
-from tests.support.cards import make_block, make_card
+from tests.support.named_cells import SEEDS, D, NamedCells
 from tests.support.streams import Stream
 from tests.support.trainers import quiet_trainer
-
-LAYERS, POSITIONS, N, D = (0, 4), ("a", "b", "c"), 400, 6
-SEEDS = ("correctness, seed 0", "correctness, seed 7", "refusal")
-
-
-class Data(pl.LightningDataModule):
-    """A grid whose cells are known by name: the signal of layer l at position p is their place in the alphabet.
-
-    Two targets are splits of one label set; the third has labels of its own. `bits` are random labels as text.
-    """
-
-    def __init__(self, layers=LAYERS, positions=POSITIONS, names=SEEDS, per_block=4, whole=False, **more):
-        super().__init__()
-        rng = torch.Generator().manual_seed(0)
-        self.labels = torch.stack([torch.arange(N) % 2, torch.arange(N) % 2, (torch.arange(N) % 5 < 2).long()])
-        self.labels = self.labels[: len(names)]
-        signal = {(0, "a"): 0.1, (0, "b"): 0.5, (0, "c"): 0.9, (4, "a"): 1.3, (4, "b"): 1.7, (4, "c"): 2.1}
-        noise = torch.randn(N, D, generator=rng)
-        self.cells = [(layer, position) for layer in layers for position in positions]
-        self.acts = torch.stack([noise + signal.get(cell, 0) * self.labels[-1][:, None] for cell in self.cells])
-        self.acts += 0.8 * self.labels[0][:, None] * torch.eye(D)[0]
-        order = torch.stack([torch.randperm(N, generator=rng) for _ in names])
-        self.splits = torch.stack([torch.empty(N).long().scatter_(0, one, torch.arange(N) * 3 // N) for one in order])
-        self.card = make_card(layers, positions, D, names, **more)
-        self.per_block, self.whole = per_block, whole
-
-    def held(self, split):
-        return self.splits == ("train", "val", "test").index(split)
-
-    def blocks(self, split):
-        held = self.held(split)
-        rows = held.any(0).nonzero()[:, 0]
-        for cells in torch.arange(len(self.cells)).split(self.per_block):
-            valid = held[:, None, rows].expand(-1, len(cells), -1)
-            block = make_block(self.acts[cells][:, rows], self.labels[:, rows], valid, cells, rows)
-            yield block | {"held": held[:, rows]}
-
-    def train_dataloader(self):
-        return Stream(list(self.blocks("train")))
-
-    def val_dataloader(self):
-        return Stream(list(self.blocks("val")))
-
-    def test_dataloader(self):
-        return Stream(list(self.blocks("test")))
 
 
 def fit(folder, grid, data, **settings):
@@ -70,13 +24,13 @@ def fit(folder, grid, data, **settings):
 
 def one_target(data, k):
     """The same data with target k alone."""
-    alone = Data(names=(data.card.targets[k].name,))
+    alone = NamedCells(names=(data.card.targets[k].name,))
     alone.acts, alone.labels, alone.splits = data.acts, data.labels[[k]], data.splits[[k]]
     return alone
 
 
 def test_every_target_and_cell_against_scikit_learn(tmp_path):
-    data = Data()
+    data = NamedCells()
     grid = fit(tmp_path, LogisticGrid(l2=2.0), data)
     assert grid.weight.shape == (3, 2, 3, D)
     for k in range(3):
@@ -105,7 +59,7 @@ def test_every_target_and_cell_against_scikit_learn(tmp_path):
     ],
 )
 def test_targets_together_are_what_each_is_alone(make, tmp_path):
-    data = Data()
+    data = NamedCells()
     together = fit(tmp_path, make(), data)
     for k in range(3):
         alone = fit(tmp_path, make(), one_target(data, k))
@@ -115,7 +69,7 @@ def test_targets_together_are_what_each_is_alone(make, tmp_path):
 
 
 def test_mini_batches_learn_every_target(tmp_path):
-    data = Data(per_block=6)
+    data = NamedCells(per_block=6)
     grid = LinearGrid(l2=2.0, optimizer=lambda parameters: torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe"))
     fit(tmp_path, grid, data, max_epochs=30, limit_val_batches=0)
     exact = fit(tmp_path, LogisticGrid(l2=2.0), data)
@@ -125,7 +79,7 @@ def test_mini_batches_learn_every_target(tmp_path):
 
 
 def test_the_summary_metric_is_that_of_the_mean_map_of_splits(tmp_path):
-    data = Data(names=SEEDS[:2])
+    data = NamedCells(names=SEEDS[:2])
     trainer, grid = quiet_trainer(tmp_path), LogisticGrid()
     trainer.fit(grid, data)
     trainer.test(grid, data, verbose=False)
@@ -135,9 +89,9 @@ def test_the_summary_metric_is_that_of_the_mean_map_of_splits(tmp_path):
 
 
 def test_probes_find_their_rows_and_columns_by_name(tmp_path):
-    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]))
+    grid = fit(tmp_path, LogisticGrid(), NamedCells(names=SEEDS[:1]))
     before = grid.maps["test"][0]
-    other = Data((4, 2, 0), ("c", "z", "a", "b"), SEEDS[:1], dataset="others", counts={"test": (133, 66)})
+    other = NamedCells((4, 2, 0), ("c", "z", "a", "b"), SEEDS[:1], dataset="others", counts={"test": (133, 66)})
     quiet_trainer(tmp_path).test(grid, other, verbose=False)
     [after] = grid.maps["test"]
     assert (after.layers, after.positions) == (LAYERS, POSITIONS)
@@ -157,22 +111,22 @@ def test_probes_find_their_rows_and_columns_by_name(tmp_path):
     ],
 )
 def test_a_grid_that_lacks_a_row_or_a_column_is_refused(changes, message, tmp_path):
-    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]))
+    grid = fit(tmp_path, LogisticGrid(), NamedCells(names=SEEDS[:1]))
     with pytest.raises(ValueError, match=message):
-        quiet_trainer(tmp_path).test(grid, Data(names=SEEDS[:1], dataset="others", **changes), verbose=False)
+        quiet_trainer(tmp_path).test(grid, NamedCells(names=SEEDS[:1], dataset="others", **changes), verbose=False)
 
 
 def test_another_width_is_refused(tmp_path):
-    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]))
-    other = Data(names=SEEDS[:1])
+    grid = fit(tmp_path, LogisticGrid(), NamedCells(names=SEEDS[:1]))
+    other = NamedCells(names=SEEDS[:1])
     other.card = replace(other.card, width=D + 2)
     with pytest.raises(ValueError, match=r"expected activations of width 6, .*, got width 8 of a model; take the same"):
         quiet_trainer(tmp_path).test(grid, other, verbose=False)
 
 
 def test_probes_of_several_splits_are_all_tested_on_one_label_set(tmp_path):
-    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:2]))
-    other = Data(names=SEEDS[:1])
+    grid = fit(tmp_path, LogisticGrid(), NamedCells(names=SEEDS[:2]))
+    other = NamedCells(names=SEEDS[:1])
     quiet_trainer(tmp_path).test(grid, other, verbose=False)
     test = other.held("test")[0]
     for k, found in enumerate(grid.maps["test"]):
@@ -182,7 +136,7 @@ def test_probes_of_several_splits_are_all_tested_on_one_label_set(tmp_path):
 
 
 def test_cells_that_are_left_out_have_no_probe_and_are_named(tmp_path, capsys):
-    grid = fit(tmp_path, LogisticGrid(), Data(names=SEEDS[:1]), limit_train_batches=1)
+    grid = fit(tmp_path, LogisticGrid(), NamedCells(names=SEEDS[:1]), limit_train_batches=1)
     assert grid.weight[0, 1, 1:].isnan().all()
     assert grid.maps["val"][0].auc[1, 1:].isnan().all()
     assert grid.maps["test"][0].auc[1, 1:].isnan().all()
@@ -191,7 +145,7 @@ def test_cells_that_are_left_out_have_no_probe_and_are_named(tmp_path, capsys):
 
 
 def test_a_cell_that_comes_twice_or_never_ends_the_run(tmp_path):
-    data = Data(names=SEEDS[:1])
+    data = NamedCells(names=SEEDS[:1])
     first, second = data.blocks("train")
     data.train_dataloader = lambda: Stream([first, second, first])
     with pytest.raises(
@@ -204,7 +158,7 @@ def test_a_cell_that_comes_twice_or_never_ends_the_run(tmp_path):
 
 
 def test_a_checkpoint_without_targets_is_read(tmp_path):
-    data = Data(names=SEEDS[:1])
+    data = NamedCells(names=SEEDS[:1])
     grid = fit(tmp_path, LogisticGrid(), data)
     trainer = quiet_trainer(tmp_path)
     trainer.strategy.connect(grid)
@@ -225,10 +179,10 @@ def test_a_checkpoint_without_targets_is_read(tmp_path):
 def test_a_checkpoint_finds_its_rows_by_name(tmp_path):
     """The datamodule is seen before the checkpoint, whose layers have another order."""
     grid, trainer = LogisticGrid(), quiet_trainer(tmp_path)
-    trainer.fit(grid, Data())
+    trainer.fit(grid, NamedCells())
     trainer.save_checkpoint(tmp_path / "probe.ckpt")
-    trainer.test(grid, Data(), verbose=False)
-    again, other = LogisticGrid(), Data(layers=LAYERS[::-1])
+    trainer.test(grid, NamedCells(), verbose=False)
+    again, other = LogisticGrid(), NamedCells(layers=LAYERS[::-1])
     quiet_trainer(tmp_path).test(again, other, ckpt_path=tmp_path / "probe.ckpt", verbose=False)
     for k in range(len(SEEDS)):
         torch.testing.assert_close(again.maps["test"][k].auc, grid.maps["test"][k].auc, rtol=0, atol=1e-9)
@@ -238,10 +192,10 @@ def test_a_checkpoint_finds_its_rows_by_name(tmp_path):
 
 def test_one_probe_is_tested_on_several_label_sets(tmp_path):
     grid, trainer = LogisticGrid(), quiet_trainer(tmp_path)
-    trainer.fit(grid, Data(names=SEEDS[:1]))
-    trainer.test(grid, Data(), verbose=False)
+    trainer.fit(grid, NamedCells(names=SEEDS[:1]))
+    trainer.test(grid, NamedCells(), verbose=False)
     assert [one.target for one in grid.maps["test"]] == list(SEEDS)
-    data = Data()
+    data = NamedCells()
     rows = data.held("test")[1]
     scores = data.acts[0, rows] @ grid.weight[0, 0, 0].detach() + grid.bias[0, 0, 0].detach()
     assert float(grid.maps["test"][1].auc[0, 0]) == pytest.approx(roc_auc_score(data.labels[1, rows], scores), abs=1e-6)
@@ -249,9 +203,9 @@ def test_one_probe_is_tested_on_several_label_sets(tmp_path):
 
 def test_a_second_fit_on_other_data_starts_afresh(tmp_path):
     """No probe of the first data is left, also where the trainer has no epoch to run."""
-    grid, trainer, other = LogisticGrid(), quiet_trainer(tmp_path), Data(dataset="others")
-    trainer.fit(grid, Data())
-    trainer.test(grid, Data(), verbose=False)
+    grid, trainer, other = LogisticGrid(), quiet_trainer(tmp_path), NamedCells(dataset="others")
+    trainer.fit(grid, NamedCells())
+    trainer.test(grid, NamedCells(), verbose=False)
     with pytest.raises(ValueError, match="give each fit a new Trainer"):
         trainer.fit(grid, other)
     assert grid.weight.isnan().all()
@@ -261,7 +215,7 @@ def test_a_second_fit_on_other_data_starts_afresh(tmp_path):
 
 
 def test_a_column_without_a_finite_row_is_named_in_the_test(tmp_path):
-    grid, trainer, data = LogisticGrid(), quiet_trainer(tmp_path), Data(names=SEEDS[:1])
+    grid, trainer, data = LogisticGrid(), quiet_trainer(tmp_path), NamedCells(names=SEEDS[:1])
     trainer.fit(grid, data)
     data.acts[4, data.held("test")[0]] = torch.nan
     with pytest.raises(ValueError, match=r"at layer 4, position b, example "):
@@ -270,7 +224,7 @@ def test_a_column_without_a_finite_row_is_named_in_the_test(tmp_path):
 
 def test_cells_that_were_not_fitted_have_no_penalty(tmp_path):
     grid = LogisticGrid(l2=[1.0, 10.0])
-    quiet_trainer(tmp_path, limit_train_batches=1).fit(grid, Data(names=SEEDS[:1], per_block=2))
+    quiet_trainer(tmp_path, limit_train_batches=1).fit(grid, NamedCells(names=SEEDS[:1], per_block=2))
     l2 = [penalty for row in grid.fitted["l2"] for penalty in row]
     assert set(l2[:2]) <= {1.0, 10.0}
     assert l2[2:] == [None] * 4

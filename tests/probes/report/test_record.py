@@ -11,7 +11,7 @@ from probes.exact_grid import LogisticGrid
 from probes.minibatch import LinearGrid
 from probes.report.heatmap import Heatmap
 from probes.report.record import ScoreRecord
-from tests.probes.test_targets_of_a_grid import Data
+from tests.support.named_cells import NamedCells
 from tests.support.trainers import quiet_trainer
 
 
@@ -23,7 +23,7 @@ def run(folder, grid, data, max_bytes=1e9, **settings):
 
 
 def test_the_file_is_as_documented(tmp_path):
-    data = Data()
+    data = NamedCells()
     grid = run(tmp_path, LogisticGrid(), data)
     with safe_open(tmp_path / "scores.safetensors", "pt") as file:
         assert set(file.keys()) == {"scores", "examples", "part", "labels"}
@@ -47,7 +47,7 @@ def test_the_file_is_as_documented(tmp_path):
 @pytest.mark.parametrize("make", [LogisticGrid, lambda: LinearGrid(optimizer=torch.optim.Adam)])
 def test_the_heatmap_follows_from_the_record(make, tmp_path):
     """Several epochs for the second: its validation scores are those of the best."""
-    data = Data(per_block=6)
+    data = NamedCells(per_block=6)
     run(tmp_path, make(), data, max_epochs=1 if make is LogisticGrid else 6)
     scores = load_scores(tmp_path)
     rows = pd.read_csv(tmp_path / "heatmap.csv").to_dict("records")
@@ -65,7 +65,7 @@ def test_the_heatmap_follows_from_the_record(make, tmp_path):
 
 
 def test_too_many_scores_are_left_out_and_the_run_says_so(tmp_path, caplog):
-    data = Data()
+    data = NamedCells()
     sizes = [4 * 3 * 6 * int(data.held(split).any(0).sum()) for split in ("val", "test")]
     run(tmp_path / "fits", LogisticGrid(), data, max_bytes=sum(sizes))
     assert (tmp_path / "fits" / "scores.safetensors").exists()
@@ -83,14 +83,14 @@ def test_max_bytes_is_checked():
 
 
 def test_without_validation_rows_only_test_scores_are_kept(tmp_path):
-    data = Data()
+    data = NamedCells()
     data.val_dataloader = lambda: []  # type: ignore[method-assign]
     run(tmp_path, LogisticGrid(), data, limit_val_batches=0)
     assert set(load_scores(tmp_path).part.unique().tolist()) == {0, 2}
 
 
 def test_a_cell_without_a_probe_has_no_scores(tmp_path):
-    data = Data(names=("correctness",))
+    data = NamedCells(names=("correctness",))
     data.acts[2] = 1.0  # constant: nothing to fit
     run(tmp_path, LogisticGrid(), data)
     scores = load_scores(tmp_path).scores
@@ -99,7 +99,7 @@ def test_a_cell_without_a_probe_has_no_scores(tmp_path):
 
 
 def test_cells_that_were_not_scored_are_nan_in_map_and_record(tmp_path):
-    data = Data(per_block=2)
+    data = NamedCells(per_block=2)
     grid = run(tmp_path, LogisticGrid(), data, limit_val_batches=1, limit_test_batches=1)
     for split in ("val", "test"):
         for one, again in zip(grid.maps[split], load_scores(tmp_path).maps(split), strict=True):
@@ -112,8 +112,8 @@ def test_the_record_holds_one_data_set(tmp_path):
     folder = tmp_path / "run"
     trainer = quiet_trainer(tmp_path, callbacks=[Heatmap(folder), ScoreRecord(folder)])
     grid = LogisticGrid()
-    trainer.fit(grid, Data())
-    trainer.test(grid, Data(dataset="others"), verbose=False)
+    trainer.fit(grid, NamedCells())
+    trainer.test(grid, NamedCells(dataset="others"), verbose=False)
     scores = load_scores(folder)
     assert scores.card.dataset == "others"
     assert set(scores.part.unique().tolist()) == {0, 2}
@@ -121,7 +121,7 @@ def test_the_record_holds_one_data_set(tmp_path):
 
 
 def test_validation_alone_leaves_a_record(tmp_path):
-    grid, data = run(tmp_path / "fit", LogisticGrid(), Data()), Data()
+    grid, data = run(tmp_path / "fit", LogisticGrid(), NamedCells()), NamedCells()
     quiet_trainer(tmp_path, callbacks=[ScoreRecord(tmp_path / "val")]).validate(grid, data, verbose=False)
     again = load_scores(tmp_path / "val")
     assert set(again.part.unique().tolist()) == {0, 1}
@@ -129,22 +129,22 @@ def test_validation_alone_leaves_a_record(tmp_path):
 
 
 def test_scores_that_are_left_out_do_not_leave_those_of_an_earlier_run(tmp_path):
-    run(tmp_path, LogisticGrid(), Data())
-    run(tmp_path, LogisticGrid(), Data(), max_bytes=0)
+    run(tmp_path, LogisticGrid(), NamedCells())
+    run(tmp_path, LogisticGrid(), NamedCells(), max_bytes=0)
     assert not (tmp_path / "scores.safetensors").exists()
 
 
 def test_a_block_without_cells_of_the_probes_adds_nothing(tmp_path):
     folder = tmp_path / "run"
-    grid = run(tmp_path, LogisticGrid(), Data(layers=(4,)))
+    grid = run(tmp_path, LogisticGrid(), NamedCells(layers=(4,)))
     trainer = quiet_trainer(tmp_path, callbacks=[ScoreRecord(folder)])
-    trainer.test(grid, Data(per_block=3), verbose=False)  # layer 0 comes first
+    trainer.test(grid, NamedCells(per_block=3), verbose=False)  # layer 0 comes first
     torch.testing.assert_close(load_scores(folder).maps("test")[0].auc, grid.maps["test"][0].auc, rtol=0, atol=0)
     assert grid.maps["test"][0].auc.isfinite().all()
 
 
 def test_a_cell_without_a_probe_scores_no_example(tmp_path):
-    grid = run(tmp_path, LogisticGrid(), Data(per_block=2), limit_train_batches=1)
+    grid = run(tmp_path, LogisticGrid(), NamedCells(per_block=2), limit_train_batches=1)
     for one, again in zip(grid.maps["test"], load_scores(tmp_path).maps("test"), strict=True):
         assert torch.equal(one.n, again.n)
         assert (one.n > 0).sum() == 2
@@ -152,7 +152,7 @@ def test_a_cell_without_a_probe_scores_no_example(tmp_path):
 
 def test_a_score_beyond_float32_counts_as_the_largest(tmp_path):
     """A finite activation may have a score that float32 cannot hold; it is recorded as infinite, and ranks so."""
-    grid, data = LogisticGrid(), Data(names=("correctness",))
+    grid, data = LogisticGrid(), NamedCells(names=("correctness",))
     quiet_trainer(tmp_path).fit(grid, data)
     with torch.no_grad():
         grid.weight.mul_(1e38)
