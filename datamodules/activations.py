@@ -46,6 +46,12 @@ class ActivationDataModule(GridDataModule):
         layers: which blocks, the rows of the grid; all where None.
         also: further sites to cache from the same forward passes.
         folder, block_bytes, batch_size, seed: see `GridDataModule`.
+
+    Example:
+        >>> parts = model, dataset, rule, spans, positions  # doctest: +SKIP
+        >>> data = ActivationDataModule(*parts, "resid_post", GroupSplit(), "cache")  # doctest: +SKIP
+        >>> data.setup()  # doctest: +SKIP
+        >>> K, L, T, D = data.card.shape  # doctest: +SKIP
     """
 
     def __init__(

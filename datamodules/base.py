@@ -35,6 +35,11 @@ class GridDataModule(pl.LightningDataModule):
         block_bytes: bytes for all the stream keeps alive; from free memory where None.
         batch_size: examples of a training batch, over all ranks; where None, the train loader gives cell blocks too.
         seed: of the order of training batches.
+
+    Example:
+        >>> datamodule.setup()  # doctest: +SKIP
+        >>> sorted(next(iter(datamodule.train_dataloader())))  # doctest: +SKIP
+        ['acts', 'cells', 'examples', 'groups', 'held', 'labels', 'valid']
     """
 
     targets: Targets

@@ -17,6 +17,10 @@ class Count:
     Attributes:
         n: examples.
         n_positive: those with label 1.
+
+    Example:
+        >>> Count(n=20, n_positive=12).n_positive
+        12
     """
 
     n: int
@@ -32,6 +36,10 @@ class TargetCard:
         label: what label 1 says; targets with the same label are one label set under several splits.
         seed: of the split.
         counts: of `train`, `val` and `test`.
+
+    Example:
+        >>> TargetCard("correctness", "correctness", 0, {"test": Count(20, 12)}).counts["test"].n
+        20
     """
 
     name: str
@@ -58,6 +66,10 @@ class Card:
             example has both; None where the tokens are not known.
         n_valid: [T], how many examples have the position.
         cache: keys of the cache entries that were read, by stage.
+
+    Example:
+        >>> Card("gpt2", "cities", "resid_post", (0, 4), ("first", "last"), 768, targets=(), n_valid=(9, 9)).shape
+        (0, 2, 2, 768)
     """
 
     model: str
@@ -81,8 +93,9 @@ class Card:
     def choose(self, layers: Sequence[int], positions: Sequence[str]) -> "Card":
         """The card of some rows and columns, in the order given; all have to be here.
 
-        >>> card.choose([4], ["first_answer"]).positions
-        ('first_answer',)
+        >>> card = Card("gpt2", "cities", "resid_post", (0, 4), ("first", "last"), 768, targets=(), n_valid=(9, 8))
+        >>> card.choose([4], ["last"]).n_valid
+        (8,)
         """
         columns = [self.positions.index(name) for name in positions]
         shares = self.coincidence

@@ -39,6 +39,10 @@ class Verdict:
     Attributes:
         right: the label; None where it could not be told, which leaves the example out.
         branch: which case of the rule decided, for the report.
+
+    Example:
+        >>> Verdict(right=True, branch="an alias occurs").right
+        True
     """
 
     right: bool | None
@@ -53,6 +57,10 @@ class Span:
         characters: first character and one past the last; None where there is none.
         how: `gold`, the name of a rule, or `model`.
         replies: what the model replied, try by try, where one was asked.
+
+    Example:
+        >>> Span((10, 15), "gold").characters
+        (10, 15)
     """
 
     characters: tuple[int, int] | None
@@ -91,6 +99,9 @@ def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, ta
 
     `first_token` and `last_token` [T] of each position, from `tokens` [N, T, 2], count in prompt, thought and answer.
     `logprobs` belong to `answer_ids`; `source_split` is the part of its set that a question comes from.
+
+    >>> content = write_examples(examples, tokens, valid, targets)  # doctest: +SKIP
+    >>> pd.read_parquet(io.BytesIO(content))[["question", "answer", "label"]]  # doctest: +SKIP
     """
 
     def columns(part: slice) -> dict[str, list[Any]]:

@@ -37,6 +37,14 @@ class PrecomputedDataModule(GridDataModule):
         path: the file; it may exceed memory.
         split: deals groups to train, val and test.
         folder, block_bytes, batch_size, seed: see `GridDataModule`.
+
+    Example:
+        >>> tensors = {"acts": torch.randn(400, 4, 2, 8), "labels": torch.arange(400) % 2}
+        >>> save_file(tensors, "acts.safetensors")  # doctest: +SKIP
+        >>> data = PrecomputedDataModule("acts.safetensors", GroupSplit())  # doctest: +SKIP
+        >>> data.setup()  # doctest: +SKIP
+        >>> data.card.shape  # doctest: +SKIP
+        (1, 4, 2, 8)
     """
 
     classes = ("labelled 0", "labelled 1")

@@ -19,6 +19,11 @@ class GroupSplit:
         seed: of the order in which groups are dealt; several seeds are as many splits, each a target of its own.
         own_test: use the test part that questions come with. Where false, its questions are left out, and all three
             splits are dealt from the others.
+
+    Example:
+        >>> rows = GroupSplit(val=0, test=0.5)(["a", "a", "b", "b"], [0, 1, 0, 1])
+        >>> sorted(len(part) for part in rows.values())
+        [0, 2, 2]
     """
 
     val: float = 0.15

@@ -24,6 +24,10 @@ class Judge:
         tries: most times that one answer is asked about.
         model: who judges; the model of the answers where None.
         rule: the function of `rules` whose right answers need no judge.
+
+    Example:
+        >>> Judge(tries=1)([Question("q0", "g", "?", ("1999",))], ["In 1999."], lambda *_: [])
+        [Verdict(right=True, branch='the gold answer occurs')]
     """
 
     tries: int = 3
@@ -63,6 +67,10 @@ def build_study_rule(
         dataset: name of the set.
         judged: names of sets.
         tries, model: see `Judge`; used in the sets of `judged` alone.
+
+    Example:
+        >>> type(build_study_rule("triviaqa", judged=["natural_questions"])).__name__
+        'TextRule'
     """
     judge = Judge(tries, model, judge_by_substring)
     return judge if dataset in judged else TextRule(judge_by_substring)
@@ -89,7 +97,11 @@ _SHOWN = [pair for pair in itertools.permutations(_EXAMPLES, 2) if pair[0][3] !=
 
 
 def write_judge_prompt(question: Question, answer: str, k: int) -> str:
-    """Ask about one answer on try k: an instruction, two examples that change with k, the answer."""
+    """Ask about one answer on try k: an instruction, two examples that change with k, the answer.
+
+    >>> write_judge_prompt(Question("q0", "g", "When?", ("1999",)), "In 1999.", 0)[-31:]
+    'Given answer: In 1999.\\nVerdict:'
+    """
     form = "Question: {}\nReference answer: {}\nGiven answer: {}\nVerdict:"
     examples = "\n\n".join(f"{form.format(*texts)} {verdict}" for *texts, verdict in _SHOWN[(3 * k) % len(_SHOWN)])
     reference = " or ".join(question.answers[:GOLD_SHOWN])

@@ -33,6 +33,11 @@ def write_label_report(questions: Sequence[Question], answers: Sequence[str], ve
     Returns:
         Markdown: the base rate, how often each branch of the rule decided, in how many questions the gold number stands
         already, how many labels the substring rule would give otherwise, and `SHOWN` examples of each.
+
+    Example:
+        >>> question = Question("q0", "g", "?", ("Oslo",))
+        >>> write_label_report([question], ["Oslo."], [Verdict(True, "an alias occurs")]).splitlines()[2]
+        '1 of 1 answers are right, 100.0%; always guessing the larger class is right in 100.0%.'
     """
     n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
     branches = sorted({(not verdict.right, verdict.branch) for verdict in verdicts})
@@ -83,6 +88,10 @@ def summarise_labels(questions: Sequence[Question], answers: Sequence[str], verd
     """The report in one line, for the log: labels that the substring rule would give otherwise, gold numbers repeated.
 
     Args: as of `write_label_report`.
+
+    Example:
+        >>> summarise_labels([Question("q0", "g", "?", ("Japan",))], ["Japanese"], [Verdict(False, "nothing found")])
+        'a plain substring would label 1 of 1 answers otherwise (1 right, 0 wrong)'
     """
     differs = _find_differing(questions, answers, verdicts)
     line = (

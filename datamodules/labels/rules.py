@@ -138,6 +138,10 @@ class TextRule:
 
     Attributes:
         rule: the function of this module that does.
+
+    Example:
+        >>> TextRule(judge_by_gold)([Question("q0", "g", "?", ("1999",))], ["In 1999."])
+        [Verdict(right=True, branch='the gold answer occurs')]
     """
 
     rule: Rule

@@ -47,6 +47,10 @@ def count_spans(answers: Sequence[str], labels: Sequence[bool], spans: Sequence[
         answers: [N] texts.
         labels: [N], true for right.
         spans: [N].
+
+    Example:
+        >>> count_spans(["It is Oslo."], [True], [Span((6, 10), "gold")])[0].found
+        1
     """
     counted = []
     for how in sorted({one.how for one in spans}):
@@ -61,12 +65,20 @@ def count_spans(answers: Sequence[str], labels: Sequence[bool], spans: Sequence[
 
 
 def is_part(answer: str, span: Span) -> bool:
-    """Whether an exact answer is part of a word because the words that were sought stand nowhere else."""
+    """Whether an exact answer is part of a word because the words that were sought stand nowhere else.
+
+    >>> is_part("Japanese trains", Span((0, 5), "gold"))
+    True
+    """
     return span.how in SEARCHED and span.characters is not None and cuts_word(answer, span.characters)
 
 
 def measure_share(answer: str, span: Span) -> float:
-    """Share of an answer's words that is its exact answer, 0 where there is none."""
+    """Share of an answer's words that is its exact answer, 0 where there is none.
+
+    >>> measure_share("It is Oslo now.", Span((6, 10), "gold"))
+    0.25
+    """
     marked = answer[slice(*span.characters)] if span.characters else ""
     return min(1.0, count_words(marked) / max(1, count_words(answer)))
 

@@ -48,6 +48,11 @@ class RuleSpans:
             option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
             see `numbers.find_answer_number`. `auto`: pattern or options where the question has them, else the gold
             answer where it occurs, which leaves wrong answers without.
+
+    Example:
+        >>> question = Question("q0", "g", "?", ("Oslo",), options=(("Oslo",), ("Rome",)))
+        >>> RuleSpans("options").find_one(question, "It is Rome.").characters
+        (6, 10)
     """
 
     rule: str = "auto"
@@ -102,6 +107,11 @@ class ModelSpans:
         tries: most times that one answer is asked about.
         max_words: longest reply that is taken, in words.
         model: who is asked; the model of the answers where None.
+
+    Example:
+        >>> ask = lambda ids, texts, model: ["Rome"]  # noqa: E731
+        >>> ModelSpans()([Question("q0", "g", "?", ("Oslo",))], ["It is Rome."], [False], ask)[0].characters
+        (6, 10)
     """
 
     only_wrong: bool = False
@@ -166,7 +176,11 @@ def copies_too_much(reply: str, answer: str, max_words: int = MAX_WORDS) -> bool
 
 
 def count_words(text: str) -> int:
-    """Words of a text; each character of a script without blanks is one."""
+    """Words of a text; each character of a script without blanks is one.
+
+    >>> count_words("Herman Melville, 1851")
+    3
+    """
     return len(fold(text).words)
 
 
@@ -189,6 +203,10 @@ def find_gold(question: Question, answer: str) -> tuple[int, int] | None:
 
     Returns:
         first character and one past the last; None where none stands there.
+
+    Example:
+        >>> find_gold(Question("q0", "g", "?", ("Oslo",)), "It is Oslo.")
+        (6, 10)
     """
     return find_first(answer, question.answers, meant=True)
 

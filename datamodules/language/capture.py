@@ -41,6 +41,11 @@ def capture(
 
     Raises:
         ValueError: the model lacks a site; names those it has.
+
+    Example:
+        >>> tokens = torch.tensor([[[2, 2]]])  # one sequence, one position: token 2
+        >>> capture(model, [[5, 6, 7]], tokens, ["resid_post"], layers=[0, 4])["resid_post"].shape  # doctest: +SKIP
+        torch.Size([1, 2, 1, 768])
     """
     n, width = len(sequences), max(map(len, sequences))
     # Padded on the right: positions then count from 0 in every row, and causal attention never sees the padding.
@@ -115,7 +120,10 @@ def _add_hook(
 
 
 def check_finite(acts: Tensor, layers: Sequence[int], positions: Sequence[str], ids: Sequence[str]) -> None:
-    """Raise ValueError naming layer, position and example of the first NaN or infinity in acts [n, L, T, D]."""
+    """Raise ValueError naming layer, position and example of the first NaN or infinity in acts [n, L, T, D].
+
+    >>> check_finite(torch.zeros(1, 2, 1, 8), [0, 4], ["last"], ["q0"])
+    """
     if torch.isfinite(acts).all():
         return
     n, layer, position, unit = torch.nonzero(~torch.isfinite(acts))[0].tolist()

@@ -29,6 +29,11 @@ def encode_turns(
 
     Raises:
         ValueError: the template fails, or leaves a text out of its prompt.
+
+    Example:
+        >>> ids = encode_turns(tokenizer, ["Who wrote Faust?"], {}, date(2024, 7, 26))  # doctest: +SKIP
+        >>> "Faust" in tokenizer.decode(ids[0])  # doctest: +SKIP
+        True
     """
     problem = "a prompt without the question"
     for as_parts in (False, True):

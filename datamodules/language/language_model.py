@@ -75,6 +75,11 @@ class LanguageModel:
 
     `\\n` and `\\t` in prompts and `stop` are a line break and a tab, and two backslashes are one: a command line cannot
     give them otherwise.
+
+    Example:
+        >>> model = LanguageModel(id="gpt2", base_prompt="{question} Answer:", max_new_tokens=20)
+        >>> model.name, model.token_limit
+        ('gpt2', 20)
     """
 
     id: str | None = None

@@ -32,6 +32,10 @@ class Rule:
         offset: tokens further on, or back where below 0; it may lead out of the run.
         find: a text; the run is then the tokens of this text within `of`.
         nth: which of several such texts, from 0, or from the end.
+
+    Example:
+        >>> Rule("last", of="answer", at=-1).name
+        'last'
     """
 
     name: str
@@ -79,6 +83,10 @@ class Positions:
             that ends the answer stay on its last token. Otherwise they are invalid there.
         require_exact_answer: as the study's own code does, leave examples without an exact answer out of every column,
             so that all columns are of the same examples. Otherwise only the columns of the exact answer lack them.
+
+    Example:
+        >>> Positions([{"name": "end", "of": "answer", "at": -1}, {"name": "exact", "of": "exact_answer"}]).names
+        ['end', 'exact']
     """
 
     def __init__(
@@ -216,6 +224,12 @@ def compute_coincidence(tokens: Tensor, valid: Tensor) -> Tensor:
 
     Returns:
         [T, T] float64, NaN where no example has both.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.tensor([[[3, 3], [3, 3]], [[2, 2], [4, 4]]])
+        >>> compute_coincidence(tokens, torch.ones(2, 2, dtype=torch.bool)).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
     """
     both = valid[:, :, None] & valid[:, None, :]
     same = both & (tokens[:, :, None] == tokens[:, None, :]).all(-1)

@@ -19,6 +19,9 @@ def check_sites(name: Any, also: Any) -> None:
 
     Raises:
         ValueError: one of them is no site, or `also` is no list.
+
+    Example:
+        >>> check_sites("resid_post", ["mlp_out"])
     """
     if isinstance(also, str) or also is None:
         raise ValueError(f"site.also: expected a list of sites, got {also!r}; write site.also=[z,mlp_out]")

@@ -23,7 +23,11 @@ class Place(NamedTuple):
 
 
 def get_width(config: PretrainedConfig, site: str) -> int:
-    """Numbers of a site for one token and layer, as far as the configuration of the language part tells."""
+    """Numbers of a site for one token and layer, as far as the configuration of the language part tells.
+
+    >>> get_width(PretrainedConfig(hidden_size=64, num_attention_heads=4, intermediate_size=256), "mlp_post")
+    256
+    """
     if site == "z":
         heads = config.num_attention_heads
         return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -41,6 +45,10 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
     Raises:
         ValueError: no list of as many modules as the configuration counts layers, or several and none with attentions.
+
+    Example:
+        >>> len(find_blocks(AutoModelForCausalLM.from_pretrained("gpt2")))  # doctest: +SKIP
+        12
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     lists = [m for m in get_decoder(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
@@ -85,6 +93,10 @@ def find_place(site: str, block: nn.Module, width: int) -> Place:
 
     Raises:
         ValueError: the block lacks it; names those it has.
+
+    Example:
+        >>> find_place("resid_pre", find_blocks(model)[0], width=768).side  # doctest: +SKIP
+        'input'
     """
     check_site(site)
     there = find_places(block, width)
@@ -95,7 +107,11 @@ def find_place(site: str, block: nn.Module, width: int) -> Place:
 
 
 def choose_layers(model_layers: int, layers: Sequence[int] | None) -> list[int]:
-    """Return the layers to read, all where `layers` is None; ValueError for one outside the model."""
+    """Return the layers to read, all where `layers` is None; ValueError for one outside the model.
+
+    >>> choose_layers(8, None), choose_layers(8, [4, 0])
+    ([0, 1, 2, 3, 4, 5, 6, 7], [0, 4])
+    """
     if layers is not None and not (isinstance(layers, Sequence) and all(type(layer) is int for layer in layers)):
         raise ValueError(f"site.layers: expected a list of layers such as [0, 4], got {layers}")
     chosen = list(range(model_layers)) if layers is None else sorted(set(layers))

@@ -63,7 +63,11 @@ def find_answer(text: str, opened: bool = False) -> int | None:
 
 
 def opens_block(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> bool:
-    """Whether a prompt ends in an opening mark, blanks behind it aside. A block that is closed again does not count."""
+    """Whether a prompt ends in an opening mark, blanks behind it aside. A block that is closed again does not count.
+
+    >>> opens_block(tokenizer, tokenizer("Q: red?<think>\\n").input_ids)  # doctest: +SKIP
+    True
+    """
     tail = decode(tokenizer, prompt_ids[-_TAIL:], special=True)
     return tail.rstrip().endswith(_OPENING)
 

@@ -14,7 +14,11 @@ MOST_BYTES = 4  # of a character in UTF-8
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], special: bool = False) -> str:
-    """Text of ids as they stand: no blanks tidied away, and no special tokens unless asked for."""
+    """Text of ids as they stand: no blanks tidied away, and no special tokens unless asked for.
+
+    >>> decode(tokenizer, tokenizer("It is Paris.").input_ids)  # doctest: +SKIP
+    'It is Paris.'
+    """
     return str(tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
 
 
@@ -30,6 +34,10 @@ def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_
         indices into `answer_ids` of the first and the last token whose text overlaps the first whole-word, case-folded
         occurrence, else the first occurrence at all; None where there is none. Blanks before a word belong to no
         answer, but a token that holds blank and word together does.
+
+    Example:
+        >>> locate(tokenizer, tokenizer("It is Paris.").input_ids, "paris")  # doctest: +SKIP
+        (2, 2)
     """
     span = find(decode(tokenizer, answer_ids), exact_answer)
     return find_tokens(tokenizer, answer_ids, span) if span else None
@@ -41,6 +49,9 @@ def find_tokens(
     """First and last token whose text overlaps a range of characters of the decoded ids; None where none does.
 
     `special` says whether the characters are those of a text with special tokens.
+
+    >>> find_tokens(tokenizer, tokenizer("It is Paris.").input_ids, (6, 11))  # doctest: +SKIP
+    (2, 2)
     """
     text = decode(tokenizer, ids, special)
     # Token after token the text only grows, so the two ends are found by halving.
@@ -57,6 +68,10 @@ def decode_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tup
     Returns:
         the text, and for each id the range of characters it adds, end exclusive. Every token that carries bytes of one
         character has that character in its range; special tokens add none.
+
+    Example:
+        >>> decode_tokens(tokenizer, tokenizer("It is Paris.").input_ids)  # doctest: +SKIP
+        ('It is Paris.', [(0, 2), (2, 5), (5, 11), (11, 12)])
     """
     text = decode(tokenizer, ids)
     starts = (_measure_growth(tokenizer, ids[:i], text, False)[0] for i in range(len(ids)))

@@ -18,6 +18,11 @@ class ArrowRows(Sequence[Row]):
     Args:
         rows: of the table, as Python values.
         schema: types of its columns.
+
+    Example:
+        >>> table = pa.table({"x": pa.array([0.1], pa.float32())})
+        >>> ArrowRows(table.to_pylist(), table.schema)[0]
+        {'x': 0.1}
     """
 
     def __init__(self, rows: Sequence[Row], schema: pa.Schema) -> None:

@@ -37,6 +37,10 @@ class FileQuestions(RowQuestions):
         test_path: the test file; null: the split is dealt from `path`.
         kind: `csv` (with a header), `jsonl` (an object a line) or `parquet`.
         encoding: of text files.
+
+    Example:
+        >>> FileQuestions(path="movie_qa_train.csv", question="Question", answer="Answer").name
+        'movie_qa_train'
     """
 
     path: str

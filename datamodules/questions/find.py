@@ -33,6 +33,9 @@ def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[i
 
     A whole-word occurrence of any goes before parts of words, wherever these stand; of two at one place the longer.
     With `meant`, words whose case decides are found only where they are meant, as the label rules have it.
+
+    >>> find_first("Rome, not Oslo", ["Oslo", "Rome"])
+    (0, 4)
     """
     folded, origin = _fold_case(text)
     found = []
@@ -55,6 +58,9 @@ def cuts_word(text: str, span: tuple[int, int]) -> bool:
     """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`.
 
     It never does within a script that has no blanks between words.
+
+    >>> cuts_word("Japanese trains", (0, 5)), cuts_word("Japan has trains", (0, 5))
+    (True, False)
     """
     return not (_MAY_START.match(text, span[0]) and _MAY_END.match(text, span[1]))
 

@@ -34,6 +34,10 @@ def name_groups(row: Row, patterns: Mapping[str, str]) -> list[str]:
         row: of a table.
         patterns: for columns, or texts with columns in braces, a regular expression: only what it matches counts, or
             what its brackets match. All of the text counts where it is empty.
+
+    Example:
+        >>> name_groups({"question": "Who is Ann?", "film": "Jaws"}, {"film": ""})
+        ['film=Jaws']
     """
     found = []
     for template, pattern in patterns.items():
@@ -55,7 +59,14 @@ def _shorten(text: str) -> str:
 
 
 class Groups:
-    """Joins groups that share a member, however they are linked."""
+    """Joins groups that share a member, however they are linked.
+
+    >>> groups = Groups()
+    >>> groups.join("a", "b")
+    >>> groups.join("b", "c")
+    >>> groups.find("a") == groups.find("c")
+    True
+    """
 
     def __init__(self) -> None:
         self._next: dict[str, str] = {}

@@ -30,6 +30,11 @@ class HubQuestions(RowQuestions):
         revision: branch, tag or commit; the newest by default. The commit it resolves to is part of the cache's key.
         train_split: its part that trains.
         test_split: its part that tests; null: the split is dealt from `train_split`.
+
+    Example:
+        >>> dataset = HubQuestions(id="mandarjoshi/trivia_qa", config="unfiltered.nocontext", answer="answer.value")
+        >>> dataset.name
+        'trivia_qa'
     """
 
     id: str

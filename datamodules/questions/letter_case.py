@@ -59,6 +59,9 @@ def is_said(word: str, text: str, start: int, end: int) -> bool:
       word does (`May I help?`, `A dog`, but not `May 5` or `Will is right`), nor is all the sentence in capitals.
     - The whole text has no capitals, or the sentence nothing else, and the word is no function word (`cat`), or `the`
       makes it a name (`the us`, but not `us`).
+
+    >>> is_said("US", "He lives in the US.", 16, 18), is_said("US", "Give us time.", 5, 7)
+    (True, False)
     """
     if regex.search(r"\w['’]$", text[:start]):  # the s of it's
         return False

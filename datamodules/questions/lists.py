@@ -60,6 +60,10 @@ def parse_number(text: str) -> float | Decimal:
 
     Raises:
         ValueError: an exponent of more than 18 digits.
+
+    Example:
+        >>> parse_number("0.5"), parse_number("0.12345678901234567890")
+        (0.5, Decimal('0.12345678901234567890'))
     """
     try:
         number, exact = float(text), Decimal(text)

@@ -44,6 +44,13 @@ def tell_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray,
         texts: [N] questions.
         test: rows of the test split.
         tell: takes the line.
+
+    Example:
+        >>> texts = ["The nurse said that he was late again.", "The nurse said that she was late again."]
+        >>> lines: list[str] = []
+        >>> tell_near_duplicates(texts, [1], lines.append)
+        >>> lines[0][:32]
+        'split: 1 of 1 test questions dif'
     """
     found = find_near_duplicates(texts, test)
     if found:

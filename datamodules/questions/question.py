@@ -26,6 +26,10 @@ class Question:
             the first names it; empty: none.
         split: `train` or `test` where the set has both; empty: to be dealt.
         label: given with a statement; None: to be found out.
+
+    Example:
+        >>> Question("q0", "france", "What is the capital of France?", ("Paris",)).answers
+        ('Paris',)
     """
 
     id: str
@@ -45,6 +49,11 @@ class QuestionSet:
     Attributes:
         name: shown to people.
         stated: whether the texts are statements with labels, so that no model answers.
+
+    Example:
+        >>> questions = FileQuestions(path="questions.csv").load()  # doctest: +SKIP
+        >>> questions[0].text  # doctest: +SKIP
+        'What is the capital of France?'
     """
 
     name: str

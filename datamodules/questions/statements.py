@@ -24,6 +24,10 @@ class FileStatements(FileQuestions):
     Attributes:
         text: column with the statement, or a text with columns in braces.
         label: column with 0 or 1, or false or true.
+
+    Example:
+        >>> FileStatements(path="cities.csv").read_record({"statement": "[[Oslo]] is in Norway.", "label": 1}).text
+        'Oslo is in Norway.'
     """
 
     text: str = "statement"

@@ -186,7 +186,11 @@ def _find_places(needle: Sequence[str], words: Sequence[str]) -> list[int]:
 
 
 def is_number(word: str) -> bool:
-    """Whether a word is a number in digits, as `fold` writes it."""
+    """Whether a word is a number in digits, as `fold` writes it.
+
+    >>> is_number("-9.5"), is_number("nine")
+    (True, False)
+    """
     return _NUMBER.fullmatch(word) is not None
 
 
@@ -216,7 +220,11 @@ def simplify_number(word: str) -> str:
 
 
 def read_numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[int]]:
-    """Words with each run of number words as its digits, and where each begins; `gaps` is what stands before a word."""
+    """Words with each run of number words as its digits, and where each begins; `gaps` is what stands before a word.
+
+    >>> read_numerals(["twenty", "one", "cats"], ["", "", ""])
+    (['21', 'cats'], [0, 2])
+    """
     out: list[str] = []
     at: list[int] = []
     i = 0

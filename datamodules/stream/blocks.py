@@ -94,6 +94,10 @@ class CellBlocks:
         budget: how much memory there is; one cell always fits.
         rank: this process among `world_size`.
         world_size: number of processes.
+
+    Example:
+        >>> for block in CellBlocks(examples, Budget()):  # doctest: +SKIP
+        ...     print(block["acts"].shape)  # [C, N, D]
     """
 
     def __init__(self, examples: Examples, budget: Budget, rank: int = 0, world_size: int = 1) -> None:

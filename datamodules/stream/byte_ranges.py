@@ -122,6 +122,10 @@ def read_header(path: Path) -> Header:
 
     Raises:
         ValueError: no such file, not a safetensors file, or one that was cut short.
+
+    Example:
+        >>> sorted(read_header(Path("acts.safetensors")).tensors)  # doctest: +SKIP
+        ['acts', 'labels']
     """
     with open_file(path) as file:
         size = os.fstat(file).st_size

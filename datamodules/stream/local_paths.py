@@ -12,6 +12,10 @@ def expand_user(path: str | Path, key: str) -> Path:
 
     Raises:
         ValueError: `~name` of a user that this machine does not have.
+
+    Example:
+        >>> expand_user("data/questions.csv", "dataset.path")
+        PosixPath('data/questions.csv')
     """
     try:
         return Path(path).expanduser()

@@ -29,6 +29,10 @@ class Budget:
         given: the budget of this process; a share of the free memory where None.
         n_processes: how many share this machine's memory.
         quiet: say nothing (all ranks but the first).
+
+    Example:
+        >>> Budget(given=3_000).block(least=100, enough=500, scratch=0, device=torch.device("cpu"), what="a cell")
+        500
     """
 
     given: int | None = None
@@ -84,6 +88,10 @@ def measure_free_memory(root: Path = Path("/")) -> int:
 
     Args:
         root: where `proc` and `sys` are mounted.
+
+    Example:
+        >>> measure_free_memory() > 0
+        True
     """
     try:
         available = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.M)

@@ -65,6 +65,10 @@ class Shards:
     Raises:
         ValueError: a file that cannot be read, or whose shape or dtype does not fit the others; a position that the
             files do not hold.
+
+    Example:
+        >>> store = Shards(cached.files, cached.positions)  # doctest: +SKIP
+        >>> N, L, T, D = store.shape  # doctest: +SKIP
     """
 
     def __init__(self, files: Sequence[Sequence[Path]], positions: Sequence[int] | None = None) -> None:
@@ -134,6 +138,10 @@ class TensorFile:
 
     Args:
         acts: where they are.
+
+    Example:
+        >>> acts = read_header(Path("acts.safetensors")).get_tensor("acts", "[N, L, T, D]")  # doctest: +SKIP
+        >>> N, L, T, D = TensorFile(acts).shape  # doctest: +SKIP
     """
 
     def __init__(self, acts: ByteRange) -> None:

@@ -27,6 +27,11 @@ class AUCMap:
 
     Raises:
         ValueError: a tensor is not ``[L, T]``.
+
+    Example:
+        >>> auc, n = torch.full((2, 1), 0.75), torch.full((2, 1), 40)
+        >>> AUCMap("correctness", "test", (0, 4), ("last",), auc, auc / 10, n, n // 2).readable().tolist()
+        [[True], [True]]
     """
 
     target: str
@@ -80,8 +85,11 @@ def average_maps(maps: Sequence[AUCMap], target: str) -> AUCMap:
         A map whose `auc` is the mean and whose `auc_se` is the sample standard deviation (`spread` is `SD`), both NaN
         in a cell that is unreadable in any of the maps. Its counts are the smallest of any.
 
-    >>> average_maps(probe.maps["test"], "correctness, mean of 5 splits").spread
-    'SD'
+    Example:
+        >>> auc, n = torch.full((2, 1), 0.75), torch.full((2, 1), 40)
+        >>> one = AUCMap("correctness, seed 0", "test", (0, 4), ("last",), auc, auc / 10, n, n // 2)
+        >>> average_maps([one, one], "correctness, mean of 2 splits").spread
+        'SD'
     """
     auc = torch.stack([one.auc for one in maps])
     readable = torch.stack([one.readable() for one in maps]).all(0)

@@ -39,6 +39,12 @@ def read_map(
 
     Raises:
         ValueError: coincidence is not ``[T, T]`` or n_valid not ``[T]``.
+
+    Example:
+        >>> auc, n = torch.tensor([[0.5], [0.75]]), torch.full((2, 1), 40)
+        >>> auc_map = AUCMap("correctness", "test", (0, 4), ("last",), auc, auc / 4, n, n // 2)
+        >>> read_map(auc_map)["best_cells"][0]
+        {'position': 'last', 'layer': 4, 'auc': 0.75, 'auc_se': 0.1875, 'n': 40}
     """
     T = len(auc_map.positions)
     if coincidence is not None and [len(row) for row in coincidence] != [T] * T:
@@ -86,6 +92,10 @@ def dominant_rectangle(weights: Tensor) -> tuple[int, int, int, int] | None:
 
     Returns:
         (top, bottom, left, right), both ends included; None where no sum is positive.
+
+    Example:
+        >>> dominant_rectangle(torch.tensor([[-1.0, 2.0], [-1.0, 3.0]]))
+        (0, 1, 1, 1)
     """
     rows = weights.tolist()
     best, found = (0.0, 0), None
@@ -163,7 +173,11 @@ def _coincidences(positions: Sequence[str], shares: Sequence[Sequence[float | No
 
 
 def finite(value: Tensor | float) -> float | None:
-    """A Python float, or None for NaN and infinity, which JSON does not have."""
+    """A Python float, or None for NaN and infinity, which JSON does not have.
+
+    >>> finite(torch.tensor(0.5)), finite(torch.nan)
+    (0.5, None)
+    """
     number = float(value)
     return number if math.isfinite(number) else None
 
