@@ -37,7 +37,7 @@ class Verdict:
     """The label of one answer.
 
     Attributes:
-        right: the label; None where it could not be told, which leaves the example out.
+        right: the label; None where the rule could not decide, in which case the example is left out.
         branch: which case of the rule decided, for the report.
 
     Example:
@@ -51,12 +51,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Span:
-    """Where in one answer's text its exact answer stands.
+    """The place of the exact answer in the text of one answer.
 
     Attributes:
         characters: first character and one past the last; None where there is none.
         how: `gold`, the name of a rule, or `model`.
-        replies: what the model replied, try by try, where one was asked.
+        replies: what the model replied on each try; empty where no model was asked.
 
     Example:
         >>> Span((10, 15), "gold").characters
@@ -76,7 +76,7 @@ class LabelledExamples:
         questions: [N].
         answers: [N].
         verdicts: [N], each right or wrong.
-        spans: [N] where the exact answers stand, in characters.
+        spans: [N] places of the exact answers, in characters.
         span_tokens: [N] first and last token of each, counted in the answer; None where there is none.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.card import Count, TargetCard
 from datamodules.split import SPLITS, GroupSplit
 
-NO_SPLIT = len(SPLITS)  # of an example that a target leaves out
+NO_SPLIT = len(SPLITS)  # split number of an example that a target leaves out
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def split_targets(
     Args:
         labels: [M, N] int64 in {0, 1}, the label sets.
         names: [M], what their label 1 says.
-        split: deals groups to train, val and test, once for each of its seeds.
+        split: assigns groups to train, val and test, once for each of its seeds.
         groups: [N].
         given: [N] split that an example belongs to by its source; see `GroupSplit`.
 

@@ -292,7 +292,7 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
 ):
     asked = make(language_model, questions_csv, cache_root, spans=ModelSpans(tries=2))
     for attempt in (1, 2):
-        with pytest.raises(ValueError, match=r"do not stand in the answer: ask another model with \+model@"):
+        with pytest.raises(ValueError, match=r"do not occur in the answer: ask another model with \+model@"):
             asked.setup()
         if attempt == 1:
             monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))
@@ -377,7 +377,7 @@ def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_p
         assert long == ""
         assert collect_replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
         assert [line[:44] for line in told] == [
-            f"1 of {n} texts are not put to {language_model.name}"[:44] for n in (2, 1)
+            f"1 of {n} texts are not sent to {language_model.name}"[:44] for n in (2, 1)
         ]
 
 

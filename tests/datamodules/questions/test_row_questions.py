@@ -55,8 +55,8 @@ def test_what_test_asks_too_is_left_out_of_train():
         ("own-test-00003", "test"),
     ]  # fmt: skip
     assert told[-1] == (
-        "own: 2 of 4 test rows also stand in train letter by letter; 3 train questions that test asks too, case and "
-        "punctuation folded, are left out"
+        "own: 2 of 4 test rows also occur in train letter by letter; 3 train questions that are also in test, apart "
+        "from case and punctuation, are left out"
     )
 
 
@@ -186,8 +186,8 @@ def test_neither_a_text_nor_a_group_stands_in_train_and_test():
     questions, told = load(Rows(train, test, group="who"))
     assert [(q.text, q.split) for q in questions] == [("Why?", "train"), ("who", "test"), ("How?", "test")]
     assert told == [
-        "own: 0 of 2 test rows also stand in train letter by letter; 2 train questions that test asks too, case and "
-        "punctuation folded, or of the same who, are left out"
+        "own: 0 of 2 test rows also occur in train letter by letter; 2 train questions that are also in test, apart "
+        "from case and punctuation, or of the same who, are left out"
     ]
 
 
