@@ -1,4 +1,4 @@
-"""The AUC map: what the probes found, one cell per layer and token position. It neither fits nor draws."""
+"""The AUC map: the result of the probes, one cell per layer and token position. It does not fit or draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +51,7 @@ class AUCMap:
                 raise ValueError(f"{name} must be [layers, positions] = {list(expected)}, got {list(got)}")
 
     def readable(self) -> Tensor:
-        """Cells whose AUC can be trusted at all, bool ``[L, T]``: finite, with `MIN_PER_CLASS` examples of each class.
+        """Return which cells have a usable AUC, bool ``[L, T]``: finite, with `MIN_PER_CLASS` examples of each class.
 
         With a handful of examples of one class an AUC takes only a few values and its standard error means nothing.
         """
@@ -106,7 +106,7 @@ def average_maps(maps: Sequence[AUCMap], target: str) -> AUCMap:
 
 
 def headline(maps: Sequence[AUCMap], card: Card) -> list[AUCMap]:
-    """What is read and drawn: the map of each label set, or the mean of its maps where it was split several times."""
+    """Return the maps to read and draw: one for each label set, the mean of its maps if it has several splits."""
     of: dict[str, list[AUCMap]] = {}
     for one, target in zip(maps, card.targets, strict=True):
         of.setdefault(target.label, []).append(one)

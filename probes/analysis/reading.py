@@ -1,6 +1,6 @@
-"""What a person reads off an AUC map, as numbers: the best cells, the dark rectangle, the best layer of every position.
+"""Summarises an AUC map as numbers: the best cells, the dark rectangle, the best layer of every position.
 
-Pure functions of the map. Everything returned goes into JSON as it is: None stands where a number does not exist.
+Pure functions of the map. All results are JSON-ready: None means that a number does not exist.
 """
 
 import math
@@ -20,7 +20,7 @@ def read_map(
     coincidence: Sequence[Sequence[float | None]] | None = None,
     n_valid: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Read a map. Unreadable cells (``AUCMap.readable``) take no part in any number below.
+    """Summarise a map. Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
 
     Args:
         auc_map: the map, ``[L, T]``.
@@ -31,11 +31,11 @@ def read_map(
     Returns:
         split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
         best_cells: the five cells of highest AUC, each layer, position, auc, auc_se, n. The best of many cells is
-            optimistic: part of its lead is luck;
-        rectangle: see ``_rectangle``; None where no readable cell stands out from another;
+            biased upwards by chance;
+        rectangle: see ``_rectangle``; None where all readable cells have the same AUC;
         best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, or None four times;
-        coincidences: pairs of positions that share a token in some example, largest share first; None where that is
-            not known. Two columns with share 1 are one column drawn twice.
+        coincidences: pairs of positions that share a token in some example, largest share first; None if unknown. Two
+            columns with share 1 are identical.
 
     Raises:
         ValueError: coincidence is not ``[T, T]`` or n_valid not ``[T]``.
@@ -117,8 +117,8 @@ def dominant_rectangle(weights: Tensor) -> tuple[int, int, int, int] | None:
 def _rectangle(auc_map: AUCMap, readable: Tensor) -> dict[str, Any] | None:
     """The dominant rectangle: layers a to b and positions x to y with the largest sum of AUC - midpoint.
 
-    The midpoint is halfway between the lowest and the highest readable AUC; an unreadable cell weighs 0, so it neither
-    draws the rectangle nor bars it. Rows and columns are adjacent in the map, not in the model.
+    The midpoint is halfway between the lowest and the highest readable AUC; an unreadable cell has weight 0, so it
+    neither favours nor prevents a rectangle. Rows and columns are adjacent in the map, not in the model.
 
     Returns:
         layers [a, b], positions [x, y], both ends included; midpoint; n_cells in the rectangle and n_readable of them;

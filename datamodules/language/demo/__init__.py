@@ -1,4 +1,4 @@
-"""The embedded model and its two question sets; see `world` for what it knows and `train_model` for how it learnt."""
+"""The embedded model and its two question sets; see `world` for its knowledge and `train_model` for its training."""
 
 from dataclasses import dataclass
 from importlib.resources import files
