@@ -78,6 +78,10 @@ class LabelledExamples:
         verdicts: [N], each right or wrong.
         spans: [N] places of the exact answers, in characters.
         span_tokens: [N] first and last token of each, counted in the answer; None where there is none.
+
+    Example:
+        >>> examples = label_examples(stages, questions, rule, find_spans=None)  # doctest: +SKIP
+        >>> examples.labels.double().mean()  # share of right answers  # doctest: +SKIP
     """
 
     questions: list[Question]

@@ -42,6 +42,10 @@ def label_examples(
     Raises:
         ValueError: nothing fits, a rule gives statements other labels than their own, one class is nearly empty, or too
             few have an exact answer (see `check_spans`).
+
+    Example:
+        >>> with LanguageModelStages(model, dataset, "cache", torch.device("cpu")) as stages:  # doctest: +SKIP
+        ...     examples = label_examples(stages, dataset.load(), TextRule(judge_by_gold), RuleSpans())
     """
     logged: set[str] = set()
 

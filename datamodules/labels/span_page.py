@@ -47,6 +47,9 @@ def write_span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExampl
         HTML: a table by way and label of how often an exact answer was found, how many are parts of a word, and what
         share of the answer they are; then up to `SHOWN` examples each of right answers, wrong answers, exact answers
         that are parts of a word, and answers without one.
+
+    Example:
+        >>> Path("exact_answers.html").write_text(write_span_page(tokenizer, examples))  # doctest: +SKIP
     """
     labels, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.spans
     texts = [answer.text for answer in examples.answers]

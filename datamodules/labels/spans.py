@@ -191,7 +191,11 @@ def require_model(key: str, model: object) -> None:
 
 
 def prepare_for_replies(model: LanguageModel) -> LanguageModel:
-    """Return a model with settings for short replies: the plain text as the only turn, one line, no thinking."""
+    """Return a model with settings for short replies: the plain text as the only turn, one line, no thinking.
+
+    >>> prepare_for_replies(LanguageModel(id="gpt2")).max_new_tokens
+    48
+    """
     # A template ignores arguments that it does not know.
     template = {**(model.template or {}), "add_generation_prompt": True, **OFF}
     short = {"stop": "\n", "max_new_tokens": REPLY_TOKENS, "thinking_tokens": 0}
@@ -238,7 +242,11 @@ _EXAMPLES = (
 
 
 def write_extraction_prompt(question: str, answer: str, k: int) -> str:
-    """Write the prompt about one answer for try k: an instruction, two examples that change with k, the answer."""
+    """Write the prompt about one answer for try k: an instruction, two examples that change with k, the answer.
+
+    >>> write_extraction_prompt("When?", "In 1999.", 0)[-33:]
+    'Answer: In 1999.\\nExact answer:'
+    """
     pairs = list(itertools.permutations(_EXAMPLES, 2))
     shown = pairs[(7 * k) % len(pairs)]  # 7 and the number of pairs, 30, have no common divisor: all come in turn
     examples = "\n\n".join(f"Question: {q}\nAnswer: {a}\nExact answer: {e}" for q, a, e in shown)

@@ -44,6 +44,10 @@ def find_adapter(setting: str | None, folder: Path) -> Path | None:
 
     Raises:
         ValueError: the setting is not a text, or its folder has no adapter.
+
+    Example:
+        >>> find_adapter(None, Path("model")), find_adapter("auto", Path("folder-without-adapter"))
+        (None, None)
     """
     if setting is None:
         return None

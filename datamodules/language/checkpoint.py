@@ -41,6 +41,11 @@ class Checkpoint:
         gguf: name of the GGUF file in the folder; None: the folder holds `config.json` and weights.
         trust_remote_code: run code that comes with the weights.
         hub_id: of the repository whose snapshot the folder is; None: the files are the user's own.
+
+    Example:
+        >>> checkpoint = find_checkpoint("gpt2", revision=None, gguf=None, trust_remote_code=False)  # doctest: +SKIP
+        >>> checkpoint.load_config().num_hidden_layers  # doctest: +SKIP
+        12
     """
 
     folder: Path
@@ -164,7 +169,11 @@ class Checkpoint:
 
 
 def is_hub_id(given: str) -> bool:
-    """Whether a text is a hub id: it is not a folder, and does not look like one."""
+    """Whether a text is a hub id: it is not a folder, and does not look like one.
+
+    >>> is_hub_id("org/name"), is_hub_id("./folder")
+    (True, False)
+    """
     return not (given.startswith((".", "/", "~")) or given.count("/") > 1 or Path(given).is_dir())
 
 

@@ -123,6 +123,11 @@ def generate_answers(
 
     Returns:
         one `Answer` a prompt, in order.
+
+    Example:
+        >>> prompts = tokenizer(["Q: red?\\nA:"]).input_ids  # doctest: +SKIP
+        >>> generate_answers(model, tokenizer, prompts, max_new_tokens=20)[0].finish  # doctest: +SKIP
+        'length'
     """
     own: int | list[int] | None = model.generation_config.eos_token_id  # type: ignore[union-attr]
     ends_answer = {*stop_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
@@ -243,7 +248,11 @@ def cut_thinking(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Answer:
 
 
 def make_given_answers(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:
-    """Turn N texts into answers; special tokens before a text become the prompt."""
+    """Turn N texts into answers; special tokens before a text become the prompt.
+
+    >>> make_given_answers(tokenizer, ["It rains."])[0].finish  # doctest: +SKIP
+    'given'
+    """
     special = set(tokenizer.all_special_ids)
     answers = []
     for text in texts:
@@ -254,14 +263,23 @@ def make_given_answers(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str])
 
 
 def write_answers(answers: Sequence[Answer]) -> bytes:
-    """Write N answers as a Parquet file."""
+    """Write N answers as a Parquet file.
+
+    >>> answers = make_given_answers(tokenizer, ["It rains."])  # doctest: +SKIP
+    >>> Path("answers.parquet").write_bytes(write_answers(answers)) > 0  # doctest: +SKIP
+    True
+    """
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], SCHEMA), buffer)
     return buffer.getvalue()
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Read the answers of a Parquet file; numbers are kept in arrays of four bytes each, to save memory."""
+    """Read the answers of a Parquet file; numbers are kept in arrays of four bytes each, to save memory.
+
+    >>> read_answers(Path("answers.parquet"))[0].text  # doctest: +SKIP
+    'It rains.'
+    """
     table = pq.read_table(path)
     rows = [
         _split_arrays(table[name], code) for name, code in (("prompt_ids", "i"), ("answer_ids", "i"), ("logprobs", "f"))

@@ -67,6 +67,9 @@ def find_places(block: nn.Module, width: int) -> dict[str, Place]:
     Args:
         block: one of those that `find_blocks` returns.
         width: D of the residual stream.
+
+    Example:
+        >>> sorted(find_places(find_blocks(model)[0], width=768))  # doctest: +SKIP
     """
     found = {"resid_pre": Place([block], "input"), "resid_post": Place([block], "output")}
     attention = _find_attention(block)

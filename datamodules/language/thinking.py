@@ -77,6 +77,10 @@ def count_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int],
 
     A token that carries the end of the closing mark and the beginning of the answer, such as `>"`, belongs to the
     answer, so that no character of the answer is lost.
+
+    >>> written = tokenizer("<think>\\nFrance\\n</think>\\n\\nParis.").input_ids  # doctest: +SKIP
+    >>> tokenizer.decode(written[count_thought(tokenizer, [], written) :])  # doctest: +SKIP
+    'Paris.'
     """
     text = decode(tokenizer, written_ids, special=True)
     start = find_answer(text, opens_block(tokenizer, prompt_ids))

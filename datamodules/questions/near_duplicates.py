@@ -30,6 +30,10 @@ class NearDuplicate:
         test: row number of the test question.
         other: row number of the train or val question.
         edits: number of letters and digits that differ, ignoring the order of words.
+
+    Example:
+        >>> NearDuplicate(test=1, other=0, edits=1).edits
+        1
     """
 
     test: int

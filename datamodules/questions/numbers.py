@@ -49,6 +49,10 @@ class Number:
         value: of all its signs and words, so 2.5 for `2½`.
         characters: its first character and one past its last. A unit or currency sign next to it is not included,
             except the one in `-$5`.
+
+    Example:
+        >>> find_numbers("It costs $5.")
+        [Number(value=5.0, characters=(10, 11))]
     """
 
     value: float

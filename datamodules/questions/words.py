@@ -64,6 +64,10 @@ class Folded:
         at: start of each of `counted` as an index into `words`.
         text: the text, its case kept, accents and forms of letters folded.
         characters: for each of `words` its characters in `text`, end exclusive.
+
+    Example:
+        >>> fold("Nine cats").counted
+        ['9', 'cats']
     """
 
     words: list[str]

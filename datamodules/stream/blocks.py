@@ -138,6 +138,10 @@ class ExampleBlocks:
         budget: how much memory there is; one batch always fits.
         rank: this process among `world_size`.
         world_size: number of processes.
+
+    Example:
+        >>> for block in ExampleBlocks(examples, batch_size=256, seed=0, budget=Budget()):  # doctest: +SKIP
+        ...     print(block["acts"].shape)  # [C, n, D]
     """
 
     def __init__(

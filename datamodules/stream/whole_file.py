@@ -13,6 +13,9 @@ def replace_whole(path: Path, content: bytes) -> None:
 
     Raises:
         OSError: as the system gives it.
+
+    Example:
+        >>> replace_whole(Path("labels.md"), b"# Labels")  # doctest: +SKIP
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:

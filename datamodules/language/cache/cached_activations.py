@@ -68,6 +68,13 @@ def digest_positions(tokens: Tensor, valid: Tensor) -> list[str]:
 
     Returns:
         [T] digests; two positions with the same one have the same activations.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.tensor([[[3, 3], [3, 3], [5, 5]]])
+        >>> first, second, third = digest_positions(tokens, torch.ones(1, 3, dtype=torch.bool))
+        >>> first == second, first == third
+        (True, False)
     """
     return [
         hashlib.sha256(tokens[:, t].contiguous().numpy().tobytes() + valid[:, t].numpy().tobytes()).hexdigest()

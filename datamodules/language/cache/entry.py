@@ -235,7 +235,11 @@ def compute_key(content: dict[str, Any]) -> str:
 
 
 def find_missing(folder: Path, n_shards: int) -> list[int]:
-    """List the shards without a record in the folder of an entry; all if there is no such folder."""
+    """List the shards without a record in the folder of an entry; all if there is no such folder.
+
+    >>> find_missing(Path("no-such-folder"), n_shards=2)
+    [0, 1]
+    """
     return [shard for shard in range(n_shards) if not _name_record(folder, shard).exists()]
 
 

@@ -56,7 +56,11 @@ class HeldEntry:
 
 
 def list_entries(root: str | Path) -> list[HeldEntry]:
-    """Return all entries below a cache root, the one used last first."""
+    """Return all entries below a cache root, the one used last first.
+
+    >>> [entry.state for entry in list_entries(Path("cache"))]  # doctest: +SKIP
+    ['whole', 'whole']
+    """
     entries = []
     for path in expand_user(root, "cache.root").glob("*/*/manifest.json"):
         if path.parts[-3] in KINDS and not path.parts[-2].startswith("."):
@@ -94,6 +98,9 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
 
     Raises:
         ValueError: a key does not exist, matches several entries, or is in use; nothing is removed in this case.
+
+    Example:
+        >>> show_cache(Path("cache"), prune="c74b")  # doctest: +SKIP
     """
     console = console or Console()
     entries = list_entries(root)

@@ -235,7 +235,11 @@ _ELSEWHERE = {
 
 
 def list_names() -> list[str]:
-    """List every name and alias once, longer ones first, because a regular expression tries alternatives in order."""
+    """List every name and alias once, longer ones first, because a regular expression tries alternatives in order.
+
+    >>> "Norway" in list_names()
+    True
+    """
     every = [name for names in COUNTRIES.values() for name in names]
     return sorted({*every, *PARTS.values(), *OTHERS}, key=lambda name: (-len(name), name))
 
