@@ -19,7 +19,7 @@ def build_city_questions(**settings: Any) -> FileQuestions:
         **settings: of `FileQuestions`, such as `question`, `limit`, `seed`, `group` and `name`.
 
     Example:
-        >>> dataset = build_city_questions(question="In which country is {city}?", answer="country", limit=1)
+        >>> dataset = build_city_questions(question="In which country is {city}?", limit=1)
         >>> dataset.name
         'cities'
     """
