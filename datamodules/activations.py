@@ -35,17 +35,23 @@ class ActivationDataModule(GridDataModule):
     """Questions to blocks of activations.
 
     Args:
-        model: which language model, and how it is asked.
-        dataset: which questions.
-        rule: which answers are right.
-        spans: which words of an answer are its exact answer.
-        positions: which tokens, the columns of the grid.
+        model: the language model, with its prompt and generation settings.
+        dataset: the questions.
+        rule: decides which answers are right.
+        spans: finds the exact answer in an answer.
+        positions: which tokens to read, the columns of the grid.
         site: which tensor of a block, by TransformerLens' name.
-        split: deals groups to train, val and test.
+        split: assigns groups to train, val and test.
         cache_root: folder of the cache.
-        layers: which blocks, the rows of the grid; all where None.
-        also: further sites to cache from the same forward passes.
+        layers: which blocks to read, the rows of the grid; all where None.
+        also: more sites to cache from the same forward passes.
         folder, block_bytes, batch_size, seed: see `GridDataModule`.
+
+    Example:
+        >>> parts = model, dataset, rule, spans, positions  # doctest: +SKIP
+        >>> data = ActivationDataModule(*parts, "resid_post", GroupSplit(), "cache")  # doctest: +SKIP
+        >>> data.setup()  # doctest: +SKIP
+        >>> K, L, T, D = data.card.shape  # doctest: +SKIP
     """
 
     def __init__(
@@ -71,8 +77,8 @@ class ActivationDataModule(GridDataModule):
         ):  # fmt: skip
             if isinstance(part, Mapping | None):
                 raise ValueError(
-                    f"{group}: expected a configuration with a _target_, got {part or 'an empty one'}; begin it with "
-                    "defaults: [NAME], naming one that is there"
+                    f"{group}: expected a configuration with a _target_, got {part or 'an empty one'}; start its file "
+                    "with defaults: [NAME], where NAME is an existing configuration"
                 )
         _require_rule_for(dataset, rule)
         if not isinstance(cache_root, str) or not cache_root:
@@ -84,13 +90,13 @@ class ActivationDataModule(GridDataModule):
 
     def prepare_data(self) -> None:
         """Fetch weights and questions that are not on this machine."""
-        if self.card:  # of a fit, before the test
+        if self.card:  # already set up by a fit, before the test
             return
         self.model.fetch()
         self.dataset.fetch()
 
     def setup(self, stage: str | None = None) -> None:
-        """Run every stage the cache lacks; ranks share the work shard by shard and all end with the same card."""
+        """Run every stage that is not in the cache. Ranks share the work by shards, and all get the same card."""
         if self.card:
             return
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
@@ -125,7 +131,7 @@ class ActivationDataModule(GridDataModule):
             targets = split_targets(examples.labels[None], [label], self.split, groups, sources)
             self._keep_examples(stages, examples, tokens, valid, targets)
             with self.timed("activations"):
-                # Kept, so that nobody removes it while it is streamed.
+                # Keep a reference, so that the entry is not removed while it is streamed.
                 self._cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files
@@ -157,7 +163,7 @@ class ActivationDataModule(GridDataModule):
         valid: Tensor,
         targets: Targets,
     ) -> None:
-        """Write what the run folder says of its examples: their table, the report on labels, the page of spans."""
+        """Write the table of examples, the report on labels and the page of exact answers to the run folder."""
         if self.quiet:
             return
         self.keep("examples.parquet", lambda: write_examples(examples, tokens, valid, targets))
@@ -172,7 +178,7 @@ class ActivationDataModule(GridDataModule):
 
 
 def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
-    """Refuse a rule that looks for gold answers, which statements have none of, and labels that questions lack."""
+    """Raise ValueError where the rule does not fit: statements have no gold answers, and questions have no labels."""
     if not isinstance(rule, TextRule | Judge):
         return
     reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is judge_as_given

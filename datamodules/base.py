@@ -1,4 +1,4 @@
-"""What both datamodules share once activations lie somewhere: targets, card, memory budget, and the three loaders."""
+"""What both datamodules share: targets, card, memory budget, and the three loaders over stored activations."""
 
 import logging
 import time
@@ -30,11 +30,16 @@ class GridDataModule(pl.LightningDataModule):
     how long each stage took.
 
     Args:
-        split: deals groups to train, val and test.
-        folder: of the run, for what it keeps of its examples; nothing is written where None.
-        block_bytes: bytes for all the stream keeps alive; from free memory where None.
-        batch_size: examples of a training batch, over all ranks; where None, the train loader gives cell blocks too.
-        seed: of the order of training batches.
+        split: assigns groups to train, val and test.
+        folder: the run folder, where tables and reports of the examples go; nothing is written where None.
+        block_bytes: bytes for all blocks that the stream keeps in memory; chosen from the free memory where None.
+        batch_size: examples of a training batch, over all ranks; where None, the train loader also gives cell blocks.
+        seed: seed of the order of training batches.
+
+    Example:
+        >>> datamodule.setup()  # doctest: +SKIP
+        >>> sorted(next(iter(datamodule.train_dataloader())))  # doctest: +SKIP
+        ['acts', 'cells', 'examples', 'groups', 'held', 'labels', 'valid']
     """
 
     targets: Targets
@@ -60,7 +65,7 @@ class GridDataModule(pl.LightningDataModule):
 
     @property
     def quiet(self) -> bool:
-        """Whether another rank speaks for this one."""
+        """Whether this rank logs nothing, because rank zero does."""
         return self.trainer is not None and not self.trainer.is_global_zero
 
     def serve(self, store: Store, targets: Targets, valid: Tensor, groups: Sequence[Any], card: Card) -> None:

@@ -1,13 +1,13 @@
-"""The card: what describes a grid of activations, and what a grid of probes remembers of the data it was fitted on.
+"""The card describes a grid of activations. A grid of probes keeps the card of the data it was fitted on.
 
-Standard library only: the one thing that `probes` knows of `datamodules`.
+Standard library only: it is the only module of `datamodules` that `probes` imports.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-MIN_PER_CLASS = 10  # fewer examples of a class than this say nothing about a probe
+MIN_PER_CLASS = 10  # a probe is not judged with fewer examples of a class
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,10 @@ class Count:
     Attributes:
         n: examples.
         n_positive: those with label 1.
+
+    Example:
+        >>> Count(n=20, n_positive=12).n_positive
+        12
     """
 
     n: int
@@ -25,13 +29,17 @@ class Count:
 
 @dataclass(frozen=True)
 class TargetCard:
-    """One target: a label set, and how its examples are split.
+    """One target: a label set and the split of its examples.
 
     Attributes:
-        name: differs from that of every other target, as in `correctness, seed 5`.
-        label: what label 1 says; targets with the same label are one label set under several splits.
+        name: unique among the targets, such as `correctness, seed 5`.
+        label: what label 1 means; targets with the same label are one label set with several splits.
         seed: of the split.
         counts: of `train`, `val` and `test`.
+
+    Example:
+        >>> TargetCard("correctness", "correctness", 0, {"test": Count(20, 12)}).counts["test"].n
+        20
     """
 
     name: str
@@ -46,7 +54,7 @@ class Card:
 
     Attributes:
         model: name of the language model.
-        revision: its commit on the hub; None for files of one's own.
+        revision: its commit on the hub; None for local files.
         dataset: name of the question set.
         site: which tensor of a block, by TransformerLens' name.
         layers: [L] block numbers, the rows.
@@ -58,6 +66,10 @@ class Card:
             example has both; None where the tokens are not known.
         n_valid: [T], how many examples have the position.
         cache: keys of the cache entries that were read, by stage.
+
+    Example:
+        >>> Card("gpt2", "cities", "resid_post", (0, 4), ("first", "last"), 768, targets=(), n_valid=(9, 9)).shape
+        (0, 2, 2, 768)
     """
 
     model: str
@@ -79,10 +91,11 @@ class Card:
         return len(self.targets), len(self.layers), len(self.positions), self.width
 
     def choose(self, layers: Sequence[int], positions: Sequence[str]) -> "Card":
-        """The card of some rows and columns, in the order given; all have to be here.
+        """Return the card of some rows and columns, in the order given; all of them must exist.
 
-        >>> card.choose([4], ["first_answer"]).positions
-        ('first_answer',)
+        >>> card = Card("gpt2", "cities", "resid_post", (0, 4), ("first", "last"), 768, targets=(), n_valid=(9, 8))
+        >>> card.choose([4], ["last"]).n_valid
+        (8,)
         """
         columns = [self.positions.index(name) for name in positions]
         shares = self.coincidence
@@ -95,11 +108,11 @@ class Card:
         )
 
     def require(self, fitted: "Card") -> None:
-        """Hold this card against that of probes which are to be tested on it; order does not matter.
+        """Check that probes with the card `fitted` can be tested on this data; rows and columns may be in any order.
 
         Raises:
-            ValueError: a layer, a position or the width of the probes is missing here, or the targets cannot be paired:
-                they are paired in their order, one alone with all.
+            ValueError: this data lacks a layer, a position or the width of the probes, or the targets cannot be paired.
+                They are paired in order; a single target is paired with all.
         """
         probes = f"the probes that were fitted on {fitted.dataset}"
         for name, wanted, here in (
@@ -131,12 +144,12 @@ class Card:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The card as `from_json` takes it; JSON-ready."""
+        """Return the card as JSON-ready data, which `from_json` reads."""
         return asdict(self)
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "Card":
-        """Read a card, also one of version 0.1, which had one target without a name of its own."""
+        """Read a card, also one of version 0.1, which had a single target without a name."""
         given = dict(content)
         if "targets" not in given:
             split, label = dict(given.pop("split", {})), given.pop("target", "label 1")

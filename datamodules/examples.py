@@ -37,8 +37,12 @@ class Verdict:
     """The label of one answer.
 
     Attributes:
-        right: the label; None where it could not be told, which leaves the example out.
+        right: the label; None where the rule could not decide, in which case the example is left out.
         branch: which case of the rule decided, for the report.
+
+    Example:
+        >>> Verdict(right=True, branch="an alias occurs").right
+        True
     """
 
     right: bool | None
@@ -47,12 +51,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Span:
-    """Where in one answer's text its exact answer stands.
+    """The place of the exact answer in the text of one answer.
 
     Attributes:
         characters: first character and one past the last; None where there is none.
         how: `gold`, the name of a rule, or `model`.
-        replies: what the model replied, try by try, where one was asked.
+        replies: what the model replied on each try; empty where no model was asked.
+
+    Example:
+        >>> Span((10, 15), "gold").characters
+        (10, 15)
     """
 
     characters: tuple[int, int] | None
@@ -68,8 +76,12 @@ class LabelledExamples:
         questions: [N].
         answers: [N].
         verdicts: [N], each right or wrong.
-        spans: [N] where the exact answers stand, in characters.
+        spans: [N] places of the exact answers, in characters.
         span_tokens: [N] first and last token of each, counted in the answer; None where there is none.
+
+    Example:
+        >>> examples = label_examples(stages, questions, rule, find_spans=None)  # doctest: +SKIP
+        >>> examples.labels.double().mean()  # share of right answers  # doctest: +SKIP
     """
 
     questions: list[Question]
@@ -91,6 +103,9 @@ def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, ta
 
     `first_token` and `last_token` [T] of each position, from `tokens` [N, T, 2], count in prompt, thought and answer.
     `logprobs` belong to `answer_ids`; `source_split` is the part of its set that a question comes from.
+
+    >>> content = write_examples(examples, tokens, valid, targets)  # doctest: +SKIP
+    >>> pd.read_parquet(io.BytesIO(content))[["question", "answer", "label"]]  # doctest: +SKIP
     """
 
     def columns(part: slice) -> dict[str, list[Any]]:

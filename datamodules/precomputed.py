@@ -1,4 +1,4 @@
-"""The datamodule of one's own activations: a safetensors file, streamed in place."""
+"""The datamodule for activations of your own: a safetensors file, streamed from where it is."""
 
 import json
 from pathlib import Path
@@ -28,15 +28,23 @@ class PrecomputedDataModule(GridDataModule):
 
     The file holds `acts [N, L, T, D]` in any of float16, bfloat16, float32 and float64, and `labels [N]`, 0 or 1 in any
     dtype; or `labels [M, N]`, M label sets that are fitted together. It may hold `groups [N]`, equal numbers for
-    examples that no split may part, and `valid [N, T]` bool, false where an example lacks a position. Its metadata may
-    name the rows and columns of the grid, `layers` and `positions`, as JSON lists of L whole numbers and T strings, and
-    the label sets, `targets`, as M strings; and say for people what `model`, `dataset`, `site` and, of one label set,
-    `target` (what label 1 means) were.
+    examples that must stay in one split, and `valid [N, T]` bool, false where an example lacks a position. Its metadata
+    may name the rows and columns of the grid, `layers` and `positions`, as JSON lists of L whole numbers and T strings,
+    and the label sets, `targets`, as M strings. It may also give `model`, `dataset`, `site` and, with one label set,
+    `target` (what label 1 means), which are shown to people.
 
     Args:
         path: the file; it may exceed memory.
-        split: deals groups to train, val and test.
+        split: assigns groups to train, val and test.
         folder, block_bytes, batch_size, seed: see `GridDataModule`.
+
+    Example:
+        >>> tensors = {"acts": torch.randn(400, 4, 2, 8), "labels": torch.arange(400) % 2}
+        >>> save_file(tensors, "acts.safetensors")  # doctest: +SKIP
+        >>> data = PrecomputedDataModule("acts.safetensors", GroupSplit())  # doctest: +SKIP
+        >>> data.setup()  # doctest: +SKIP
+        >>> data.card.shape  # doctest: +SKIP
+        (1, 4, 2, 8)
     """
 
     classes = ("labelled 0", "labelled 1")
@@ -55,10 +63,10 @@ class PrecomputedDataModule(GridDataModule):
         self.path = expand_user(path, "datamodule.path")
 
     def setup(self, stage: str | None = None) -> None:
-        """Check all of the file but the activations.
+        """Check everything in the file except the activations.
 
         Raises:
-            ValueError: the file, a tensor or the metadata is not as the class describes it.
+            ValueError: the file, a tensor or the metadata does not match the description of the class.
         """
         if self.card:
             return
@@ -100,7 +108,7 @@ class PrecomputedDataModule(GridDataModule):
         self.serve(TensorFile(acts), targets, valid, groups, card)
 
     def _label_sets(self, file: Header, N: int) -> tuple[list[str], Tensor]:
-        """What label 1 of each label set says, and the sets [M, N] int64."""
+        """Return what label 1 of each label set means, and the sets [M, N] int64."""
         shape = list(file.get_tensor("labels", "[N]").shape)
         if len(shape) == 2 and (shape[0] == 0 or shape[1] != N):
             beside = f"acts {AXES} = {list(file.tensors['acts'].shape)}"
@@ -114,7 +122,7 @@ class PrecomputedDataModule(GridDataModule):
         return names, torch.stack([self._labels_in(*one) for one in zip(sets, of, strict=True)])
 
     def _load(self, file: Header, name: str, axes: dict[str, int]) -> Tensor:
-        """One of the small tensors, whose axes have to fit those of acts."""
+        """Load one of the small tensors; its axes must fit those of acts."""
         found = file.get_tensor(name, f"[{', '.join(axes)}]")
         if list(found.shape) != list(axes.values()):
             acts = list(file.tensors["acts"].shape)
@@ -126,7 +134,7 @@ class PrecomputedDataModule(GridDataModule):
         return found.load()
 
     def _labels_in(self, labels: Tensor, of: str) -> Tensor:
-        """One label set of any dtype as int64; `of` says which it is."""
+        """Return one label set of any dtype as int64; `of` names it in messages."""
         wrong = ((labels != 0) & (labels != 1)).nonzero()[:, 0].tolist()
         if wrong:
             self._refuse("labels 0 and 1", f"{labels[wrong[0]].item()} in row {wrong[0]}{of}", "map them to these")
@@ -137,7 +145,7 @@ class PrecomputedDataModule(GridDataModule):
         return labels.long()
 
     def _names(self, metadata: dict[str, str], key: str, kind: type, what: str, n: int) -> list[Any] | None:
-        """Names of the grid's rows or columns from the metadata, None where it has none."""
+        """Read the names of the rows or columns of the grid from the metadata; None where it has none."""
         if key not in metadata:
             return None
         try:

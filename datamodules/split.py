@@ -1,4 +1,4 @@
-"""Train, validation and test rows: whole groups, stratified by label, from a seed."""
+"""Train, validation and test rows: groups are kept whole, labels are stratified, and the split follows from a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,20 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class GroupSplit:
-    """Deals groups to the three splits so that each gets its share of both classes.
+    """Assigns groups to the three splits so that each split gets its share of both classes.
 
     Attributes:
         val: share of examples for validation; 0: there is no validation split.
-        test: share of examples for test; the rest trains. Where the questions come with a test part of their own, that
-            is the test split, and the others keep their proportion.
-        seed: of the order in which groups are dealt; several seeds are as many splits, each a target of its own.
+        test: share of examples for test; the rest is for training. If the questions have their own test part, it is
+            the test split, and train and val keep their proportion.
+        seed: seed of the order in which groups are assigned; a list gives one split, and one target, for each seed.
         own_test: use the test part that questions come with. Where false, its questions are left out, and all three
-            splits are dealt from the others.
+            splits are made from the others.
+
+    Example:
+        >>> rows = GroupSplit(val=0, test=0.5)(["a", "a", "b", "b"], [0, 1, 0, 1])
+        >>> sorted(len(part) for part in rows.values())
+        [0, 2, 2]
     """
 
     val: float = 0.15
@@ -58,9 +63,9 @@ class GroupSplit:
         """Split N examples.
 
         Args:
-            groups: [N] group of each example; no group stands in two splits.
+            groups: [N] group of each example; no group is in two splits.
             labels: [N] in {0, 1}.
-            given: [N], `test` for examples of the test split if any are; groups must not cross it.
+            given: [N], `test` for examples that come from a test part; no group may have examples on both sides.
             seed: one of `seeds`; the first where None.
 
         Returns:
@@ -71,8 +76,8 @@ class GroupSplit:
         """
         if self.own_test and given is not None and "train" in given and "test" not in given:
             raise ValueError(
-                "split: expected questions of the set's own test part, got none that could be asked and judged; take "
-                "another test part, or leave it away"
+                "split: expected questions of the set's own test part, got none that could be asked and judged; use "
+                "another test part, or leave it out"
             )
         in_test = np.array([split == "test" for split in given or [""] * len(groups)], dtype=bool)
         has_test = self.own_test and bool(in_test.any())
@@ -96,7 +101,7 @@ class GroupSplit:
         shares = np.array(list(above_0.values()))
         wanted = shares[:, None] * counts.sum(0)  # [split, class]
         order = np.random.default_rng(seed).permutation(len(names))
-        order = order[np.argsort(-counts[order].sum(1), kind="stable")]  # large groups while there is room to balance
+        order = order[np.argsort(-counts[order].sum(1), kind="stable")]  # large groups first, small ones balance
         dealt, home = np.zeros_like(wanted), np.zeros(len(names), dtype=int)
         scale = np.maximum(counts.sum(0), 1) * shares[:, None]
         for group in order:

@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.card import Count, TargetCard
 from datamodules.split import SPLITS, GroupSplit
 
-NO_SPLIT = len(SPLITS)  # of an example that a target leaves out
+NO_SPLIT = len(SPLITS)  # split number of an example that a target leaves out
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,11 @@ class Targets:
         seeds: [K], of the splits; None where the rows were given.
         labels: [K, N] int64 in {0, 1}.
         splits: [K, N] uint8, which of `SPLITS` an example is in by number, or `NO_SPLIT`.
+
+    Example:
+        >>> targets = split_targets(torch.tensor([[0, 1] * 4]), ["correctness"], GroupSplit(0.25, 0.25), range(8))
+        >>> [len(targets.rows_of(0, split)) for split in SPLITS]
+        [4, 2, 2]
     """
 
     names: tuple[str, ...]
@@ -73,7 +78,7 @@ def split_targets(
     Args:
         labels: [M, N] int64 in {0, 1}, the label sets.
         names: [M], what their label 1 says.
-        split: deals groups to train, val and test, once for each of its seeds.
+        split: assigns groups to train, val and test, once for each of its seeds.
         groups: [N].
         given: [N] split that an example belongs to by its source; see `GroupSplit`.
 
@@ -82,6 +87,11 @@ def split_targets(
 
     Raises:
         ValueError: what `GroupSplit` raises.
+
+    Example:
+        >>> labels = torch.tensor([[0, 1] * 4])
+        >>> split_targets(labels, ["correctness"], GroupSplit(0.25, 0.25, seed=[0, 5]), range(8)).names
+        ('correctness, seed 0', 'correctness, seed 5')
     """
     seeds = split.seeds
     parts = torch.full((len(names) * len(seeds), labels.shape[1]), NO_SPLIT, dtype=torch.uint8)

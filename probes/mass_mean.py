@@ -13,6 +13,10 @@ class MassMeanGrid(ExactGrid):
 
     Args:
         whiten: apply the inverse of the covariance within the classes.
+
+    Example:
+        >>> trainer = pl.Trainer(max_epochs=1)  # doctest: +SKIP
+        >>> trainer.fit(MassMeanGrid(whiten=True), datamodule=data)  # doctest: +SKIP
     """
 
     def __init__(self, whiten: bool = False) -> None:

@@ -23,7 +23,10 @@ def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 1
 
 
 def check_mass_mean(whiten: Any) -> None:
-    """Hold the setting of `MassMeanGrid` against what it takes; a ValueError where it is neither true nor false."""
+    """Hold the setting of `MassMeanGrid` against what it takes; a ValueError where it is neither true nor false.
+
+    >>> check_mass_mean(whiten=True)
+    """
     if not isinstance(whiten, bool):
         raise ValueError(f"probe.whiten: expected true or false, got {whiten!r}")
 

@@ -1,1 +1,1 @@
-"""Which answers are right, and where their exact answers stand."""
+"""Which answers are right, and where their exact answers are."""

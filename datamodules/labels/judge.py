@@ -1,4 +1,4 @@
-"""Right or wrong by a judge: where no gold answer occurs, a language model says whether the answer means the same."""
+"""Labels by a judge: where no gold answer occurs, a language model decides whether the answer means the same."""
 
 import itertools
 import re
@@ -18,12 +18,16 @@ GOLD_SHOWN = 5  # gold answers and aliases that a judge sees
 class Judge:
     """Labels an answer right where a gold answer occurs in it, and asks a model about the others.
 
-    An answer that the model does not judge, asked `tries` times with other examples, is left out.
+    If the model gives no verdict in `tries` tries, each with other examples, the answer is left out.
 
     Attributes:
-        tries: most times that one answer is asked about.
-        model: who judges; the model of the answers where None.
-        rule: the function of `rules` whose right answers need no judge.
+        tries: highest number of tries for one answer.
+        model: the judge; the model of the answers where None.
+        rule: the function of `rules` that labels first; the judge sees only the answers that it calls wrong.
+
+    Example:
+        >>> Judge(tries=1)([Question("q0", "g", "?", ("1999",))], ["In 1999."], lambda *_: [])
+        [Verdict(right=True, branch='the gold answer occurs')]
     """
 
     tries: int = 3
@@ -57,19 +61,23 @@ class Judge:
 def build_study_rule(
     dataset: str, judged: Sequence[str], tries: int = 3, model: LanguageModel | None = None
 ) -> Judge | TextRule:
-    """The study's own rule for a set: `substring`; in the sets of `judged`, a judge says of the other answers.
+    """Return the study's own rule for a data set: `substring`; in `judged` sets a judge labels the other answers.
 
     Args:
         dataset: name of the set.
         judged: names of sets.
-        tries, model: see `Judge`; used in the sets of `judged` alone.
+        tries, model: see `Judge`; used only for the sets in `judged`.
+
+    Example:
+        >>> type(build_study_rule("triviaqa", judged=["natural_questions"])).__name__
+        'TextRule'
     """
     judge = Judge(tries, model, judge_by_substring)
     return judge if dataset in judged else TextRule(judge_by_substring)
 
 
 def read_verdict(reply: str) -> bool | None:
-    """Read the verdict of a reply: whether it begins with yes or with no, as a word; None for neither.
+    """Read the verdict of a reply: true if it begins with the word yes, false for no, None for neither.
 
     >>> read_verdict("Yes, it is."), read_verdict("No."), read_verdict("Nobody knows")
     (True, False, None)
@@ -84,12 +92,16 @@ _EXAMPLES = (
     ("Which river flows through Vienna?", "the Danube", "Vienna lies on the Rhine.", "no"),
     ("When was the telephone patented?", "1876", "In the nineteenth century.", "no"),
 )
-# Pairs of one example of each verdict, in both orders, so that neither verdict always stands last.
+# Pairs of one example of each verdict, in both orders, so that neither verdict is always last.
 _SHOWN = [pair for pair in itertools.permutations(_EXAMPLES, 2) if pair[0][3] != pair[1][3]]
 
 
 def write_judge_prompt(question: Question, answer: str, k: int) -> str:
-    """Ask about one answer on try k: an instruction, two examples that change with k, the answer."""
+    """Write the prompt about one answer for try k: an instruction, two examples that change with k, the answer.
+
+    >>> write_judge_prompt(Question("q0", "g", "When?", ("1999",)), "In 1999.", 0)[-31:]
+    'Given answer: In 1999.\\nVerdict:'
+    """
     form = "Question: {}\nReference answer: {}\nGiven answer: {}\nVerdict:"
     examples = "\n\n".join(f"{form.format(*texts)} {verdict}" for *texts, verdict in _SHOWN[(3 * k) % len(_SHOWN)])
     reference = " or ".join(question.answers[:GOLD_SHOWN])

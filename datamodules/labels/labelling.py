@@ -1,4 +1,4 @@
-"""Questions to answers with labels and exact answers: the stages before activations, one after the other."""
+"""The stages before activations: questions are answered, the answers labelled, and their exact answers found."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -35,18 +35,22 @@ def label_examples(
 
     Args:
         stages: the language model at work.
-        questions: N or more; those that do not fit into its context, or that the rule cannot judge, are left out.
-        rule: right or wrong.
-        find_spans: which words of an answer are its exact answer; None: no position asks.
+        questions: N or more; those that do not fit into the context, or that the rule cannot judge, are left out.
+        rule: decides whether an answer is right.
+        find_spans: finds the exact answer in an answer; None where no position needs it.
 
     Raises:
         ValueError: nothing fits, a rule gives statements other labels than their own, one class is nearly empty, or too
             few have an exact answer (see `check_spans`).
+
+    Example:
+        >>> with LanguageModelStages(model, dataset, "cache", torch.device("cpu")) as stages:  # doctest: +SKIP
+        ...     examples = label_examples(stages, dataset.load(), TextRule(judge_by_gold), RuleSpans())
     """
     logged: set[str] = set()
 
     def tell(line: str) -> None:
-        if not stages.quiet and line not in logged:  # once, however often a model is asked
+        if not stages.quiet and line not in logged:  # each line once, even if a model is asked several times
             log.info(line)
             logged.add(line)
 
@@ -104,16 +108,16 @@ def collect_replies(
     texts: Sequence[str],
     tell: Callable[[str], None],
 ) -> list[str]:
-    """Ask a model about N texts; its replies come without its thinking, empty where a text is longer than it can hold.
+    """Ask a model about N texts. Replies have no thinking; a reply is empty where the text does not fit the context.
 
-    A model that thinks first, whatever the template says, is asked again with the length of its answers added.
+    If a model thinks first although the template disables it, it is asked again with a higher token limit.
     """
     prompts, replies, todo = stages.encode(texts, settings), [""] * len(texts), list(range(len(texts)))
     for limited in (settings, replace(settings, thinking_tokens=stages.model.token_limit)):
         fit = [i for i in todo if len(prompts[i]) + limited.token_limit <= stages.running.context]
         if len(fit) < len(todo):
             tell(
-                f"{len(todo) - len(fit)} of {len(texts)} texts are not put to {settings.name}: with "
+                f"{len(todo) - len(fit)} of {len(texts)} texts are not sent to {settings.name}: with "
                 f"{limited.token_limit} tokens of reply they are longer than its context of "
                 f"{stages.running.context} tokens"
             )
@@ -135,7 +139,7 @@ def collect_replies(
 def _answer_questions(
     stages: LanguageModelStages, questions: list[Question], tell: Callable[[str], None]
 ) -> tuple[list[Question], list[Answer]]:
-    """Answer the questions that the model can hold, and name the others; statements are taken as answers."""
+    """Answer the questions that fit into the context, and log the others. Statements are used as answers."""
     texts = [question.text for question in questions]
     statements = make_given_answers(stages.tokenizer, texts) if stages.dataset.stated else []
     prompts = [] if stages.dataset.stated else stages.encode(texts)
@@ -164,7 +168,7 @@ def _answer_questions(
 def _drop_unfinished(
     model: LanguageModel, questions: list[Question], answers: list[Answer], tell: Callable[[str], None]
 ) -> tuple[list[Question], list[Answer]]:
-    """Keep the questions with an answer; the others, whose thinking goes on to the last token, are named."""
+    """Keep the questions with an answer. Log the others, whose thinking does not end within the token limit."""
     thoughts = [len(answer.thought_ids) for answer in answers if answer.thought_ids and answer.answer_ids]
     if thoughts:
         tell(
@@ -177,7 +181,7 @@ def _drop_unfinished(
     left = len(answers) - len(without)
     never = f"{len(without)} of {len(answers)} end inside their thinking, which does not close within "
     never += f"{model.token_limit} tokens"
-    # Templates switch thinking off within the generation prompt, so without it they cannot.
+    # Templates disable thinking in the generation prompt, so this has no effect without it.
     bare = (model.template or {}).get("add_generation_prompt") is False
     cure = CURE + (", which takes model.template.add_generation_prompt=true" if bare else "")
     if left < 2 * MIN_PER_CLASS:

@@ -1,4 +1,4 @@
-"""The report on labels, for people: how the rule decided, and where a plainer one differs."""
+"""The report on labels, for people: how the rule decided, and where the substring rule differs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ WORDS = 10  # longer words that are shown
 LENGTH = 200  # characters of a text that are shown
 
 _WHY = {
-    True: "Usual reason: the gold answer stands inside a longer word, as a demonym or another form of the word "
-    "(`Japanese` for `Japan`), or inside a longer number; or its case tells it apart (`us` for `US`). Check whether "
+    True: "Usual reason: the gold answer is inside a longer word, such as a demonym or another form of the word "
+    "(`Japanese` for `Japan`), or inside a longer number; or its case differs (`us` for `US`). Check whether "
     "these answers should count; if so, give the forms as aliases in the data set.",
     False: "Usual reason: another spelling (accents, hyphens, a number in words or with other digits), or a judge.",
 }
@@ -31,8 +31,13 @@ def write_label_report(questions: Sequence[Question], answers: Sequence[str], ve
         verdicts: [N].
 
     Returns:
-        Markdown: the base rate, how often each branch of the rule decided, in how many questions the gold number stands
-        already, how many labels the substring rule would give otherwise, and `SHOWN` examples of each.
+        Markdown: the base rate, how often each branch of the rule decided, how many questions already contain the gold
+        number, how many labels the substring rule would change, and `SHOWN` examples of each.
+
+    Example:
+        >>> question = Question("q0", "g", "?", ("Oslo",))
+        >>> write_label_report([question], ["Oslo."], [Verdict(True, "an alias occurs")]).splitlines()[2]
+        '1 of 1 answers are right, 100.0%; always guessing the larger class is right in 100.0%.'
     """
     n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
     branches = sorted({(not verdict.right, verdict.branch) for verdict in verdicts})
@@ -80,9 +85,13 @@ def write_label_report(questions: Sequence[Question], answers: Sequence[str], ve
 
 
 def summarise_labels(questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> str:
-    """The report in one line, for the log: labels that the substring rule would give otherwise, gold numbers repeated.
+    """Return the report in one line for the log: labels that the substring rule would change, and repeated numbers.
 
     Args: as of `write_label_report`.
+
+    Example:
+        >>> summarise_labels([Question("q0", "g", "?", ("Japan",))], ["Japanese"], [Verdict(False, "nothing found")])
+        'a plain substring would label 1 of 1 answers otherwise (1 right, 0 wrong)'
     """
     differs = _find_differing(questions, answers, verdicts)
     line = (
@@ -96,7 +105,7 @@ def summarise_labels(questions: Sequence[Question], answers: Sequence[str], verd
 def _find_differing(
     questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]
 ) -> dict[bool, list[int]]:
-    """Examples that the substring rule labels otherwise, by the label it gives them."""
+    """Find the examples that the substring rule labels differently, by the label that it gives."""
     plain = [
         bool(judge_by_substring(answer, question).right) for answer, question in zip(answers, questions, strict=True)
     ]
@@ -111,7 +120,7 @@ def _name_difference(by_substring: bool) -> str:
 
 
 def _find_repeated_gold(questions: Sequence[Question]) -> tuple[int, list[int]]:
-    """How many questions have a number and nothing else as their gold answer, and which of them contain it."""
+    """Count the questions whose gold answer is only a number, and list those that contain this number."""
     golds = {i: number for i, question in enumerate(questions) if (number := _read_whole_number(question)) is not None}
     repeated = [
         i
@@ -122,7 +131,7 @@ def _find_repeated_gold(questions: Sequence[Question]) -> tuple[int, list[int]]:
 
 
 def _read_whole_number(question: Question) -> float | None:
-    """The gold answer as a number, or None where it has other words beside it."""
+    """Return the gold answer as a number, or None where it contains other words."""
     gold = question.answers[0] if question.answers else ""
     found = find_numbers(gold)
     if len(found) != 1 or regex.search(r"\w", gold[: found[0].characters[0]] + gold[found[0].characters[1] :]):
@@ -135,7 +144,7 @@ def _count_repeated_gold(numeric: int, repeated: Sequence[int]) -> str:
 
 
 def _list_longer_words(questions: Sequence[Question], answers: Sequence[str], rows: Sequence[int]) -> str:
-    """The words of answers that have a gold answer inside, with how many answers have them."""
+    """List longer words with a gold answer inside, each with the number of answers that contain it."""
     counts = Counter[str]()
     for i in rows:
         for gold in map(str.strip, questions[i].answers):
@@ -165,13 +174,13 @@ def _show_examples(
 
 
 def _find_gold(question: Question, answer: str) -> int:
-    """Where a gold answer stands in an answer, in any case; 0 where none does."""
+    """Find the first character of a gold answer in an answer, in any case; 0 where none occurs."""
     found = (answer.lower().find(gold.lower().strip()) for gold in question.answers)
     return next((at for at in found if at >= 0), 0)
 
 
 def _shorten(text: str, at: int = 0) -> str:
-    """A text in one line of at most `LENGTH` characters, those around one of its characters."""
+    """Shorten a text to one line of at most `LENGTH` characters around the character `at`."""
     line, place = " ".join(text.split()), len(" ".join(text[:at].split()))
     if len(line) <= LENGTH:
         return line

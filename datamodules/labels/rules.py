@@ -137,7 +137,11 @@ class TextRule:
     """Labels N answers one by one.
 
     Attributes:
-        rule: the function of this module that does.
+        rule: the function of this module that labels one answer.
+
+    Example:
+        >>> TextRule(judge_by_gold)([Question("q0", "g", "?", ("1999",))], ["In 1999."])
+        [Verdict(right=True, branch='the gold answer occurs')]
     """
 
     rule: Rule

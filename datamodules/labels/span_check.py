@@ -1,4 +1,4 @@
-"""How well exact answers were found: counts for people, and whether the exact-answer columns can be read from them."""
+"""Checks how many exact answers were found, and whether the exact-answer columns can be trusted."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from datamodules.questions.find import cuts_word, find
 from datamodules.questions.question import Question, Tell
 
 CLASSES = ("right", "wrong")
-SEARCHED = ("model", "gold", "options")  # ways that look for words, so that parts of words may be all there is
+SEARCHED = ("model", "gold", "options")  # methods that search for words and may find only parts of words
 PATTERN = 60  # characters of one that are shown
 SAYS_NONE = "say that there is none"
-SHOWN = 5  # answers without an exact answer in the line that stops
+SHOWN = 5  # answers without an exact answer that the error message shows
 
 
 @dataclass(frozen=True)
 class SpanCount:
-    """What one way of finding exact answers found in the right, or in the wrong, answers.
+    """What one method found in the right answers, or in the wrong ones.
 
     Attributes:
-        how: the way, as `Span` has it.
+        how: the method, as in `Span`.
         label: `right` or `wrong`.
         n: answers.
         found: how many of them have an exact answer.
@@ -41,12 +41,16 @@ class SpanCount:
 
 
 def count_spans(answers: Sequence[str], labels: Sequence[bool], spans: Sequence[Span]) -> list[SpanCount]:
-    """Count by way and label, right answers first.
+    """Count exact answers by method and label, right answers first.
 
     Args:
         answers: [N] texts.
         labels: [N], true for right.
         spans: [N].
+
+    Example:
+        >>> count_spans(["It is Oslo."], [True], [Span((6, 10), "gold")])[0].found
+        1
     """
     counted = []
     for how in sorted({one.how for one in spans}):
@@ -61,12 +65,20 @@ def count_spans(answers: Sequence[str], labels: Sequence[bool], spans: Sequence[
 
 
 def is_part(answer: str, span: Span) -> bool:
-    """Whether an exact answer is part of a word because the words that were sought stand nowhere else."""
+    """Whether an exact answer is part of a word, because the words do not occur as whole words.
+
+    >>> is_part("Japanese trains", Span((0, 5), "gold"))
+    True
+    """
     return span.how in SEARCHED and span.characters is not None and cuts_word(answer, span.characters)
 
 
 def measure_share(answer: str, span: Span) -> float:
-    """Share of an answer's words that is its exact answer, 0 where there is none."""
+    """Share of an answer's words that is its exact answer, 0 where there is none.
+
+    >>> measure_share("It is Oslo now.", Span((6, 10), "gold"))
+    0.25
+    """
     marked = answer[slice(*span.characters)] if span.characters else ""
     return min(1.0, count_words(marked) / max(1, count_words(answer)))
 
@@ -80,10 +92,11 @@ def check_spans(
     tell: Tell,
     warn: Tell,
 ) -> None:
-    """Say how often exact answers were found, warn where they mislead, and stop where there are too few.
+    """Log how often exact answers were found; warn where they may mislead, and raise where there are too few.
 
-    A class with few of them makes the exact-answer columns hold nearly one class alone: it stops below `MIN_PER_CLASS`,
-    where no probe can be judged, and warns below a half. It warns too where exact answers are most of the answer.
+    If a class has few exact answers, the exact-answer columns hold almost only the other class. Below `MIN_PER_CLASS`
+    no probe can be judged, and this raises; below one half it warns. It also warns where exact answers are most of the
+    answer.
 
     Args:
         questions: [N].
@@ -106,7 +119,7 @@ def check_spans(
         text, characters = texts[parts[0]], spans[parts[0]].characters or (0, 0)
         tell(
             f"exact answers: {len(parts)} of {len(found)} are parts of a word, as {text[slice(*characters)]!r} of "
-            f"{_find_word_around(text, characters)!r}: what was sought stands nowhere in their answers as a whole word"
+            f"{_find_word_around(text, characters)!r}: their answers do not contain it as a whole word"
         )
     rows = {name: [i for i, label in enumerate(labels) if bool(label) == (name == "right")] for name in CLASSES}
     having = {name: [i for i in rows[name] if spans[i].characters] for name in CLASSES}
@@ -149,10 +162,10 @@ def advise(
     lacking: Sequence[int],
     max_new_tokens: int,
 ) -> str:
-    """What to do about the answers without an exact answer in rows `lacking`, for the case at hand."""
+    """Return advice on the answers in rows `lacking`, which have no exact answer."""
     n = len(lacking)
     why = {i: _explain_refusal(answers[i].text, spans[i].replies[-1]) for i in lacking if spans[i].replies}
-    # A reply that was not taken is the cause where there is one, however the answer ended.
+    # A rejected reply is the cause if there is one, even where the answer was cut off.
     cut = sum(answers[i].finish == "length" and why.get(i, SAYS_NONE) == SAYS_NONE for i in lacking)
     if 2 * cut > n:
         return f"{cut} of {n} without one are cut off at model.max_new_tokens={max_new_tokens}: raise it"
@@ -184,10 +197,10 @@ def advise(
 
 
 def _explain_refusal(answer: str, reply: str) -> str:
-    """Why a reply was not taken."""
+    """Return why a reply was rejected."""
     if reply.casefold() == NONE:
         return SAYS_NONE
-    return "copy too much of the answer" if find(answer, reply) else "do not stand in the answer"
+    return "copy too much of the answer" if find(answer, reply) else "do not occur in the answer"
 
 
 def _describe(question: Question, answer: Answer, span: Span) -> str:
@@ -200,6 +213,6 @@ def _format_ratio(part: int, n: int) -> str:
 
 
 def _find_word_around(text: str, characters: tuple[int, int]) -> str:
-    """The word that a range of characters is part of, and what else stands there between blanks."""
+    """Return the text between the blanks around a range of characters."""
     before, after = text[: characters[0]].split(" ")[-1], text[characters[1] :].split(" ")[0]
     return (before + text[slice(*characters)] + after).strip()

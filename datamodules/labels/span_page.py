@@ -9,7 +9,7 @@ from datamodules.labels.span_check import count_spans, is_part
 from datamodules.language.tokens import decode, decode_tokens
 
 SHOWN = 60  # examples of each of: right, wrong, without an exact answer
-QUESTION = 240  # characters of a question, its last ones: what is asked stands behind the context
+QUESTION = 240  # last characters of a question that are shown: the question follows the context
 THOUGHT = 40  # tokens of what a model thinks before its answer, the last ones
 
 _STYLE = """
@@ -31,7 +31,7 @@ _INTRODUCTION = (
 )
 _WAYS = (
     "<ul><li><b>pattern</b>: the first match of dataset.pattern</li><li><b>options</b>: the option named first</li>"
-    "<li><b>number</b>: a number</li><li><b>gold</b>: the gold answer or alias that stands first</li><li><b>model</b>: "
+    "<li><b>number</b>: a number</li><li><b>gold</b>: the gold answer or alias that comes first</li><li><b>model</b>: "
     "what a model replied when it was asked for it</li></ul>"
 )
 
@@ -40,13 +40,16 @@ def write_span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExampl
     """Write the page.
 
     Args:
-        tokenizer: what the answers' ids belong to.
-        examples: N, with what was found.
+        tokenizer: the tokenizer of the answers.
+        examples: N examples with their exact answers.
 
     Returns:
         HTML: a table by way and label of how often an exact answer was found, how many are parts of a word, and what
         share of the answer they are; then up to `SHOWN` examples each of right answers, wrong answers, exact answers
         that are parts of a word, and answers without one.
+
+    Example:
+        >>> Path("exact_answers.html").write_text(write_span_page(tokenizer, examples))  # doctest: +SKIP
     """
     labels, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.spans
     texts = [answer.text for answer in examples.answers]
@@ -81,7 +84,7 @@ def _write_example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExample
     first, last = examples.span_tokens[i] or (1, 0)  # none
     text, ranges = decode_tokens(tokenizer, answer.answer_ids)
     tokens, done = [], 0
-    for k, (_, end) in enumerate(ranges):  # of a character over several tokens the first shows it all
+    for k, (_, end) in enumerate(ranges):  # a character that spans several tokens is shown in the first
         mark = " class='exact'" if first <= k <= last else ""
         tokens.append(f"<i{mark} title='{k}: {answer.answer_ids[k]}'>{escape(text[done:end]) or '&thinsp;'}</i>")
         done = max(done, end)

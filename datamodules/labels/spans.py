@@ -1,7 +1,7 @@
-"""Which words of an answer are its exact answer: by a rule, or by asking a model.
+"""Finds the exact answer in an answer, by a rule or with a model.
 
-What looks at the label, as the study's own way does, finds words in nearly every right answer and misses them in wrong
-ones only; `RuleSpans` with a pattern, options or numbers, and `ModelSpans` by default, do not look.
+A method that uses the label, as the study's own does, finds words in nearly every right answer and misses them in wrong
+ones only. `RuleSpans` with a pattern, options or numbers, and `ModelSpans` by default, do not use the label.
 """
 
 import itertools
@@ -20,12 +20,12 @@ from datamodules.questions.words import drop_article, fold
 
 RULES = ("auto", "pattern", "options", "number")
 REPLY_TOKENS = 48  # longest reply
-NONE = "no answer"  # what a model is asked to reply where there is none
+NONE = "no answer"  # the reply that the prompt asks for where there is none
 MAX_WORDS = 6  # of a reply: the gold answers of the study's Movies and Winogrande files have five and fewer
 SHORT = 3  # words that may be a whole answer and its exact answer at once, as in `Herman Melville.`
 
 
-# Asks a model: N ids for messages, N texts, and which model, that of the answers where None. N replies come back.
+# Asks a model. Takes N ids for messages, N texts and the model (None: that of the answers). Returns N replies.
 Ask = Callable[[Sequence[str], Sequence[str], LanguageModel | None], list[str]]
 
 
@@ -48,6 +48,11 @@ class RuleSpans:
             option of the question that is named first, in any spelling. `number`: the number that `rule=number` judges,
             see `numbers.find_answer_number`. `auto`: pattern or options where the question has them, else the gold
             answer where it occurs, which leaves wrong answers without.
+
+    Example:
+        >>> question = Question("q0", "g", "?", ("Oslo",), options=(("Oslo",), ("Rome",)))
+        >>> RuleSpans("options").find_one(question, "It is Rome.").characters
+        (6, 10)
     """
 
     rule: str = "auto"
@@ -59,7 +64,7 @@ class RuleSpans:
     def __call__(
         self, questions: Sequence[Question], answers: Sequence[str], labels: Sequence[bool], ask: Ask
     ) -> list[Span]:
-        """Return one for each; no model is asked, and labels are not looked at."""
+        """Return one for each; uses neither a model nor the labels."""
         return [self.find_one(question, answer) for question, answer in zip(questions, answers, strict=True)]
 
     def find_one(self, question: Question, answer: str) -> Span:
@@ -90,18 +95,23 @@ class RuleSpans:
 
 @dataclass
 class ModelSpans:
-    """What a model says: asked in the same way about every answer, or as the study does only about wrong ones.
+    """Exact answers that a model extracts, from every answer or, as in the study, from wrong answers only.
 
-    A reply that does not stand in the answer, or that copies too much of it (see `copies_too_much`), is not taken, and
-    the model is asked again with other examples.
+    A reply is rejected if it does not occur in the answer or copies too much of it (see `copies_too_much`). The model
+    is then asked again with other examples.
 
     Attributes:
-        only_wrong: take the gold answer from right answers, and ask about the wrong ones. The rule then depends on the
-            label, as the study's own does. Where a question has options or a pattern, these tell, right or wrong, and
-            nothing is asked.
-        tries: most times that one answer is asked about.
-        max_words: longest reply that is taken, in words.
-        model: who is asked; the model of the answers where None.
+        only_wrong: use the gold answer in right answers, and ask the model about wrong ones. The result then depends on
+            the label, as in the study. If a question has options or a pattern, these are used for right and wrong
+            answers alike, and no model is asked.
+        tries: highest number of tries for one answer.
+        max_words: longest accepted reply, in words.
+        model: the model to ask; the model of the answers where None.
+
+    Example:
+        >>> ask = lambda ids, texts, model: ["Rome"]  # noqa: E731
+        >>> ModelSpans()([Question("q0", "g", "?", ("Oslo",))], ["It is Rome."], [False], ask)[0].characters
+        (6, 10)
     """
 
     only_wrong: bool = False
@@ -143,7 +153,7 @@ class ModelSpans:
         return [span or Span(None, "model", tuple(replies[i])) for i, span in enumerate(found)]
 
     def _find_unasked(self, question: Question, answer: str, right: bool) -> Span | None:
-        """Find the exact answer of one answer as `only_wrong` does without a model; None where one is to be asked."""
+        """Find the exact answer as `only_wrong` does without a model; None if the model must be asked."""
         if question.options or question.pattern:
             return RuleSpans().find_one(question, answer)
         characters = find_gold(question, answer) if right else None
@@ -153,8 +163,8 @@ class ModelSpans:
 def copies_too_much(reply: str, answer: str, max_words: int = MAX_WORDS) -> bool:
     """Whether a reply copies the answer instead of naming its exact answer.
 
-    It does with over `max_words` words, or with over half of the answer's words; but up to `SHORT` words may be a whole
-    answer.
+    This is so with more than `max_words` words, or with more than half of the words of the answer. Up to `SHORT` words
+    may be a whole answer.
 
     >>> copies_too_much("Herman Melville", "Herman Melville.")
     False
@@ -166,35 +176,47 @@ def copies_too_much(reply: str, answer: str, max_words: int = MAX_WORDS) -> bool
 
 
 def count_words(text: str) -> int:
-    """Words of a text; each character of a script without blanks is one."""
+    """Count the words of a text; in scripts without blanks, each character is one word.
+
+    >>> count_words("Herman Melville, 1851")
+    3
+    """
     return len(fold(text).words)
 
 
 def require_model(key: str, model: object) -> None:
-    """Raise ValueError where what is to be asked is given, but not as a model."""
+    """Raise ValueError if `model` is neither None nor a `LanguageModel`."""
     if model is not None and not isinstance(model, LanguageModel):
         raise ValueError(f"{key}: expected null or a model, got {model!r}; give it with +model@{key}=NAME")
 
 
 def prepare_for_replies(model: LanguageModel) -> LanguageModel:
-    """Set a model up for short replies: the text as it is, in a turn of its own, one line, no thinking."""
-    # A template takes no notice of arguments that it does not know.
+    """Return a model with settings for short replies: the plain text as the only turn, one line, no thinking.
+
+    >>> prepare_for_replies(LanguageModel(id="gpt2")).max_new_tokens
+    48
+    """
+    # A template ignores arguments that it does not know.
     template = {**(model.template or {}), "add_generation_prompt": True, **OFF}
     short = {"stop": "\n", "max_new_tokens": REPLY_TOKENS, "thinking_tokens": 0}
     return replace(model, prompt="{question}", template=template, **short)
 
 
 def find_gold(question: Question, answer: str) -> tuple[int, int] | None:
-    """Find the gold answer or alias that stands first in an answer, whole words before parts of words.
+    """Find the gold answer or alias that comes first in an answer; whole words are preferred to parts of words.
 
     Returns:
-        first character and one past the last; None where none stands there.
+        first character and one past the last; None where none occurs.
+
+    Example:
+        >>> find_gold(Question("q0", "g", "?", ("Oslo",)), "It is Oslo.")
+        (6, 10)
     """
     return find_first(answer, question.answers, meant=True)
 
 
 def clean_reply(reply: str) -> str:
-    """Take the words of a reply: its first line, without quotation marks around them and a full stop behind.
+    """Return the words of a reply: its first line, without quotation marks around it and a full stop after it.
 
     >>> clean_reply('Exact answer: "Herman Melville".')
     'Herman Melville'
@@ -220,7 +242,11 @@ _EXAMPLES = (
 
 
 def write_extraction_prompt(question: str, answer: str, k: int) -> str:
-    """Ask about one answer on try k: an instruction, two examples that change with k, the answer."""
+    """Write the prompt about one answer for try k: an instruction, two examples that change with k, the answer.
+
+    >>> write_extraction_prompt("When?", "In 1999.", 0)[-13:]
+    'Exact answer:'
+    """
     pairs = list(itertools.permutations(_EXAMPLES, 2))
     shown = pairs[(7 * k) % len(pairs)]  # 7 and the number of pairs, 30, have no common divisor: all come in turn
     examples = "\n\n".join(f"Question: {q}\nAnswer: {a}\nExact answer: {e}" for q, a, e in shown)

@@ -1,4 +1,4 @@
-"""The second cached stage: activations of chosen tokens, layers and sites, read off in one forward."""
+"""The second cached stage: activations of chosen tokens, layers and sites, read in one forward pass."""
 
 import hashlib
 from array import array
@@ -25,17 +25,17 @@ class ActivationStage:
     """Activations of N examples at T positions and L layers, in shards of bfloat16 `h [T, n, D]`, a file a layer.
 
     Args:
-        running: the model at work.
+        running: the running model.
         ids: [N] names of the examples, for messages.
         answers: [N], whose prompt, thought and answer the model reads.
         names: [T] of the positions.
         tokens: [N, T, 2] int64, first and last token of each position.
         valid: [N, T] bool; activations are zero where it is false.
-        sites: outputs of the stage that may be asked for.
+        sites: possible outputs of the stage.
         layers: [L] block numbers.
 
     Raises:
-        ValueError: a site that the split model does not have whole.
+        ValueError: a site of which each process of a split model has only a part.
     """
 
     kind = "activations"
@@ -72,7 +72,7 @@ class ActivationStage:
         }
 
     def describe(self, output: str) -> dict[str, Any]:
-        """Everything the activations of a site depend on beside the model, for the key of the cache."""
+        """Return everything except the model that the activations of a site depend on, for the key of the cache."""
         return {**self._content, "site": output}
 
     def cost(self, outputs: Sequence[str]) -> int:

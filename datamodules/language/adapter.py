@@ -1,7 +1,7 @@
-"""Adapters, such as LoRA, of a language model: found, checked, and merged into its weights.
+"""Finds, checks and merges adapters, such as LoRA, into the weights of a language model.
 
-transformers applies an adapter that lies beside the weights where peft is installed, and ignores it elsewhere.
-`WITHOUT_ADAPTER` keeps it from doing so, and `apply_adapter` merges the adapter or says why it cannot.
+transformers applies an adapter in the model folder if peft is installed, and ignores it otherwise. `WITHOUT_ADAPTER`
+disables this, and `apply_adapter` merges the adapter or raises an error with the reason.
 """
 
 from __future__ import annotations
@@ -36,14 +36,18 @@ WITHOUT_ADAPTER: dict[str, Any] = {"adapter_kwargs": {"subfolder": ".no-adapter"
 
 
 def find_adapter(setting: str | None, folder: Path) -> Path | None:
-    """Find the folder of the adapter that is asked for.
+    """Find the folder of the adapter that the configuration names.
 
     Args:
         setting: `auto` for the one in the model folder, if any; a folder; or None for no adapter.
         folder: the model folder, or the snapshot of a hub model.
 
     Raises:
-        ValueError: the setting is no text, or its folder holds no adapter.
+        ValueError: the setting is not a text, or its folder has no adapter.
+
+    Example:
+        >>> find_adapter(None, Path("model")), find_adapter("auto", Path("folder-without-adapter"))
+        (None, None)
     """
     if setting is None:
         return None
@@ -61,14 +65,14 @@ def find_adapter(setting: str | None, folder: Path) -> Path | None:
 
 
 def require_full_model(folder: Path, named: str | None = None) -> None:
-    """Refuse a folder that holds an adapter and no model.
+    """Raise ValueError for a folder that has an adapter but no model.
 
     Args:
         folder: of a model, or the snapshot of one on the hub.
-        named: what people call it, such as its hub id; the folder by default.
+        named: its name in messages, such as its hub id; the folder by default.
 
     Raises:
-        ValueError: it does; says how to name both.
+        ValueError: the folder has only an adapter; the message says how to set both options.
     """
     if (folder / "config.json").is_file() or not (folder / CONFIG).is_file():
         return
@@ -80,7 +84,7 @@ def require_full_model(folder: Path, named: str | None = None) -> None:
 
 
 def list_adapter_files(adapter: Path) -> list[Path]:
-    """List the files of an adapter that decide what is computed, for the cache key.
+    """List the files of an adapter that determine its results, for the cache key.
 
     Raises:
         ValueError: it has no weights.
@@ -95,7 +99,7 @@ def list_adapter_files(adapter: Path) -> list[Path]:
 
 
 def require_mergeable(adapter: Path) -> None:
-    """Check, without the model, that an adapter can be merged; costs no more than reading its configuration.
+    """Check that an adapter can be merged. Reads only its configuration, not the model.
 
     Raises:
         ValueError: peft is not installed, a file is missing or altered, or its kind cannot be merged.
@@ -137,7 +141,7 @@ def apply_adapter(model: PreTrainedModel, adapter: Path, name: str) -> PreTraine
         `model`, a plain transformers model, in evaluation mode and without gradients.
 
     Raises:
-        ValueError: it cannot be merged, or belongs to another model; `model` is not to be used then.
+        ValueError: it cannot be merged, or belongs to another model; do not use `model` after this error.
 
     Example:
         >>> model = AutoModelForCausalLM.from_pretrained(folder, **WITHOUT_ADAPTER)  # doctest: +SKIP
@@ -190,7 +194,7 @@ def _read_config(adapter: Path) -> dict[str, Any]:
 
 
 def _require_plain_weights(model: PreTrainedModel) -> None:
-    """Refuse weights that cannot be added to."""
+    """Raise ValueError for weights to which nothing can be added."""
     quantiser = getattr(model, "hf_quantizer", None)
     unpacked = getattr(getattr(quantiser, "quantization_config", None), "dequantize", False)  # as from a GGUF file
     if (quantiser is not None or getattr(model, "is_quantized", False)) and not unpacked:

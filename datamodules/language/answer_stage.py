@@ -22,10 +22,10 @@ class AnswerStage:
     """Answers of one language model to N prompts; thinking is not yet cut off.
 
     Args:
-        running: the model at work.
+        running: the running model.
         ids: [N] names of the examples, for messages.
         prompts: [N] token ids.
-        settings: the model with the limits that its answers have.
+        settings: the model with the limits of its answers.
     """
 
     kind = "answers"
@@ -39,7 +39,7 @@ class AnswerStage:
         self.tokens = [len(prompt) + self.limit for prompt in prompts]
 
     def describe(self, output: str = OUTPUT) -> dict[str, Any]:
-        """Everything the answers depend on beside the model, for the key of the cache."""
+        """Return everything except the model that the answers depend on, for the key of the cache."""
         return {
             "version": VERSION,
             "prompts": digest_sequences(self.prompts),
@@ -92,7 +92,7 @@ class AnswerStage:
         )
 
     def _refuse(self, i: int, answer: Answer) -> NoReturn:
-        """Say where the numbers of an example stop being finite."""
+        """Find where the numbers of an example stop being finite."""
         first = next(n for n, logprob in enumerate(answer.logprobs) if not math.isfinite(logprob))
         # The log-probability of an answer's token comes from the states of the token before it.
         start, layers = len(self.prompts[i]) - 1, range(self.running.config.num_hidden_layers)

@@ -16,8 +16,8 @@ class Batches:
     """Runs a computation batch by batch.
 
     Args:
-        size: most examples of a batch; halved for good when one does not fit into memory.
-        quiet: do not say so (all ranks but the first); otherwise it is said once.
+        size: largest number of examples in a batch; halved permanently if a batch does not fit into memory.
+        quiet: do not log this (all ranks except the first); otherwise it is logged once.
     """
 
     def __init__(self, size: int, quiet: bool = False) -> None:
@@ -31,15 +31,15 @@ class Batches:
         Args:
             rows: numbers of the examples.
             lengths: [len(rows)] tokens of each.
-            compute: gives the result of a batch.
+            compute: returns the result of a batch.
 
         Raises:
-            ValueError: memory does not hold one example.
+            ValueError: one example does not fit into memory.
         """
         left = (np.argsort(lengths, kind="stable") + rows.start).tolist()
         while left:
             batch, result = left[: self.size], None
-            with _pass_over_out_of_memory():  # what the failed forward still held is let go on leaving
+            with _pass_over_out_of_memory():  # memory of the failed forward is freed on leaving
                 result = compute(batch)
             if result is not None:
                 left = left[self.size :]

@@ -1,7 +1,7 @@
 """Activations of chosen tokens at every layer, read by forward hooks in one pass; nothing else is kept.
 
-Layer i is block i, counted from 0; `resid_pre` of a block is what enters it and `resid_post` what leaves it, before any
-final norm. Where the other sites are is found in `sites`.
+Layer i is block i, counted from 0; `resid_pre` is the input of a block and `resid_post` its output, before any
+final norm. `sites` finds the other sites.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def capture(
     """Read sites at chosen tokens of a batch of sequences, all of them in one forward.
 
     Args:
-        model: causal language model, of which the head is not run, or an encoder.
+        model: causal language model, whose head is not run, or an encoder.
         sequences: n token id sequences, prompt plus answer, of any lengths.
         tokens: [n, T, 2] int64, first and last token of each position; where they differ, the mean is taken of all
             from one to the other.
@@ -40,7 +40,12 @@ def capture(
         for each site [n, L, T, D] in the model's dtype, on the device of its first weights; D is that of the site.
 
     Raises:
-        ValueError: the model lacks a site; names those it has.
+        ValueError: the model lacks a site; the message lists the sites that it has.
+
+    Example:
+        >>> tokens = torch.tensor([[[2, 2]]])  # one sequence, one position: token 2
+        >>> capture(model, [[5, 6, 7]], tokens, ["resid_post"], layers=[0, 4])["resid_post"].shape  # doctest: +SKIP
+        torch.Size([1, 2, 1, 768])
     """
     n, width = len(sequences), max(map(len, sequences))
     # Padded on the right: positions then count from 0 in every row, and causal attention never sees the padding.
@@ -60,7 +65,7 @@ def capture(
         for site in dict.fromkeys(sites):
             for layer in layers:
                 place = find_place(site, every[layer], stream)
-                for module in place.modules:  # what the one called last leaves in `found` stays
+                for module in place.modules:  # the last call overwrites the entry in `found`
                     hooks.callback(_add_hook(module, place.side, gather, found, (site, layer)).remove)
         language(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **settings)
     if missed := next((key for key in product(sites, layers) if key not in found), None):
@@ -72,7 +77,7 @@ def capture(
 
 
 class _TokenReader:
-    """Takes the wanted tokens out of what a module reads or writes."""
+    """Selects the wanted tokens from the input or output of a module."""
 
     def __init__(self, tokens: Tensor, width: int, device: torch.device) -> None:
         first, last = tokens.to(device).unbind(-1)
@@ -86,7 +91,7 @@ class _TokenReader:
         """[n, T, D] of [n, width, D], or of the same with its first two axes in one; of another shape, the shape."""
         n, width = self.shape
         if tensor.shape[:-1] not in ((n, width), (n * width,)):
-            return tensor.shape  # no mistake where another of the modules is called later
+            return tensor.shape  # not an error if another of the modules is called later
         tensor, device = tensor.reshape(n, width, -1), tensor.device
         taken = tensor[self.rows.to(device), self.at.to(device)]
         for t, within in zip(self.several, self.within.to(device).unbind(1), strict=True):
@@ -102,7 +107,7 @@ def _add_hook(
     found: dict[tuple[str, int], Tensor | torch.Size],
     key: tuple[str, int],
 ) -> torch.utils.hooks.RemovableHandle:
-    # Any: blocks take their input by position or by name, and give a tensor or a tuple that starts with it.
+    # Any: blocks take their input by position or by name, and return a tensor or a tuple that starts with it.
     def read_input(_: nn.Module, args: Any, kwargs: Any) -> None:
         found[key] = gather(args[0] if args else kwargs["hidden_states"])
 
@@ -115,7 +120,10 @@ def _add_hook(
 
 
 def check_finite(acts: Tensor, layers: Sequence[int], positions: Sequence[str], ids: Sequence[str]) -> None:
-    """Raise ValueError naming layer, position and example of the first NaN or infinity in acts [n, L, T, D]."""
+    """Raise ValueError naming layer, position and example of the first NaN or infinity in acts [n, L, T, D].
+
+    >>> check_finite(torch.zeros(1, 2, 1, 8), [0, 4], ["last"], ["q0"])
+    """
     if torch.isfinite(acts).all():
         return
     n, layer, position, unit = torch.nonzero(~torch.isfinite(acts))[0].tolist()

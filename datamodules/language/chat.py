@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 PART = "{'type': 'text'"
-# What a template raises that cannot take what it is given: Jinja's own errors, and Python's inside of it.
+# Errors of a template that does not support its input: Jinja's own errors, and Python errors inside the template.
 _FAILURES = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
@@ -25,10 +25,15 @@ def encode_turns(
         tokenizer: with a chat template.
         texts: [N], at least one.
         arguments: of the template; `add_generation_prompt` is true unless it is given.
-        today: what the template takes for the date.
+        today: the date that the template sees.
 
     Raises:
         ValueError: the template fails, or leaves a text out of its prompt.
+
+    Example:
+        >>> ids = encode_turns(tokenizer, ["Who wrote Faust?"], {}, date(2024, 7, 26))  # doctest: +SKIP
+        >>> "Faust" in tokenizer.decode(ids[0])  # doctest: +SKIP
+        True
     """
     problem = "a prompt without the question"
     for as_parts in (False, True):
@@ -43,7 +48,7 @@ def encode_turns(
                 problem = str(error)[:200]
     raise ValueError(
         f"model.template: expected a chat template that puts the question into its prompt, got {problem}; set "
-        "model.chat=false, or mend the template"
+        "model.chat=false, or correct the template"
     )
 
 
@@ -62,9 +67,9 @@ def reads_clock(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]
 
 
 def find_turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that a chat template puts behind an answer; None where there is none.
+    """Return the special token that a chat template puts after an answer; None where there is none.
 
-    Fine-tuned models often name another one as their end of text.
+    Fine-tuned models often have a different end-of-text token.
     """
     answer = "forty-two apples"
     turns = [[{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]]
@@ -87,7 +92,7 @@ def _apply(
 
 @contextmanager
 def _stop_clock(day: date) -> Iterator[None]:
-    """Let `strftime_now`, the only clock that templates can read, stand at the beginning of a day."""
+    """Fix `strftime_now`, the only clock that templates can read, at the start of a day."""
 
     class Fixed(datetime):
         @classmethod
@@ -104,5 +109,5 @@ def _stop_clock(day: date) -> Iterator[None]:
 
 
 def _holds(prompt: str, text: str) -> bool:
-    """Whether a text stands in a prompt; blanks do not count, because templates trim."""
+    """Whether a text occurs in a prompt; blanks are ignored, because templates trim them."""
     return "".join(text.split()) in "".join(prompt.split())

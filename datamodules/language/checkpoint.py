@@ -1,4 +1,4 @@
-"""The files of a language model on this machine, and what is loaded from them: configuration, tokenizer, weights.
+"""The files of a language model on this machine; loads configuration, tokenizer and weights from them.
 
 A checkpoint is a folder in the layout of transformers, or one GGUF file, whose weights are unpacked while they load.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 GGUF_MAGIC = b"GGUF"
-# Kinds of files that decide what is computed.
+# Kinds of files that determine the results.
 CONTENT = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
 Loaded = TypeVar("Loaded")
 
@@ -36,11 +36,16 @@ class Checkpoint:
     """Where a model's files are.
 
     Attributes:
-        folder: holds the files.
-        named: how a message names it: the option of the configuration with its value.
+        folder: folder of the files.
+        named: its name in messages: the option of the configuration with its value.
         gguf: name of the GGUF file in the folder; None: the folder holds `config.json` and weights.
         trust_remote_code: run code that comes with the weights.
         hub_id: of the repository whose snapshot the folder is; None: the files are the user's own.
+
+    Example:
+        >>> checkpoint = find_checkpoint("gpt2", revision=None, gguf=None, trust_remote_code=False)  # doctest: +SKIP
+        >>> checkpoint.load_config().num_hidden_layers  # doctest: +SKIP
+        12
     """
 
     folder: Path
@@ -68,7 +73,7 @@ class Checkpoint:
         Raises:
             ValueError: there is none.
         """
-        if self.gguf:  # a file that is cut short or of an unknown kind is no matter of its tokenizer
+        if self.gguf:  # a truncated or unknown file is not a fault of its tokenizer
             self.load_config()
         expected = "a tokenizer beside the weights" if self.gguf is None else "a tokenizer in the file"
         cure = "save one there with tokenizer.save_pretrained" if self.gguf is None else "choose another file"
@@ -79,14 +84,14 @@ class Checkpoint:
 
         Args:
             dtype: of weights and computation.
-            head: with the head that gives the next token; without it, an encoder can be loaded too.
+            head: load the head that predicts the next token; without it, an encoder can be loaded too.
             placement: `device_map`, `tp_plan`, `quantization_config` of `from_pretrained`, those that are given.
 
         Raises:
             ValueError: the files hold no such model, or not all of its weights.
         """
         auto: Any = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-        # Unpacked, because kernels for packed weights compute other numbers, and only some machines have them.
+        # Unpacked, because kernels for packed weights give different numbers, and only some machines have them.
         unpacked = {}
         if self.gguf:
             unpacked = {"quantization_config": transformers.GgufConfig(dequantize=True), "config": self._config}
@@ -98,24 +103,24 @@ class Checkpoint:
             **unpacked,
             **placement,
         )
-        # Weights that are missing would be drawn at random. A pooler stands behind every block.
+        # Missing weights would be random. A pooler is not needed: it comes after all blocks.
         missing = sorted(name for name in loading["missing_keys"] if head or "pooler" not in name)
         if missing:
             raise ValueError(
                 f"{self.named}: expected every weight, got none for {len(missing)}, such as {missing[0]}; fetch or "
                 "save the model again"
             )
-        if head:  # of its settings only the stop tokens: beams, penalties and least lengths are not greedy answers
+        if head:  # keep only its stop tokens: with beams, penalties or minimum lengths answers are not greedy
             model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         return model.eval().requires_grad_(False)
 
     @property
     def commit(self) -> str | None:
-        """The commit of the hub that these files are of; None for files of one's own."""
+        """The hub commit of these files; None for local files."""
         return self.folder.name if self.hub_id and not self.gguf else None
 
     def identify(self, memory: Path | None) -> dict[str, str]:
-        """What tells these files from others: the commit of the hub, or the digest of each file.
+        """Return the identity of these files: the hub commit, or the digest of each file.
 
         Args:
             memory: folder in which digests of large files are remembered; None: they are computed each time.
@@ -139,13 +144,13 @@ class Checkpoint:
     def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
         if self.gguf:
             settings["gguf_file"] = self.gguf
-        disable_progress_bar()  # of the library, whose carriage returns fill the log
+        disable_progress_bar()  # progress bars of the library write carriage returns to the log
         with self._one_line(expected, cure):
             return load(str(self.folder), trust_remote_code=self.trust_remote_code, **settings)
 
     @contextmanager
     def _one_line(self, expected: str, cure: str) -> Iterator[None]:
-        """Turn what transformers says of broken files into one line."""
+        """Turn errors of transformers about broken files into one line."""
         import torch
 
         behind = f"; {cure}" if cure else ""
@@ -158,21 +163,25 @@ class Checkpoint:
             ) from error
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # readers of damaged files raise nearly anything
+        except Exception as error:  # readers of damaged files raise many kinds of errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise ValueError(f"{self.named}: expected {expected}, got none that loads ({reason}){behind}") from error
 
 
 def is_hub_id(given: str) -> bool:
-    """Whether a text names a repository of the hub: it is no folder, and does not look like one."""
+    """Whether a text is a hub id: it is not a folder, and does not look like one.
+
+    >>> is_hub_id("org/name"), is_hub_id("./folder")
+    (True, False)
+    """
     return not (given.startswith((".", "/", "~")) or given.count("/") > 1 or Path(given).is_dir())
 
 
 def require_checkpoint(id_: str | None, gguf: str | None) -> None:
-    """Refuse files that are not there, or not those of a model, before anything is computed; hub ids are not asked for.
+    """Check that local files of a model exist, before anything is computed; hub ids are not looked up.
 
     Raises:
-        ValueError: says what to do.
+        ValueError: the files are missing, or are not those of a model.
     """
     if gguf:
         _require_gguf(expand_user(gguf, "model.gguf"), f"model.gguf={gguf}")
@@ -200,7 +209,7 @@ def fetch_checkpoint(id_: str, revision: str | None) -> None:
 
 
 def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, trust_remote_code: bool) -> Checkpoint:
-    """Find the files of a model on this machine; those of the hub were fetched before."""
+    """Find the files of a model on this machine; `fetch_checkpoint` must have fetched a hub model."""
     if gguf:
         file = expand_user(gguf, "model.gguf")
         return Checkpoint(file.parent, f"model.gguf={gguf}", file.name, trust_remote_code)

@@ -1,7 +1,7 @@
 """Digests of the content of weight files for the cache key, each computed once and remembered.
 
 Every byte of a file counts, so a change in any tensor changes the digest, and a copy elsewhere has the same one.
-Reading all bytes takes time, so the digest of a large file is remembered beside what the system says of the file.
+Reading all bytes takes time, so the digest of a large file is stored with the size and times of the file.
 Copying over it with its time and size kept (`cp -p`, `rsync -t`) still changes its time of change (ctime), which no
 program can set.
 """
@@ -62,7 +62,7 @@ def _hash(path: Path) -> str:
 
 
 def _read_state(stat: os.stat_result) -> dict[str, int]:
-    """What no change of a file leaves as it was."""
+    """Return properties of a file of which every change of the file changes at least one."""
     return {key: getattr(stat, f"st_{key}") for key in ("dev", "ino", "size", "mtime_ns", "ctime_ns")}
 
 

@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicLayer
 
 from datamodules.language.thinking import count_thought, find_answer, opens_block
 
-CHUNK = 16  # tokens between two looks at which answers have ended: each look costs as much as a small part of a step
+CHUNK = 16  # tokens between two checks for answers that have ended; a check costs a small part of a step
 VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
 
 SCHEMA = pa.schema(
@@ -42,16 +42,16 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one prompt.
+    """The answer of the model to one prompt.
 
     Attributes:
         prompt_ids: token ids that the model read.
         answer_ids: token ids that it wrote, the stop token included; without `thought_ids`.
         logprobs: natural log-probability of each of `answer_ids`.
-        finish: `stop` when it ended its answer, `length` when it was cut off, `given` when it is a given text.
+        finish: `stop` if the model ended the answer, `length` if it was cut off, `given` if it is a given text.
         text: `answer_ids` decoded without special tokens.
-        thought_ids: token ids that it wrote before the answer, where `cut_thinking` set them apart: its thinking, the
-            marks around it and the blanks behind it. They are read with the prompt and the answer, and are part of
+        thought_ids: token ids that it wrote before the answer, separated by `cut_thinking`: its thinking, the
+            marks around it and the blanks after it. They are read between the prompt and the answer, and belong to
             neither.
     """
 
@@ -64,7 +64,7 @@ class Answer:
 
 
 class _ChosenLogprobs(LogitsProcessor):
-    """Keeps the log-probability of each greedy choice, so that no [batch, steps, V] tensor is ever held."""
+    """Keeps the log-probability of each greedy choice, so that no [batch, steps, V] tensor is needed."""
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
@@ -123,10 +123,15 @@ def generate_answers(
 
     Returns:
         one `Answer` a prompt, in order.
+
+    Example:
+        >>> prompts = tokenizer(["Q: red?\\nA:"]).input_ids  # doctest: +SKIP
+        >>> generate_answers(model, tokenizer, prompts, max_new_tokens=20)[0].finish  # doctest: +SKIP
+        'length'
     """
     own: int | list[int] | None = model.generation_config.eos_token_id  # type: ignore[union-attr]
     ends_answer = {*stop_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
-    # Padding is masked, so any token with an embedding will do.
+    # Padding is masked, so any token with an embedding can be used.
     candidates: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
     pad = next(i for i in candidates if i is not None and i < count_embeddings(model))
     width = max(map(len, prompts))
@@ -160,7 +165,7 @@ def generate_answers(
         for row, i in enumerate(rows):
             ends = [one.lengths[row] - done for one in stops if row in one.lengths]
             ends += [n for n, token in enumerate(new[row], 1) if token in ends_answer][:1]
-            n = min(ends, default=len(new[row]))  # behind the end is padding
+            n = min(ends, default=len(new[row]))  # padding follows the end
             written[i] += new[row][:n]
             logprobs[i] += new_logprobs[row][:n]
             ended |= {i} if ends else set()
@@ -177,7 +182,7 @@ def generate_answers(
 
 
 def _make_row_cache(model: PreTrainedModel) -> DynamicCache | None:
-    """A cache of keys and values from which rows can be taken; None for models that keep other states."""
+    """Return a cache of keys and values that supports selecting rows; None for models with other states."""
     if not model._supports_default_dynamic_cache():  # type: ignore[operator]
         return None
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
@@ -186,9 +191,9 @@ def _make_row_cache(model: PreTrainedModel) -> DynamicCache | None:
 
 @contextmanager
 def _keep_head_contiguous(model: PreTrainedModel) -> Iterator[None]:
-    """Give the head of a model its input in one piece.
+    """Pass the input of the head as a contiguous tensor.
 
-    Of a prompt only the last states reach the head, a strided view of all. Some CPU kernels copy the head's weights
+    Only the last states of a prompt reach the head, as a strided view. Some CPU kernels copy the head's weights
     once for every row of such a view: 1.8 GB and 3 s for 32 rows, a vocabulary of 49,152 and a width of 576.
     """
     head = model.get_output_embeddings()
@@ -203,17 +208,17 @@ def _keep_head_contiguous(model: PreTrainedModel) -> Iterator[None]:
 
 
 def count_embeddings(model: PreTrainedModel) -> int:
-    """For how many tokens a model has an embedding."""
+    """Return the number of tokens that have an embedding."""
     return len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
 
 
 def require_embeddings(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]
 ) -> None:
-    """Refuse tokens that a model has no embedding for; a tokenizer may know such tokens as long as none is used.
+    """Check that the model has an embedding for every token; the tokenizer may know more tokens if none is used.
 
     Raises:
-        ValueError: names the first of them.
+        ValueError: a token has no embedding; the message names the first.
     """
     highest, rows = max(map(max, filter(None, sequences)), default=-1), count_embeddings(model)
     if highest >= rows:
@@ -228,7 +233,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def cut_thinking(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Answer:
-    """An answer, as it is stored, with the tokens of its thinking set apart; none are left where that never ends."""
+    """Separate the thinking from a stored answer; the answer is empty if its thinking does not end."""
     n = count_thought(tokenizer, answer.prompt_ids, answer.answer_ids)
     if not n:
         return answer
@@ -243,7 +248,11 @@ def cut_thinking(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Answer:
 
 
 def make_given_answers(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Answer]:
-    """N texts as if a model had said them: special tokens before a text are the prompt."""
+    """Turn N texts into answers; special tokens before a text become the prompt.
+
+    >>> make_given_answers(tokenizer, ["It rains."])[0].finish  # doctest: +SKIP
+    'given'
+    """
     special = set(tokenizer.all_special_ids)
     answers = []
     for text in texts:
@@ -254,14 +263,23 @@ def make_given_answers(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str])
 
 
 def write_answers(answers: Sequence[Answer]) -> bytes:
-    """Write N answers as a Parquet file."""
+    """Write N answers as a Parquet file.
+
+    >>> answers = make_given_answers(tokenizer, ["It rains."])  # doctest: +SKIP
+    >>> Path("answers.parquet").write_bytes(write_answers(answers)) > 0  # doctest: +SKIP
+    True
+    """
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in answers], SCHEMA), buffer)
     return buffer.getvalue()
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Read the answers of a Parquet file, their numbers in arrays of four bytes each: sets can have many."""
+    """Read the answers of a Parquet file; numbers are kept in arrays of four bytes each, to save memory.
+
+    >>> read_answers(Path("answers.parquet"))[0].text  # doctest: +SKIP
+    'It rains.'
+    """
     table = pq.read_table(path)
     rows = [
         _split_arrays(table[name], code) for name, code in (("prompt_ids", "i"), ("answer_ids", "i"), ("logprobs", "f"))

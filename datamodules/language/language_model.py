@@ -1,4 +1,4 @@
-"""Which language model answers, and how it is asked: where its files are, what tells it from others, and prompts."""
+"""The language model and its settings: its files, its identity for the cache key, and its prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 DTYPES = ("bfloat16", "float16", "half", "float32", "float", "float64", "double")  # torch's names
 TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
-# Of `apply_chat_template`, but not for the template: they would cut or pad the ids of a prompt, or give no ids.
+# Arguments of `apply_chat_template` that the template does not get: they would cut or pad the ids, or give no ids.
 NOT_OF_TEMPLATES = {
     "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "padding",
     "truncation", "max_length",
@@ -49,11 +49,11 @@ class LanguageModel:
     Attributes:
         id: hub id, or a folder holding configuration, weights and tokenizer; null beside `gguf`.
         gguf: a GGUF file with the weights and the tokenizer, in place of those of `id`; needs the extra of this name.
-        adapter: folder or hub id of an adapter that is merged into the weights; `auto` takes the one that lies in the
-            model's folder, null none. Needs the extra of this name.
+        adapter: folder or hub id of an adapter that is merged into the weights; `auto` uses the one in the model's
+            folder, if any; null uses none. Needs the extra of this name.
         prompt: what the model reads, whether it chats or not; `{question}` is replaced.
         chat_prompt: the same for models that chat, where `prompt` is null; by default the question alone. Data sets
-            set it: a request that belongs to their questions, such as one to answer shortly.
+            set it to a request that fits their questions, such as one for a short answer.
         base_prompt: the same for base models, where `prompt` is null; by default `Q: {question}`, `A:`.
             Data sets set it likewise.
         name: shown to people; the id, or the name of the GGUF file, by default.
@@ -61,9 +61,9 @@ class LanguageModel:
         dtype: torch dtype of weights and computation, such as `bfloat16`.
         chat: wrap the prompt as a user turn in the tokenizer's chat template; `auto` does so where there is one.
         template: arguments of the chat template, such as `enable_thinking`.
-        date: what a chat template that writes the date takes for today, so that a prompt is the same tomorrow.
-        stop: text that ends an answer beside the stop tokens of the model; `auto` is the end of the line for a base
-            model, nothing for a chat.
+        date: the date for chat templates that write it, fixed so that prompts do not change from day to day.
+        stop: text that ends an answer, in addition to the stop tokens of the model; `auto` is the end of the line for a
+            base model, nothing for a chat.
         max_new_tokens: longest answer, in tokens.
         thinking_tokens: longest thought before the answer, in tokens; comes on top of `max_new_tokens`.
         batch_size: examples in one forward, halved where memory runs out.
@@ -75,6 +75,11 @@ class LanguageModel:
 
     `\\n` and `\\t` in prompts and `stop` are a line break and a tab, and two backslashes are one: a command line cannot
     give them otherwise.
+
+    Example:
+        >>> model = LanguageModel(id="gpt2", base_prompt="{question} Answer:", max_new_tokens=20)
+        >>> model.name, model.token_limit
+        ('gpt2', 20)
     """
 
     id: str | None = None
@@ -143,7 +148,7 @@ class LanguageModel:
 
     @property
     def token_limit(self) -> int:
-        """Most tokens that it writes, thought and answer together."""
+        """Highest number of tokens that it writes, thought and answer together."""
         return self.max_new_tokens + self.thinking_tokens
 
     def fetch(self) -> None:
@@ -160,7 +165,7 @@ class LanguageModel:
 
     @cached_property
     def adapter_folder(self) -> Path | None:
-        """Folder of the adapter that is merged into the weights; None: none is."""
+        """Folder of the adapter that is merged into the weights; None if there is none."""
         adapter = self.adapter
         if self._adapter_is_on_hub:
             adapter = str(find_snapshot("model", str(adapter), None, key="model.adapter"))
@@ -174,7 +179,7 @@ class LanguageModel:
         """Load the tokenizer.
 
         Raises:
-            ValueError: the model comes with none.
+            ValueError: the model has none.
         """
         return self.checkpoint.load_tokenizer()
 
@@ -182,8 +187,8 @@ class LanguageModel:
         """Load the weights, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
 
         Args:
-            device: where they go.
-            head: with the head that gives the next token; without it, an encoder can be loaded too.
+            device: device of the weights.
+            head: load the head that predicts the next token; without it, an encoder can be loaded too.
 
         Raises:
             ValueError: there are no such weights, or the adapter does not fit them.
@@ -193,7 +198,7 @@ class LanguageModel:
 
         if self.tp_plan and "WORLD_SIZE" not in os.environ:
             raise ValueError(
-                "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin the "
+                "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; start the "
                 "command with torchrun --standalone --nproc-per-node=2"
             )
         if self.adapter_folder is not None:
@@ -208,7 +213,7 @@ class LanguageModel:
         return model if placement else model.to(device)  # type: ignore[arg-type]
 
     def identify(self, memory: Path | None = None) -> dict[str, Any]:
-        """What the content of activations depends on, for the cache key: files by digest, or the hub commit.
+        """Return the identity of the model for the cache key: digests of its files, or the hub commit.
 
         Args:
             memory: folder in which digests of large files are remembered; None: they are computed each time.
@@ -241,7 +246,7 @@ class LanguageModel:
         return None if self.chats(tokenizer) else "\n"
 
     def find_stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Tokens that end an answer beside those in the model's own settings, ascending.
+        """Return tokens that end an answer, in addition to those in the settings of the model; ascending.
 
         Fine-tuned models often leave one out: the tokenizer's end of text, or the end of a turn in the template.
         """
@@ -249,7 +254,7 @@ class LanguageModel:
         return sorted({token for token in ends if token is not None})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
-        """Token ids of the prompts for N questions; BOS as tokenizer or chat template set it, but not twice.
+        """Return token ids of the prompts for N questions; BOS as the tokenizer or template adds it, but only once.
 
         Raises:
             ValueError: the chat template fails, or leaves the question out.
@@ -268,11 +273,11 @@ class LanguageModel:
             begins = 0
             while begins + 1 < len(ids) and ids[begins] == ids[begins + 1] == bos:
                 begins += 1
-            encoded.append(list(ids[begins : len(ids) - ends]))  # a prompt is to be continued, so no EOS ends it
+            encoded.append(list(ids[begins : len(ids) - ends]))  # a prompt is continued, so it has no EOS at its end
         return encoded
 
     def writes_date(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether prompts hold the day on which they are made; `date` then stands for it."""
+        """Whether prompts contain the current date; `date` is then used for it."""
         return self.chats(tokenizer) and reads_clock(tokenizer, self.template or {}, _parse_day(self.date))
 
     @property

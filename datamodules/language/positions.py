@@ -24,14 +24,18 @@ class Rule:
 
     Attributes:
         name: of the column.
-        of: the run of tokens that it counts in: `prompt`, `answer` (the stop token included), `text` (the answer
+        of: the run of tokens to count in: `prompt`, `answer` (the stop token included), `text` (the answer
             without special tokens behind it), `whole` (prompt, thought and answer), or `exact_answer`. The thought is
             what a model writes before its answer; only `whole` counts it.
-        at: which of them: a number from 0, or from the end as -1, -2, .., within the run; `first`, `last`; `before` or
-            `after` the run; or `mean` of all of it.
-        offset: tokens further on, or back where below 0; it may lead out of the run.
+        at: which token of the run: a number from 0, or from the end as -1, -2, .., within the run; `first`, `last`;
+            `before` or `after` the run; or the `mean` over the run.
+        offset: number of tokens to move on, or back if negative; the result may be outside the run.
         find: a text; the run is then the tokens of this text within `of`.
-        nth: which of several such texts, from 0, or from the end.
+        nth: which occurrence of the text, from 0, or from the end if negative.
+
+    Example:
+        >>> Rule("last", of="answer", at=-1).name
+        'last'
     """
 
     name: str
@@ -59,7 +63,7 @@ class Rule:
             raise ValueError(f"{where} find to be a text in the prompt, the answer or the whole, got {self.find!r}")
 
     def pick(self, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """First and last token, [N] each, of runs from `first` to `last` [N]; what lies outside is not yet judged."""
+        """First and last token, [N] each, of runs from `first` to `last` [N]; does not check bounds."""
         if self.at == "mean":
             return first, last
         if isinstance(self.at, str):
@@ -74,11 +78,15 @@ class Positions:
 
     Args:
         rules: a `Rule` each, or its attributes by name.
-        into_prompt: as the study's own code does, let positions of the answer or the exact answer fall on tokens before
-            the answer (on those of a thought where there is one, then on the prompt's), and `after` an exact answer
-            that ends the answer stay on its last token. Otherwise they are invalid there.
-        require_exact_answer: as the study's own code does, leave examples without an exact answer out of every column,
-            so that all columns are of the same examples. Otherwise only the columns of the exact answer lack them.
+        into_prompt: allow positions of the answer or the exact answer before the answer (on the thought if there is
+            one, else on the prompt). `after` an exact answer at the end of the answer is then its last token. If
+            false, such positions are invalid. The study's own code does this.
+        require_exact_answer: leave examples without an exact answer out of every column, so that all columns have the
+            same examples. If false, only the columns of the exact answer lack them. The study's own code does this.
+
+    Example:
+        >>> Positions([{"name": "end", "of": "answer", "at": -1}, {"name": "exact", "of": "exact_answer"}]).names
+        ['end', 'exact']
     """
 
     def __init__(
@@ -110,7 +118,7 @@ class Positions:
 
     @property
     def need_exact_answers(self) -> bool:
-        """Whether any column counts from the exact answer, or examples need one."""
+        """Whether a column uses the exact answer, or examples without one are left out."""
         return self.require_exact_answer or any(rule.of == "exact_answer" for rule in self.rules)
 
     def resolve(
@@ -164,7 +172,7 @@ class Positions:
             if self.into_prompt and rule.of == "exact_answer" and (rule.at, rule.offset) == ("after", 0):
                 start = stop = start.clamp(max=whole - 1)
             here = (first <= last) & (start >= lower) & (stop < upper)
-            if isinstance(rule.at, int):  # a short run has no such token, and another is not its
+            if isinstance(rule.at, int):  # a short run has no such token
                 reaches_back = self.into_prompt and rule.of in ("answer", "text") and rule.find is None
                 at = start - rule.offset
                 here &= (at <= last) & ((at >= first) | reaches_back)
@@ -187,7 +195,7 @@ def _build_rule(attributes: Mapping[str, Any]) -> Rule:
 
 
 def _count_special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> Tensor:
-    """How many special tokens stand at the end of each answer, [N]."""
+    """Count the special tokens at the end of each answer, [N]."""
     import torch
 
     special = set(tokenizer.all_special_ids)
@@ -197,7 +205,7 @@ def _count_special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[
 
 
 def _find_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rule) -> tuple[int, int] | None:
-    """First and last token of the text that a rule names, special tokens counting as text."""
+    """Find the first and last token of the text of a rule; special tokens count as text."""
     assert rule.find is not None
     text = decode(tokenizer, ids, special=True)
     starts = [at for at in range(len(text)) if text.startswith(rule.find, at)]
@@ -208,7 +216,7 @@ def _find_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rule: Rul
 
 
 def compute_coincidence(tokens: Tensor, valid: Tensor) -> Tensor:
-    """Share of examples having both positions in which the two are the same.
+    """Compute for each pair of positions the share of examples in which both are the same token.
 
     Args:
         tokens: [N, T, 2] int64.
@@ -216,6 +224,12 @@ def compute_coincidence(tokens: Tensor, valid: Tensor) -> Tensor:
 
     Returns:
         [T, T] float64, NaN where no example has both.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.tensor([[[3, 3], [3, 3]], [[2, 2], [4, 4]]])
+        >>> compute_coincidence(tokens, torch.ones(2, 2, dtype=torch.bool)).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
     """
     both = valid[:, :, None] & valid[:, None, :]
     same = both & (tokens[:, :, None] == tokens[:, None, :]).all(-1)

@@ -1,4 +1,4 @@
-"""What a person sees of a long stage: beforehand how long it will take, then a bar with the time left."""
+"""Progress of a long stage: an estimate before it starts, then a bar with the time left."""
 
 import logging
 import math
@@ -27,11 +27,11 @@ OPERATIONS = 60  # small operations in one block of a transformer: norms, rotati
 
 
 class TimeLeft:
-    """Seconds that a stage still takes: first as estimated beforehand, soon as measured, recent speed before older.
+    """Estimates the seconds left in a stage: first from an estimate, then from the measured speed, mainly the recent.
 
     Args:
         total: work of the stage, in any unit, such as tokens.
-        expected: seconds that it was estimated to take.
+        expected: estimated seconds.
         clock: gives the time in seconds.
 
     Example:
@@ -74,16 +74,16 @@ class TimeLeft:
         self.done, self.batches = self.done + work, self.batches + 1
 
     def estimate(self) -> float:
-        """Seconds left; between batches they count down, and up again in a batch that takes far longer than thought."""
+        """Return the seconds left. They count down between batches, and up in a batch that takes far longer."""
         rest = max(0.0, self.total - self.done) * self.pace
         waited = self._clock() - self._last
         return max(rest - waited, waited / 4) if rest else 0.0
 
     def check_change(self) -> tuple[float, float] | None:
-        """Seconds left now and as last said, where these are so far apart that people should know.
+        """Return the seconds left, now and as last reported, if they differ enough to report; else None.
 
-        They are where the stage takes more than twice or less than half as long, by half a minute or more, and enough
-        has been done to know: two batches and 5 s, or one of 30 s. What is given counts as said from then on.
+        They differ if the stage takes more than twice or less than half as long, by at least half a minute, and enough
+        is measured: two batches and 5 s, or one of 30 s. The returned value counts as reported.
         """
         if self.elapsed < 5 or not self.batches or (self.batches < 2 and self.elapsed < 30):
             return None
@@ -112,7 +112,7 @@ class TimeLeftColumn(ProgressColumn):
 def show_bar(
     stage: str, total: int, quiet: bool, expected: float, work: float | None = None
 ) -> Iterator[Callable[[int, float], None]]:
-    """Show a bar of a stage, and log where it takes far longer or shorter than was said.
+    """Show a bar of a stage, and log if it takes much longer or shorter than estimated.
 
     Args:
         stage: its name.
@@ -122,7 +122,7 @@ def show_bar(
         work: what all examples together cost, in any unit such as tokens.
 
     Yields:
-        what to call with the number of examples just done and what they cost.
+        a function to call with the number of examples just done and their work.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -154,7 +154,7 @@ def show_bar(
 
 
 class Speed:
-    """Estimates how long forward passes will take, from products of the model's own shape that are timed first.
+    """Estimates how long forward passes take, from timed matrix products with the shape of the model.
 
     Args:
         model: whose passes are estimated; none is run.
@@ -171,7 +171,7 @@ class Speed:
     def estimate(self, tokens: int, batch: int, steps: int = 1) -> float:
         """Seconds of `steps` passes one after the other, each of `tokens` tokens of a batch at once.
 
-        Every weight is taken to be used for every token, which is too much for a mixture of experts.
+        It assumes that every token uses every weight, which is too high for a mixture of experts.
         """
         rows = max(1, min(tokens, 2048))
         product, plain = self._time(rows), self._time(0)

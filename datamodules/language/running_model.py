@@ -1,4 +1,4 @@
-"""A language model at work: loaded when it is first needed, run batch by batch, and freed."""
+"""A running language model: loaded on first use, run in batches, and freed."""
 
 import math
 import os
@@ -24,7 +24,7 @@ class RunningModel:
     Args:
         model: which model.
         device: where it runs.
-        head: whether its head is loaded, which writes answers.
+        head: whether to load its head, which answers need.
         quiet: print nothing (all ranks but the first).
 
     Example:
@@ -49,7 +49,7 @@ class RunningModel:
         self.free()
 
     def free(self) -> None:
-        """Let go of the weights; they are loaded again where they are needed."""
+        """Free the weights; they are loaded again on the next use."""
         if self.__dict__.pop("network", None) is not None and self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -65,12 +65,12 @@ class RunningModel:
 
     @property
     def split(self) -> bool:
-        """Whether each process holds a part of the model only, so that all have to go through the same batches."""
+        """Whether each process has only a part of the model, so that all must run the same batches."""
         return self.model.tp_plan is not None
 
     @property
     def context(self) -> float:
-        """Most tokens of prompt and answer together; infinite where the configuration names no limit."""
+        """Highest number of tokens of prompt and answer together; infinite if the configuration has no limit."""
         limits = getattr(self.config, "max_position_embeddings", None), self.tokenizer.model_max_length
         return min((limit for limit in limits if limit and limit < 1e9), default=math.inf)
 
@@ -85,7 +85,7 @@ class RunningModel:
             compute: gives the result for the rows of a batch.
 
         Raises:
-            ValueError: a token without an embedding, or memory that does not hold one example.
+            ValueError: a token has no embedding, or one example does not fit into memory.
         """
         require_embeddings(self.network, self.tokenizer, sequences)
         return self.batches.run(rows, [len(sequences[i]) for i in rows], compute)

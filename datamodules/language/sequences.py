@@ -1,4 +1,4 @@
-"""What tells sequences of token ids from others, for the key of the cache."""
+"""Digest of sequences of token ids, for the key of the cache."""
 
 import hashlib
 from array import array

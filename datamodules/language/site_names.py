@@ -1,4 +1,4 @@
-"""Names of sites, and what is wrong with a choice of them; standard library only, so that a mistake is told at once."""
+"""Names of sites and their checks. Standard library only, so that a mistake is reported at once."""
 
 from typing import Any
 
@@ -15,10 +15,13 @@ def check_site(site: Any, key: str = "site.name") -> None:
 
 
 def check_sites(name: Any, also: Any) -> None:
-    """Hold the site that is read, and the list of those cached with it, against `SITES`.
+    """Check the site to read, and the list of sites to cache with it.
 
     Raises:
-        ValueError: one of them is no site, or `also` is no list.
+        ValueError: one of them is not in `SITES`, or `also` is not a list.
+
+    Example:
+        >>> check_sites("resid_post", ["mlp_out"])
     """
     if isinstance(also, str) or also is None:
         raise ValueError(f"site.also: expected a list of sites, got {also!r}; write site.also=[z,mlp_out]")

@@ -1,9 +1,9 @@
-"""Where in a model's blocks each site is read, found by structure.
+"""Finds where each site is read in the blocks of a model, from the structure of its modules.
 
-A *block* is one of as many equal modules as the configuration counts layers, of which some hold an attention. Its
+A *block* is one of a list of modules, one for each layer in the configuration, and some contain an attention. Its
 *output projection* is the linear map to the width of the residual stream that its attention calls last, its *down
-projection* the one that its feed-forward part calls last; the four inner sites are what enters and leaves these two.
-Which of several maps is called last shows in the forward. What a family does around them is in docs/concepts.md.
+projection* the one that its feed-forward part calls last; the four inner sites are the inputs and outputs of these
+two. Which of several maps is called last is known in the forward pass. docs/concepts.md lists what each family does.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,18 @@ from datamodules.language.site_names import SITES, check_site
 
 
 class Place(NamedTuple):
-    """Modules of which the one called last is read, and whether its `input` or its `output` is."""
+    """Candidate modules, of which the last called is read, and the side to read: `input` or `output`."""
 
     modules: Sequence[nn.Module]
     side: str
 
 
 def get_width(config: PretrainedConfig, site: str) -> int:
-    """Numbers of a site for one token and layer, as far as the configuration of the language part tells."""
+    """Return the width of a site for one token and layer, from the configuration of the language part.
+
+    >>> get_width(PretrainedConfig(hidden_size=64, num_attention_heads=4, intermediate_size=256), "mlp_post")
+    256
+    """
     if site == "z":
         heads = config.num_attention_heads
         return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -40,7 +44,11 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Return the blocks of the language part, in order.
 
     Raises:
-        ValueError: no list of as many modules as the configuration counts layers, or several and none with attentions.
+        ValueError: no list has one module for each layer of the configuration, or several have and none has attentions.
+
+    Example:
+        >>> len(find_blocks(AutoModelForCausalLM.from_pretrained("gpt2")))  # doctest: +SKIP
+        12
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     lists = [m for m in get_decoder(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
@@ -52,13 +60,16 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def find_places(block: nn.Module, width: int) -> dict[str, Place]:
-    """Return where each site of a block is read, those that it has.
+    """Return where each site of a block is read; sites that the block lacks are missing.
 
-    A block with two feed-forward parts, such as experts beside a shared one, has no place for what either adds.
+    A block with two feed-forward parts, such as experts and a shared expert, has no `mlp_post` and no `mlp_out`.
 
     Args:
         block: one of those that `find_blocks` returns.
         width: D of the residual stream.
+
+    Example:
+        >>> sorted(find_places(find_blocks(model)[0], width=768))  # doctest: +SKIP
     """
     found = {"resid_pre": Place([block], "input"), "resid_post": Place([block], "output")}
     attention = _find_attention(block)
@@ -74,7 +85,7 @@ def find_places(block: nn.Module, width: int) -> dict[str, Place]:
     if len(parts) > 1:
         return found
     if parts and _has_experts(parts[0]):
-        return found | {"mlp_out": Place(parts, "output")}  # several down projections, of which a token takes a few
+        return found | {"mlp_out": Place(parts, "output")}  # several down projections; each token uses a few of them
     if projections := _find_projections(parts[0], width) if parts else linear:
         found |= {"mlp_post": Place(projections, "input"), "mlp_out": Place(projections, "output")}
     return found
@@ -84,7 +95,11 @@ def find_place(site: str, block: nn.Module, width: int) -> Place:
     """Return where one site is read.
 
     Raises:
-        ValueError: the block lacks it; names those it has.
+        ValueError: the block lacks it; the message lists the sites that it has.
+
+    Example:
+        >>> find_place("resid_pre", find_blocks(model)[0], width=768).side  # doctest: +SKIP
+        'input'
     """
     check_site(site)
     there = find_places(block, width)
@@ -95,7 +110,11 @@ def find_place(site: str, block: nn.Module, width: int) -> Place:
 
 
 def choose_layers(model_layers: int, layers: Sequence[int] | None) -> list[int]:
-    """Return the layers to read, all where `layers` is None; ValueError for one outside the model."""
+    """Return the layers to read, all where `layers` is None; ValueError for one outside the model.
+
+    >>> choose_layers(8, None), choose_layers(8, [4, 0])
+    ([0, 1, 2, 3, 4, 5, 6, 7], [0, 4])
+    """
     if layers is not None and not (isinstance(layers, Sequence) and all(type(layer) is int for layer in layers)):
         raise ValueError(f"site.layers: expected a list of layers such as [0, 4], got {layers}")
     chosen = list(range(model_layers)) if layers is None else sorted(set(layers))

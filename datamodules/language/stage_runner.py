@@ -1,4 +1,4 @@
-"""Runs a stage of the language model through the cache: what it lacks is made, with an estimate and a bar."""
+"""Runs a stage of the language model with the cache: makes missing shards, with an estimate and a bar."""
 
 import logging
 import math
@@ -22,8 +22,8 @@ class Stage(Protocol):
     """Makes something of N examples with a language model, shard by shard; it may have several outputs.
 
     Attributes:
-        kind: what it makes, a folder of the cache.
-        tokens: [N] what each example costs.
+        kind: kind of result, a folder of the cache.
+        tokens: [N] work of each example, in tokens.
     """
 
     kind: str
@@ -69,13 +69,13 @@ class StageRunner:
         return content | ({"dataset": source} if source else {})
 
     def open(self, stage: Stage, output: str, contains: dict[str, Any] | None = None) -> CacheEntry:
-        """Open the entry of an output, or begin it; `contains` is what its manifest says for later runs."""
+        """Open or create the entry of an output; `contains` is stored in its manifest for later runs."""
         n = len(stage.tokens)
         about = {"model": self.running.model.name, "examples": n, **self.dataset.describe()}
         return CacheEntry(self.cache_root, stage.kind, self.describe(stage, output), count_shards(n), about, contains)
 
     def find_larger(self, stage: Stage, site: str, digests: Sequence[str]) -> CachedActivations | None:
-        """Find an entry that holds more than a site's own, where that is not whole; `digests` [T] tell positions."""
+        """Find an entry that contains that of a site, if its own is not complete; `digests` [T] identify positions."""
         content, n_shards = self.describe(stage, site), count_shards(len(stage.tokens))
         own = Path(self.cache_root).expanduser() / stage.kind / compute_key(content)
         if not find_missing(own, n_shards):
@@ -83,7 +83,7 @@ class StageRunner:
         return find_larger(self.cache_root, content, digests, n_shards, self.quiet)
 
     def build(self, stage: Stage, entries: dict[str, CacheEntry]) -> None:
-        """Make what the entries of a stage's outputs lack; what several lack of one shard is made at once."""
+        """Make the missing shards of all outputs of a stage; outputs that lack the same shard are made together."""
 
         def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> dict[str, bytes]:
             also = [other for other, entry in entries.items() if other != output and shard in entry.list_missing()]
@@ -92,7 +92,7 @@ class StageRunner:
                 entries[other].offer(shard, files[other], wait=self.running.split)
             return files[output]
 
-        for output in sorted(entries):  # the same order for all who build them, whichever they want first
+        for output in sorted(entries):  # the same order in all processes that build them
             lacking = {output} | {other for other, entry in entries.items() if entry.list_missing()}
             self._run(stage, output, entries[output], stage.cost(sorted(lacking)), make)
 

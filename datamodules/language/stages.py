@@ -1,7 +1,7 @@
-"""The two stages that need the language model, answers and activations, as what a data module asks for.
+"""The two stages that need the language model, answers and activations, as a data module uses them.
 
 The model is loaded only when a shard is missing, and freed on leaving. Shards are cut by question number and batches by
-length within a shard, so a shard has the same bytes whoever makes it.
+length within a shard, so the bytes of a shard do not depend on the process that makes it.
 """
 
 from array import array
@@ -26,7 +26,7 @@ class LanguageModelStages:
     """Answers and activations of one language model; use in a `with` block, which frees the model.
 
     Args:
-        model: which model, and how it is asked.
+        model: the model, with its prompt and generation settings.
         dataset: the set whose questions it answers, for the cache's key and manifest.
         cache_root: folder of the cache.
         device: where the model runs.
@@ -45,7 +45,7 @@ class LanguageModelStages:
         self.tokenizer: PreTrainedTokenizerBase = self.running.tokenizer
         self.runner = StageRunner(self.running, dataset, cache_root, quiet)
         self.keys: dict[str, str] = {}  # of the cache entry of the answers
-        self._dated = False  # whether people know of the date in prompts: a model may be asked many times
+        self._dated = False  # whether the date in prompts was logged: a model may be asked many times
 
     def __enter__(self) -> "LanguageModelStages":
         self.running.__enter__()
@@ -88,7 +88,7 @@ class LanguageModelStages:
         """
         stage = AnswerStage(self.running, ids, prompts, settings or self.model)
         entry = self.runner.open(stage, OUTPUT)
-        self.keys.setdefault(OUTPUT, entry.key)  # later ones are of what is asked about the answers
+        self.keys.setdefault(OUTPUT, entry.key)  # later entries are replies about the answers
         self.runner.build(stage, {OUTPUT: entry})
         paths = (path for shard in range(entry.n_shards) for path in entry.check_files(shard).values())
         return [answer for path in paths for answer in read_answers(path)]

@@ -1,4 +1,4 @@
-"""The block in which some models think before they answer: where it ends in a text, and in token ids.
+"""The block in which some models think before they answer: finds its end in a text and in token ids.
 
 The marks around it may be special tokens, added tokens, or plain text over several tokens, so they are looked for in
 the decoded text, special tokens shown. The answer follows the last block. A prompt may open the block, as the templates
@@ -23,7 +23,7 @@ MARKS = (
     ("<|channel>thought", "<channel|>"),  # Gemma 4
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
 )
-OPENS_ANSWER = ("<|START_RESPONSE|>", "<response>", "<answer>")  # Command A, Granite 3, Hunyuan: behind the block
+OPENS_ANSWER = ("<|START_RESPONSE|>", "<response>", "<answer>")  # Command A, Granite 3, Hunyuan: after the block
 OFF = {"enable_thinking": False, "thinking": False}  # arguments of chat templates; each template knows one or none
 CURE = (
     "raise model.thinking_tokens, or switch thinking off with model.template={enable_thinking: false} where the chat "
@@ -36,21 +36,21 @@ def _join_alternatives(texts: Sequence[str]) -> str:
     return "|".join(map(re.escape, texts))
 
 
-_TAIL = 64  # tokens: more than a mark and blanks behind it take, at one token a byte
+_TAIL = 64  # tokens: enough for a mark and the blanks after it, at one token a byte
 _OPENING, _CLOSING = zip(*MARKS, strict=True)
 _OPENS = re.compile(_join_alternatives(_OPENING))
 _CLOSES = re.compile(rf"(?:{_join_alternatives(_CLOSING)})\s*(?:(?:{_join_alternatives(OPENS_ANSWER)})\s*)?")
 
 
 def find_answer(text: str, opened: bool = False) -> int | None:
-    """Character at which the answer begins in a written text, special tokens shown.
+    """Find the character at which the answer begins in a written text, with special tokens shown.
 
     Args:
         text: what a model wrote.
         opened: whether the prompt already opened a block.
 
     Returns:
-        0 where there is no block; else the character behind the last closing mark and the blanks that follow it. A
+        0 where there is no block; else the character after the last closing mark and the blanks that follow it. A
         closing mark without an opening one counts. None while a block is open.
 
     Example:
@@ -63,16 +63,24 @@ def find_answer(text: str, opened: bool = False) -> int | None:
 
 
 def opens_block(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> bool:
-    """Whether a prompt ends in an opening mark, blanks behind it aside. A block that is closed again does not count."""
+    """Whether a prompt ends with an opening mark and optional blanks. A block that is closed again does not count.
+
+    >>> opens_block(tokenizer, tokenizer("Q: red?<think>\\n").input_ids)  # doctest: +SKIP
+    True
+    """
     tail = decode(tokenizer, prompt_ids[-_TAIL:], special=True)
     return tail.rstrip().endswith(_OPENING)
 
 
 def count_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], written_ids: Sequence[int]) -> int:
-    """How many of the written tokens are the block and the blanks behind it; all of them where the block is open.
+    """Count the written tokens of the block and the blanks after it; all tokens if the block is still open.
 
     A token that carries the end of the closing mark and the beginning of the answer, such as `>"`, belongs to the
     answer, so that no character of the answer is lost.
+
+    >>> written = tokenizer("<think>\\nFrance\\n</think>\\n\\nParis.").input_ids  # doctest: +SKIP
+    >>> tokenizer.decode(written[count_thought(tokenizer, [], written) :])  # doctest: +SKIP
+    'Paris.'
     """
     text = decode(tokenizer, written_ids, special=True)
     start = find_answer(text, opens_block(tokenizer, prompt_ids))

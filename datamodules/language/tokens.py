@@ -1,4 +1,4 @@
-"""Where in the generated ids the exact answer stands.
+"""Finds the tokens of the exact answer in the generated ids.
 
 Indices come from decoding the stored ids token by token, never from tokenising text again.
 """
@@ -14,7 +14,11 @@ MOST_BYTES = 4  # of a character in UTF-8
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], special: bool = False) -> str:
-    """Text of ids as they stand: no blanks tidied away, and no special tokens unless asked for."""
+    """Decode ids without removing blanks; special tokens are included only where `special` is true.
+
+    >>> decode(tokenizer, tokenizer("It is Paris.").input_ids)  # doctest: +SKIP
+    'It is Paris.'
+    """
     return str(tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
 
 
@@ -28,8 +32,12 @@ def locate(tokenizer: PreTrainedTokenizerBase, answer_ids: Sequence[int], exact_
 
     Returns:
         indices into `answer_ids` of the first and the last token whose text overlaps the first whole-word, case-folded
-        occurrence, else the first occurrence at all; None where there is none. Blanks before a word belong to no
-        answer, but a token that holds blank and word together does.
+        occurrence, else the first occurrence of any kind; None where there is none. Blanks before a word are not part
+        of the answer, but a token that contains both the blank and the word is.
+
+    Example:
+        >>> locate(tokenizer, tokenizer("It is Paris.").input_ids, "paris")  # doctest: +SKIP
+        (2, 2)
     """
     span = find(decode(tokenizer, answer_ids), exact_answer)
     return find_tokens(tokenizer, answer_ids, span) if span else None
@@ -41,9 +49,12 @@ def find_tokens(
     """First and last token whose text overlaps a range of characters of the decoded ids; None where none does.
 
     `special` says whether the characters are those of a text with special tokens.
+
+    >>> find_tokens(tokenizer, tokenizer("It is Paris.").input_ids, (6, 11))  # doctest: +SKIP
+    (2, 2)
     """
     text = decode(tokenizer, ids, special)
-    # Token after token the text only grows, so the two ends are found by halving.
+    # The text only grows with each token, so both ends are found by bisection.
     first = bisect_left(range(len(ids)), True, key=lambda i: _find_end(tokenizer, ids, i, text, special) > span[0])
     last = bisect_left(
         range(len(ids)), True, first, key=lambda i: _measure_growth(tokenizer, ids[:i], text, special)[0] >= span[1]
@@ -57,6 +68,10 @@ def decode_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tup
     Returns:
         the text, and for each id the range of characters it adds, end exclusive. Every token that carries bytes of one
         character has that character in its range; special tokens add none.
+
+    Example:
+        >>> decode_tokens(tokenizer, tokenizer("It is Paris.").input_ids)  # doctest: +SKIP
+        ('It is Paris.', [(0, 2), (2, 5), (5, 11), (11, 12)])
     """
     text = decode(tokenizer, ids)
     starts = (_measure_growth(tokenizer, ids[:i], text, False)[0] for i in range(len(ids)))
@@ -72,7 +87,7 @@ def _find_end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, te
 def _measure_growth(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, special: bool
 ) -> tuple[int, bool]:
-    """How many characters of `text` its beginning `ids` has whole, and whether nothing of a further one.
+    """Count the complete characters of `text` in its first ids, and return whether no partial one follows.
 
     A decoder shows the first bytes of a character as one or several marks, and some show the whole characters of the
     same run of bytes as marks too. So the length is the most that these ids, or fewer of them by up to the bytes of a

@@ -1,4 +1,4 @@
-"""Rows of Arrow columns, in which numbers of two and four bytes keep the digits that they were written with."""
+"""Rows of Arrow columns, in which numbers of two and four bytes keep their original digits."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -10,14 +10,19 @@ from datamodules.questions.row import Row
 
 
 class ArrowRows(Sequence[Row]):
-    """Rows of a table, read as they are asked for.
+    """Rows of a table, read on access.
 
-    Arrow gives every number as one of eight bytes: 0.1 of four bytes becomes 0.10000000149011612. Where the column's
-    type says so, it is 0.1 again; numbers of eight bytes stay what they are.
+    Arrow returns every number with eight bytes: 0.1 of four bytes becomes 0.10000000149011612. This class returns 0.1
+    for such columns; numbers of eight bytes are unchanged.
 
     Args:
-        rows: of the table, as Python values.
+        rows: rows of the table, as Python values.
         schema: types of its columns.
+
+    Example:
+        >>> table = pa.table({"x": pa.array([0.1], pa.float32())})
+        >>> ArrowRows(table.to_pylist(), table.schema)[0]
+        {'x': 0.1}
     """
 
     def __init__(self, rows: Sequence[Row], schema: pa.Schema) -> None:
@@ -64,7 +69,7 @@ def _restore(cell: Any, kind: pa.DataType) -> Any:
 
 
 def _unwrap(kind: pa.DataType) -> pa.DataType:
-    """A type without what only says how its values are stored."""
+    """Return a type without extension and dictionary encoding."""
     if isinstance(kind, pa.BaseExtensionType):
         return _unwrap(kind.storage_type)
     return _unwrap(kind.value_type) if pa.types.is_dictionary(kind) else kind

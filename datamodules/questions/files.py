@@ -34,9 +34,13 @@ class FileQuestions(RowQuestions):
 
     Attributes:
         path: the file, or the train file.
-        test_path: the test file; null: the split is dealt from `path`.
+        test_path: the test file; null: all splits are made from `path`.
         kind: `csv` (with a header), `jsonl` (an object a line) or `parquet`.
         encoding: of text files.
+
+    Example:
+        >>> FileQuestions(path="movie_qa_train.csv", question="Question", answer="Answer").name
+        'movie_qa_train'
     """
 
     path: str
@@ -56,7 +60,7 @@ class FileQuestions(RowQuestions):
             raise ValueError(f"dataset.test_path: expected another file than dataset.path, got {self.path} twice")
 
     def load(self, tell: Tell = log.info) -> list[Question]:
-        """Read the questions; tells what was dropped from the file and what was left out.
+        """Read the questions, and tell what was dropped from the file and what was left out.
 
         Raises:
             ValueError: a file or its rows cannot be read, or no question is left.
@@ -67,14 +71,14 @@ class FileQuestions(RowQuestions):
         """Read the file or the two files.
 
         Raises:
-            ValueError: no such file, another encoding, or a broken row, which is named.
+            ValueError: the file is missing or has another encoding, or a row is broken; the message names it.
         """
         if self.test_path is None:
             return {"": self._read("path", self.path, tell)}
         return {"train": self._read("path", self.path, tell), "test": self._read("test_path", self.test_path, tell)}
 
     def read_list(self, cell: Any, column: str) -> Any:
-        """The values of a cell of a CSV file that is a list.
+        """Parse a cell of a CSV file that is a list.
 
         Raises:
             ValueError: an array that numpy has abbreviated.
@@ -113,7 +117,7 @@ class FileQuestions(RowQuestions):
             line = len((content[: error.start] + b"x").splitlines())
             raise ValueError(
                 f"dataset.{key}: expected text in {self.encoding}, got byte {content[error.start]:#04x} in line "
-                f"{line} of {path}; save it as UTF-8, or say its encoding, such as dataset.encoding=latin-1"
+                f"{line} of {path}; save it as UTF-8, or set its encoding, such as dataset.encoding=latin-1"
             ) from None
         if not text.strip():
             raise ValueError(f"dataset.{key}: expected questions, got {path}: an empty file")
@@ -174,10 +178,10 @@ def _read_json(key: str, path: str, text: str, tell: Tell) -> list[dict[str, Any
             row = json.loads(line, parse_float=parse_number)
             if not isinstance(row, dict):
                 raise ValueError(f"{type(row).__name__} instead of an object")
-            json.dumps(row, ensure_ascii=False, default=str).encode()  # halves of characters cannot be asked
+            json.dumps(row, ensure_ascii=False, default=str).encode()  # half of a surrogate pair cannot be encoded
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"dataset.{key}: expected a JSON object a line in {path}, got line {i}: {error}; mend or remove it"
+                f"dataset.{key}: expected a JSON object a line in {path}, got line {i}: {error}; correct or remove it"
             ) from None
         rows.append(row)
     _tell_dropped(tell, path, blank, "blank lines")

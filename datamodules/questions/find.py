@@ -1,4 +1,4 @@
-"""Where words stand in a text: whole words first, then parts of words, case folded."""
+"""Finds words in a text: whole words first, then parts of words, with case folded."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ import regex
 
 from datamodules.questions.letter_case import compares_case, is_said
 
-# A whole word begins and ends here; underscores, which mark emphasis, are beside words and not in them.
+# Start and end of a whole word. Underscores mark emphasis, so they are not part of a word.
 _STARTS = regex.compile(r"(?V1)(?<![[\w\p{M}]--_])")
 _ENDS = regex.compile(r"(?V1)(?![\w--_])")
-# Where scripts have no blanks between words, letters on both sides do not say that a word is cut.
+# In scripts without blanks between words, a letter next to a match does not mean that a word is cut.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
 _MAY_START = regex.compile(rf"(?V1)(?<![[\w\p{{M}}]--[_{_UNSPACED}]])")
 _MAY_END = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
@@ -19,8 +19,8 @@ _MAY_END = regex.compile(rf"(?V1)(?![\w--[_{_UNSPACED}]])")
 def find(text: str, words: str) -> tuple[int, int] | None:
     """Character range of `words` in `text`, case-folded: the first whole-word occurrence, else the first at all.
 
-    Blanks and line breaks between the words are alike. A letter with an accent is another than the letter without.
-    Words whose case decides (`letter_case`), such as US, are sought where they are meant first, and not in `us`.
+    Blanks and line breaks between words are equal. A letter with an accent differs from the letter without it. For
+    words whose case matters (`letter_case`), such as US, the name is preferred to the ordinary word `us`.
 
     >>> find("Japanese trains of Japan", "Japan")
     (19, 24)
@@ -29,10 +29,13 @@ def find(text: str, words: str) -> tuple[int, int] | None:
 
 
 def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[int, int] | None:
-    """Character range of whichever of several words, or runs of words, stands first in a text, each as `find` has it.
+    """Character range of the first of several words, or runs of words, in a text; each is searched as in `find`.
 
-    A whole-word occurrence of any goes before parts of words, wherever these stand; of two at one place the longer.
-    With `meant`, words whose case decides are found only where they are meant, as the label rules have it.
+    Whole words are preferred to parts of words at any place; of two matches at one place, the longer is taken. With
+    `meant`, words whose case matters are found only where they are the name, as in the label rules.
+
+    >>> find_first("Rome, not Oslo", ["Oslo", "Rome"])
+    (0, 4)
     """
     folded, origin = _fold_case(text)
     found = []
@@ -54,13 +57,16 @@ def find_first(text: str, sought: Sequence[str], meant: bool = False) -> tuple[i
 def cuts_word(text: str, span: tuple[int, int]) -> bool:
     """Whether a range of characters begins or ends within a word, as `Japan` does in `Japanese`.
 
-    It never does within a script that has no blanks between words.
+    Always false in scripts without blanks between words.
+
+    >>> cuts_word("Japanese trains", (0, 5)), cuts_word("Japan has trains", (0, 5))
+    (True, False)
     """
     return not (_MAY_START.match(text, span[0]) and _MAY_END.match(text, span[1]))
 
 
 def _fold_case(text: str) -> tuple[str, Sequence[int]]:
-    """A text with its case folded and its accents apart, and for each of its characters where it came from."""
+    """Return a text with case folded and accents separate, and the index of the origin of each character."""
     if text.isascii():
         return text.casefold(), range(len(text))
     parts = []

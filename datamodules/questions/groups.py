@@ -1,4 +1,4 @@
-"""Which texts of a table are one question, and which questions no split may part."""
+"""Groups of questions that must stay in one split, and rows of a table that are one question."""
 
 import re
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ class UniqueText:
     """One text of a table.
 
     Attributes:
-        rows: numbers of those that give its gold answers.
-        group: what its wording has in common with others.
-        gives: tells the gold answers of its first row from others.
-        times: in how many rows it stands.
+        rows: numbers of the rows that give its gold answers.
+        group: name of its group; equal for texts with the same wording.
+        gives: hash of the gold answers of its first row.
+        times: number of rows with this text.
     """
 
     rows: list[int]
@@ -34,6 +34,10 @@ def name_groups(row: Row, patterns: Mapping[str, str]) -> list[str]:
         row: of a table.
         patterns: for columns, or texts with columns in braces, a regular expression: only what it matches counts, or
             what its brackets match. All of the text counts where it is empty.
+
+    Example:
+        >>> name_groups({"question": "Who is Ann?", "film": "Jaws"}, {"film": ""})
+        ['film=Jaws']
     """
     found = []
     for template, pattern in patterns.items():
@@ -55,21 +59,28 @@ def _shorten(text: str) -> str:
 
 
 class Groups:
-    """Joins groups that share a member, however they are linked."""
+    """Joins groups that share a member, however they are linked.
+
+    >>> groups = Groups()
+    >>> groups.join("a", "b")
+    >>> groups.join("b", "c")
+    >>> groups.find("a") == groups.find("c")
+    True
+    """
 
     def __init__(self) -> None:
         self._next: dict[str, str] = {}
 
     def join(self, one: str, other: str) -> None:
-        """Make two groups one."""
+        """Join two groups."""
         one, other = self.find(one), self.find(other)
         if one != other:
             self._next[one] = other
 
     def find(self, group: str) -> str:
-        """Return what all groups joined with this one are called."""
+        """Return the common name of all groups that are joined with this one."""
         while group in self._next:
             after = self._next[group]
-            self._next[group] = self._next.get(after, after)  # halves the way for the next to come
+            self._next[group] = self._next.get(after, after)  # path halving
             group = after
         return group

@@ -26,10 +26,15 @@ class HubQuestions(RowQuestions):
 
     Attributes:
         id: hub id, or a folder in the hub's layout.
-        config: configuration of the data set; null where it has one only.
+        config: configuration of the data set; null if it has only one.
         revision: branch, tag or commit; the newest by default. The commit it resolves to is part of the cache's key.
-        train_split: its part that trains.
-        test_split: its part that tests; null: the split is dealt from `train_split`.
+        train_split: part of the set for training.
+        test_split: part of the set for testing; null: all splits are made from `train_split`.
+
+    Example:
+        >>> dataset = HubQuestions(id="mandarjoshi/trivia_qa", config="unfiltered.nocontext", answer="answer.value")
+        >>> dataset.name
+        'trivia_qa'
     """
 
     id: str
@@ -50,7 +55,7 @@ class HubQuestions(RowQuestions):
         """The folder with the files: `id` itself, or the snapshot that `fetch` left on this machine.
 
         Raises:
-            ValueError: neither is there.
+            ValueError: neither exists.
         """
         return Path(self.id) if Path(self.id).is_dir() else find_snapshot("dataset", self.id, self.revision)
 
@@ -60,7 +65,7 @@ class HubQuestions(RowQuestions):
         return None if Path(self.id).is_dir() else self.folder.name
 
     def fetch(self) -> None:
-        """Download the parts that are used, as far as they are not here; a folder needs nothing."""
+        """Download the parts in use that are not on this machine; a folder needs nothing."""
         if Path(self.id).is_dir():
             return
         snapshot = fetch_snapshot("dataset", self.id, self.revision, allow=[CARD])
@@ -74,14 +79,14 @@ class HubQuestions(RowQuestions):
         return {"hub": self.id, "config": self.config, "commit": self.commit}
 
     def describe(self) -> dict[str, Any]:
-        """Also the revision that was asked for."""
+        """Add the requested revision."""
         return super().describe() | {"revision": self.revision}
 
     def check_unmoved(self, cache_root: str) -> None:
-        """Refuse a branch or tag that led to another commit when answers were cached.
+        """Check that a branch or tag still means the commit from which answers were cached.
 
         Raises:
-            ValueError: names both commits.
+            ValueError: it means another commit; the message names both.
         """
         if self.commit is None or COMMIT.fullmatch(self.revision or ""):
             return
@@ -100,13 +105,13 @@ class HubQuestions(RowQuestions):
                 )
 
     def read_rows(self) -> dict[str, Sequence[Row]]:
-        """Load the parts, the columns in use only."""
+        """Load the parts, only the columns in use."""
         if self.test_split is None:
             return {"": self._read_part(self.train_split)}
         return {"train": self._read_part(self.train_split), "test": self._read_part(self.test_split)}
 
     def _read_part(self, split: str) -> Sequence[Row]:
-        table = self._load_part(split)  # stays on disk; rows are read as they are asked for
+        table = self._load_part(split)  # stays on disk; rows are read on access
         used = [name for name in table.column_names if name in {column.split(".")[0] for column in self.columns}]
         table = table.select_columns(used or table.column_names)
         return ArrowRows(cast(Sequence[Row], table), table.features.arrow_schema)
@@ -119,10 +124,10 @@ class HubQuestions(RowQuestions):
         try:
             if parts is None:
                 loaded = load_dataset(str(self.folder), self.config)
-            else:  # by their files: those of other parts and configurations need not be here
+            else:  # by their files: files of other parts and configurations may be missing
                 files = {split: parts[split]}
                 loaded = load_dataset(str(self.folder), data_files=files, **self._read_settings(self.folder))
-        except Exception as error:  # of many kinds, all about what was asked for
+        except Exception as error:  # many kinds, all caused by the request
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"dataset.id={self.id}: expected a data set that loads, got {reason[:300]}; check dataset.config"
@@ -146,7 +151,7 @@ class HubQuestions(RowQuestions):
         """The configuration in the data set's card; None where the card describes none.
 
         Raises:
-            ValueError: it describes others, or several and `config` names none.
+            ValueError: it has no such configuration, or it has several and `config` is not set.
         """
         card = folder / CARD
         described: list[dict[str, Any]] = DatasetCard.load(card).data.get("configs") if card.is_file() else []

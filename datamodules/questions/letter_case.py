@@ -1,13 +1,13 @@
-"""Whether a word of a text is a one-word gold answer, or an ordinary word that differs from it by its case only.
+"""Decides whether a word of a text is a one-word gold answer or an ordinary word that differs only in case.
 
 Case is compared for three kinds of gold answers: single letters (A, B), words of two or three capitals with a vowel
-(US, IT, WHO), and function words with a capital (May, Will, You). All others are found in any case: Copper is copper,
+(US, IT, WHO), and function words with a capital (May, Will, You). All others match in any case: Copper is copper,
 NASA is nasa, TV is tv.
 """
 
 import regex
 
-MOST_CAPITALS = 3  # of a word whose case is compared; longer ones, such as NASA and POSITIVE, are no ordinary words
+MOST_CAPITALS = 3  # longest word whose case is compared; longer ones, such as NASA and POSITIVE, are not ordinary words
 
 _MODALS = {"can", "could", "may", "might", "must", "shall", "should", "will", "would"}
 _PRONOUNS = {
@@ -15,19 +15,19 @@ _PRONOUNS = {
     "their", "who", "whom", "whose", "which", "what", "this", "that", "these", "those", "there", "a", "an", "the",
 }  # fmt: skip
 _AUXILIARIES = {"be", "is", "am", "are", "was", "were", "has", "have", "had", "do", "does", "did"}
-# Without those that can be an answer in lower case: yes, no, all, on, off, up, before, after and their like.
+# Words that can be an answer in lower case are not here: yes, no, all, on, off, up, before, after and so on.
 _ORDINARY = _MODALS | _PRONOUNS | _AUXILIARIES | {
     "and", "as", "at", "because", "but", "for", "from", "how", "if", "into", "of", "or", "so", "than", "then", "to",
     "when", "where", "why", "with", "aids",
 }  # fmt: skip
-# `A` before one of these is no article: "A is right", "A because".
+# `A` before one of these is not an article: "A is right", "A because".
 _BEHIND_A_NAME = _AUXILIARIES - {"be"} | {"and", "or", "because", "as", "since", "for", "in", "but", "not"}
-_LABELS = {"yes", "no"}  # said in any case, though they may be given in capitals
+_LABELS = {"yes", "no"}  # match in any case, although the gold answer may be in capitals
 
 _VOWEL = regex.compile("[aeiouy]", regex.I)
 _OPEN, _CLOSE = r"""(\[{"“‘«*'`""", r""")\]}"”’»*'`"""
 _SENTENCE_END = regex.compile(r"(?<!\b(?:Mr|Mrs|Ms|Dr|St|Prof))[.!?…][\p{P}*]*\s+|\n\s*")
-_CONTINUES = regex.compile(r"\w[^\w:)\]\"“]*$")  # what stands before a word that begins no sentence
+_CONTINUES = regex.compile(r"\w[^\w:)\]\"“]*$")  # text before a word that is not the first of a sentence
 _ARTICLE = regex.compile(r"\W*(?:(?:an?|the)\s+\W*)?", regex.I)
 _ANNOUNCED = regex.compile(
     rf"\b(?:answer|option|choice|letter|solution)\s*(?:(?:is|was|would be|should be|must be)\b|[:=])[\s:{_OPEN}]*$",
@@ -38,7 +38,7 @@ _WORD = regex.compile(r"[^\w?!.]*?([\w]+)")
 
 
 def compares_case(word: str) -> bool:
-    """Whether the case of a gold answer decides: a capital, two or three, or a function word that begins with one.
+    """Whether the case of a gold answer matters: one to three capitals, or a function word with a capital.
 
     >>> [compares_case(word) for word in ("B", "US", "May", "Copper", "NASA", "TV", "b", "H2O")]
     [True, True, True, False, False, False, False, False]
@@ -49,16 +49,19 @@ def compares_case(word: str) -> bool:
 
 
 def is_said(word: str, text: str, start: int, end: int) -> bool:
-    """Whether the gold answer `word`, whose case decides, is meant by the characters from `start` to `end` of a text.
+    """Whether the characters from `start` to `end` of a text mean the gold answer `word`, whose case matters.
 
-    It is where one of these holds:
+    This is true if one of these holds:
 
-    - The word is set off, in any case: it is the whole of a sentence (`b`, `The us.`), stands in brackets or quotation
+    - The word is set off, in any case: it is the whole of a sentence (`b`, `The us.`), is in brackets or quotation
       marks (`(b)`), is marked as an option (`b)`, `b. Paris`), or is announced (`the answer is b`).
-    - It has the case of the gold answer, and that case is no accident: it neither begins a sentence as an ordinary
+    - It has the case of the gold answer, and not for another reason: it neither begins a sentence as an ordinary
       word does (`May I help?`, `A dog`, but not `May 5` or `Will is right`), nor is all the sentence in capitals.
     - The whole text has no capitals, or the sentence nothing else, and the word is no function word (`cat`), or `the`
       makes it a name (`the us`, but not `us`).
+
+    >>> is_said("US", "He lives in the US.", 16, 18), is_said("US", "Give us time.", 5, 7)
+    (True, False)
     """
     if regex.search(r"\w['’]$", text[:start]):  # the s of it's
         return False
@@ -99,7 +102,7 @@ def _find_sentence(text: str, at: int) -> tuple[int, int]:
 
 
 def _is_set_off(word: str, before: str, after: str) -> bool:
-    """Whether a word stands for itself in its sentence, so that its case says nothing."""
+    """Whether a word is set off in its sentence, so that its case does not matter."""
     if _ARTICLE.fullmatch(before) and regex.fullmatch(r"[^\w?]*", after):
         return True
     if regex.search(rf"[{_OPEN}]$", before) and regex.match(rf"[.,:;!]?[{_CLOSE}]", after):
@@ -113,7 +116,7 @@ def _is_set_off(word: str, before: str, after: str) -> bool:
 
 
 def _can_be_ordinary(word: str, after: str) -> bool:
-    """Whether a function word can do its ordinary work before the rest of its sentence: an article needs a noun."""
+    """Whether a function word can have its ordinary meaning before `after`, as an article before a noun."""
     match = _WORD.match(after)
     following, apart = (match[1], regex.search(r"[^\s\w]", match[0])) if match else ("", None)
     if not following or apart or following[0].isdigit():

@@ -26,15 +26,15 @@ _CONSTANTS = {"True": True, "False": False, "None": None}
 
 
 def parse_list(field: str) -> Any:
-    """The values of a field that is a list; any other field as it is.
+    """Parse a field that is a list; return any other field unchanged.
 
-    numpy puts blanks and line breaks between the elements of an array, where Python would join two texts to one.
+    numpy separates the elements of an array by blanks and line breaks; Python would join two such texts into one.
 
         >>> parse_list("['Paris' 'City of Light']"), parse_list('["a", "b"]'), parse_list("[sic]")
         (['Paris', 'City of Light'], ['a', 'b'], '[sic]')
 
     Raises:
-        ValueError: an array whose middle numpy has left out.
+        ValueError: an array that numpy has abbreviated.
     """
     field_ = field.strip()
     if not (field_.startswith("[") and field_.endswith("]")):
@@ -56,10 +56,14 @@ def parse_list(field: str) -> Any:
 
 
 def parse_number(text: str) -> float | Decimal:
-    """A number with a point or an exponent, as a float if that keeps all its digits.
+    """Parse a number with a point or an exponent, as a float if this keeps all its digits.
 
     Raises:
         ValueError: an exponent of more than 18 digits.
+
+    Example:
+        >>> parse_number("0.5"), parse_number("0.12345678901234567890")
+        (0.5, Decimal('0.12345678901234567890'))
     """
     try:
         number, exact = float(text), Decimal(text)
@@ -69,7 +73,7 @@ def parse_number(text: str) -> float | Decimal:
 
 
 def _parse_array(text: str) -> tuple[list[Any] | None, bool]:
-    """Elements of an array as it is printed, None where the text is no array; and whether some are left out."""
+    """Parse a printed array; None where the text is not an array. Also return whether elements are left out."""
     opened: list[tuple[str, list[Any]]] = []
     at, dots = 0, False
     while match := _TOKEN.match(text, at):
@@ -81,7 +85,7 @@ def _parse_array(text: str) -> tuple[list[Any] | None, bool]:
         elif kind == "close":
             opener, values = opened.pop()
             if opener.startswith("array") != token.endswith(")") or ... in (values[:1] + values[-1:]):
-                break  # dots at an end are a text's own, as in [...]
+                break  # dots at an end are part of the text, as in [...]
             dots |= ... in values
             if not opened:
                 return (values if at == len(text) else None), dots
@@ -100,7 +104,7 @@ def _parse_value(token: str) -> Any:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether Python reads what is written: it joins no texts that stand side by side, and dots are no value."""
+    """Whether Python reads the text as written: without joining adjacent strings, and without dots as a value."""
     written = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline))
     values = [node.value for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Constant)]
     return ... not in values and written == sum(isinstance(value, str | bytes) for value in values)

@@ -1,6 +1,6 @@
-"""Questions of the test split that nearly repeat one that trains or validates; a sign of a group that is missing.
+"""Finds test questions that nearly repeat a question of train or val, which suggests that a group is missing.
 
-Covered are texts that differ in one word, in the order of their words, or in their numbers. Paraphrases are not.
+It finds texts that differ in one word, in the order of their words, or in their numbers. It does not find paraphrases.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from datamodules.questions.question import Tell
 
 LETTERS_PER_EDIT = 12  # he for she in a sentence of 80 letters, but not Lome for Rome in a question of 30
-LARGEST_FAMILY = 8  # more texts than this that differ in one word are a template, whose word is what is asked
+LARGEST_FAMILY = 8  # more texts than this that differ in one word are a template, and the word is the topic
 KEYS_AT_ONCE = 2**20  # bounds the memory of long contexts
 SHOWN, SHOWN_CHARS, SHOWN_BEFORE = 2, 80, 30  # examples; characters of each; those before the first that differs
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -24,12 +24,16 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A test question and the one that it nearly repeats.
+    """A test question and the question that it nearly repeats.
 
     Attributes:
         test: row number of the test question.
-        other: row number of the question that trains or validates.
-        edits: letters and digits that differ, the order of words aside.
+        other: row number of the train or val question.
+        edits: number of letters and digits that differ, ignoring the order of words.
+
+    Example:
+        >>> NearDuplicate(test=1, other=0, edits=1).edits
+        1
     """
 
     test: int
@@ -38,12 +42,19 @@ class NearDuplicate:
 
 
 def tell_near_duplicates(texts: Sequence[str], test: Sequence[int] | np.ndarray, tell: Tell) -> None:
-    """Tell in one line how many test questions nearly repeat another split's, with two of them; nothing if none does.
+    """Tell in one line how many test questions nearly repeat one of train or val, with two examples; else nothing.
 
     Args:
         texts: [N] questions.
         test: rows of the test split.
         tell: takes the line.
+
+    Example:
+        >>> texts = ["The nurse said that he was late again.", "The nurse said that she was late again."]
+        >>> lines: list[str] = []
+        >>> tell_near_duplicates(texts, [1], lines.append)
+        >>> lines[0][:32]
+        'split: 1 of 1 test questions dif'
     """
     found = find_near_duplicates(texts, test)
     if found:
@@ -122,7 +133,7 @@ def _find_pairs(keys: np.ndarray, owners: np.ndarray, in_test: np.ndarray) -> se
 
 
 def _compute_keys(words: Sequence[str]) -> np.ndarray:
-    """What a text shares with one that has another word somewhere: the sum of the hashes of its words, modulo 2**64.
+    """Compute keys that a text shares with texts that differ in one word: sums of word hashes, modulo 2**64.
 
     Returns:
         [keys] uint64 of all words, and of all without each of them, in one place or, where it has several, in all.
@@ -136,7 +147,7 @@ def _compute_keys(words: Sequence[str]) -> np.ndarray:
 
 
 def _count_edits(one: Sequence[str], other: Sequence[str]) -> int | None:
-    """Letters to change, remove or add to make the words of one text the other's; None if several words differ."""
+    """Count the letters to change, remove or add between the words of two texts; None if several words differ."""
     counts, other_counts = Counter(one), Counter(other)
     more, other_more = counts - other_counts, other_counts - counts
     if max(len(more), len(other_more)) > 1:  # equal sums of hashes by chance
@@ -147,7 +158,7 @@ def _count_edits(one: Sequence[str], other: Sequence[str]) -> int | None:
 
 
 def _count_digits(one: str, other: str) -> int:
-    """Digits of numbers that stand in one text only."""
+    """Count the digits of numbers that occur in only one of the texts."""
     numbers, other_numbers = Counter(_NUMBER.findall(one)), Counter(_NUMBER.findall(other))
     more, other_more = numbers - other_numbers, other_numbers - numbers
     return max(sum(map(len, more.elements())), sum(map(len, other_more.elements())))
@@ -164,7 +175,7 @@ def _measure_distance(one: str, other: str) -> int:
 
 
 def _show_side_by_side(one: str, other: str) -> str:
-    """Two texts from shortly before the first character that differs."""
+    """Show two texts from shortly before the first different character."""
     one, other = " ".join(one.split()), " ".join(other.split())
     same = next((i for i, (char, its) in enumerate(zip(one, other, strict=False)) if char != its), None)
     begin = max(0, (min(len(one), len(other)) if same is None else same) - SHOWN_BEFORE)

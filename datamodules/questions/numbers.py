@@ -1,4 +1,4 @@
-"""Numbers of a text, and which of them is its answer: the one that `rule=number` judges and `spans=number` marks."""
+"""Finds the numbers of a text, and the one that is its answer, which `rule=number` and `spans=number` use."""
 
 import itertools
 import math
@@ -12,8 +12,8 @@ import regex
 
 from datamodules.questions.words import WORD, is_number, read_numerals, simplify_number
 
-MOST_POWER = 64  # greatest exponent that is worked out
-_THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as LaTeX has it
+MOST_POWER = 64  # largest exponent that is computed
+_THOUSANDS = regex.compile(r"(?<=\d)\{,\}(?=\d)")  # 1{,}950, as in LaTeX
 _UNIT = regex.compile(  # 9kg, not 9th
     r"(?<![\w.,])((?:\d|\.\d)[\d.,]*)(?!(?:st|nd|rd|th|s|x|d)\b)(?!e[+-]\d)(?=[^\W\d]{1,5}\b)"
 )
@@ -34,7 +34,7 @@ _CALLED = regex.compile(
 )
 _SENTENCE_END = regex.compile(r"[.!?][\p{P}*]*\s")
 _EQUALS = regex.compile(r"(?<![=<>!])=(?!=)[\s($\\€£*{]*")
-_OPERATION = regex.compile(  # what stands between two numbers of a calculation: 3 apples * $6 = 18
+_OPERATION = regex.compile(  # text between two numbers of a calculation: 3 apples * $6 = 18
     r"\s*[^\W\d]*[\s%)\]}$\\]*(?P<sign>[-−+*/×÷·=≈]|\bx\b|(?<=%\s)of\b|\b(?:plus|minus|times)\b|\\(?:times|div|cdot)\b)"
     r"[\s($\\€£{\[]*"
 )
@@ -47,8 +47,12 @@ class Number:
 
     Attributes:
         value: of all its signs and words, so 2.5 for `2½`.
-        characters: its first character and one past its last. A unit or currency sign beside it is no part of it, but
-            the one in `-$5` is.
+        characters: its first character and one past its last. A unit or currency sign next to it is not included,
+            except the one in `-$5`.
+
+    Example:
+        >>> find_numbers("It costs $5.")
+        [Number(value=5.0, characters=(10, 11))]
     """
 
     value: float
@@ -65,12 +69,12 @@ class _Part:
 
 
 def find_answer_number(text: str) -> Number | None:
-    """The number that a text gives as its answer, or None where it has no number.
+    """Find the number that a text gives as its answer; None where it has no number.
 
-    It is, in this order:
+    The first of these that exists is taken:
 
     1. the number after the last `answer is`, `answer:`, `####` or `\\boxed{` that a number follows in the same
-       sentence; of a calculation there its result: 18 in `The answer is 3 * 6 = 18. I checked it 2 times.`
+       sentence; if a calculation follows, its result: 18 in `The answer is 3 * 6 = 18. I checked it 2 times.`
     2. the number after the last `=`, where no other clause with a number follows: 18 in `3 * 6 = 18 for 6 days`;
     3. the last number: 7 in `x = 3, y = 4, so the sum is 7`.
 
@@ -97,7 +101,7 @@ def find_numbers(text: str) -> list[Number]:
     """Numbers of a text in order: digits and words for numbers, fractions, powers, numbers with an exponent (1.5e-12),
     and numbers with a unit behind them.
 
-    Left out are ordinals (9th), the numbers of list items and steps, and exponents of units (cm²).
+    Ordinals (9th), the numbers of list items and steps, and exponents of units (cm²) are not included.
 
     >>> [number.value for number in find_numbers("-$5, nine, 1,500.0, 3 1/2, 2½, 9kg, 1.5 million")]
     [-5.0, 9.0, 1500.0, 3.5, 2.5, 9.0, 1500000.0]
@@ -130,7 +134,7 @@ def find_numbers(text: str) -> list[Number]:
 
 
 def is_same_number(one: float, other: float) -> bool:
-    """Whether two numbers are equal but for rounding in the 9th digit.
+    """Whether two numbers are equal, apart from rounding in the 9th digit.
 
     >>> is_same_number(1 / 3, 0.3333333333), is_same_number(28, 28.26)
     (True, False)
@@ -146,7 +150,7 @@ def _to_float(value: Fraction) -> float:
 
 
 def _find_result(text: str, numbers: Sequence[Number]) -> Number | None:
-    """The result of the calculation that the first number begins; itself where there is none; None if unfinished."""
+    """Return the result of the calculation that starts at the first number, or that number; None if unfinished."""
     sides = [[numbers[0]]]
     for last, number in itertools.pairwise(numbers):
         match = _OPERATION.fullmatch(text[last.characters[1] : number.characters[0]])
@@ -159,7 +163,7 @@ def _find_result(text: str, numbers: Sequence[Number]) -> Number | None:
 
 
 def _simplify(text: str) -> tuple[str, Sequence[int]]:
-    """A text in plain digits and lower case, and for each of its characters the index of the one it comes from."""
+    """Return a text in plain digits and lower case, and the original index of each character."""
     chars = [(plain, i) for i, char in enumerate(text) for plain in _simplify_char(char)]
     joined = "".join(char for char, _ in chars)
     dropped = {i for match in _THOUSANDS.finditer(joined) for i in (match.start(), match.end() - 1)}
@@ -185,7 +189,7 @@ def _simplify_char(char: str) -> str:
 
 
 def _find_list_markers(plain: str) -> set[int]:
-    """Where the numbers of the items of a list stand: at the start of lines, from 1 on, at least two."""
+    """Return where the numbers of list items are: at the start of lines, counting from 1, at least two."""
     starts = []
     for match in _MARKER.finditer(plain):
         if int(match[1]) == len(starts) + 1:
@@ -194,8 +198,8 @@ def _find_list_markers(plain: str) -> set[int]:
 
 
 def _merge(plain: str, parts: Sequence[_Part]) -> list[_Part]:
-    """Numbers with those that belong together made one: 3/4, 2 1/2, 10^6, 3 × 10^8."""
-    for signs in (_FRACTION_SLASH, ""):  # first ½, which no other number takes apart
+    """Merge numbers that belong together: 3/4, 2 1/2, 10^6, 3 × 10^8."""
+    for signs in (_FRACTION_SLASH, ""):  # first ½, which must not be split
         done: list[_Part] = []
         for part in parts:
             done.append(part)
@@ -206,7 +210,7 @@ def _merge(plain: str, parts: Sequence[_Part]) -> list[_Part]:
 
 
 def _join(plain: str, a: _Part, b: _Part) -> _Part | None:
-    """Two neighbouring numbers as one, or None where they are two."""
+    """Join two neighbouring numbers, or return None if they are separate."""
     gap, left, right = plain[a.end : b.start], plain[a.start : a.end], plain[b.start : b.end]
     whole = left.removeprefix("-").isdigit()
     below = regex.match(r"(\d+)(?:[\s-]+\p{L}|$)", right)  # 4 in 4 million

@@ -1,4 +1,4 @@
-"""Question records, and what every set of them can do."""
+"""Question records, and the interface of question sets."""
 
 import logging
 from collections.abc import Callable
@@ -17,15 +17,19 @@ class Question:
 
     Attributes:
         id: unique within its set.
-        group: questions of one group (one person, one question asked twice) never stand on two sides of a split.
-        text: what the model is asked, context included; or the statement.
+        group: questions of one group (one person, one question asked twice) are always in the same split.
+        text: the question as the model reads it, with its context; or the statement.
         answers: gold answer and its aliases; any of them makes an answer right.
         kind: relation or category, for tables of accuracy by kind.
         pattern: regular expression whose first match in an answer is its exact answer, right or wrong; empty: none.
         options: what the question lets one choose from, the gold answer among them, each with its spellings, of which
             the first names it; empty: none.
-        split: `train` or `test` where the set has both; empty: to be dealt.
-        label: given with a statement; None: to be found out.
+        split: `train` or `test` where the set has both; empty: not yet split.
+        label: label of a statement; None for a question, whose answer is labelled later.
+
+    Example:
+        >>> Question("q0", "france", "What is the capital of France?", ("Paris",)).answers
+        ('Paris',)
     """
 
     id: str
@@ -45,6 +49,11 @@ class QuestionSet:
     Attributes:
         name: shown to people.
         stated: whether the texts are statements with labels, so that no model answers.
+
+    Example:
+        >>> questions = FileQuestions(path="questions.csv").load()  # doctest: +SKIP
+        >>> questions[0].text  # doctest: +SKIP
+        'What is the capital of France?'
     """
 
     name: str
@@ -54,16 +63,16 @@ class QuestionSet:
         """Download what is remote."""
 
     def identify(self) -> dict[str, Any]:
-        """What of the set, beside its texts, the content of the cache depends on."""
+        """Return what the cache key contains about the set, besides its texts."""
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """What else the cache's manifest says of the set, for people."""
+        """Return what the manifest of the cache says about the set, for people."""
         return {"dataset": self.name}
 
     def check_unmoved(self, cache_root: str) -> None:
-        """Refuse a source that has changed under the same name since answers to it were cached."""
+        """Raise ValueError if the source has changed under the same name since its answers were cached."""
 
     def load(self, tell: Tell = log.info) -> list[Question]:
-        """Return the questions; tells what was left out."""
+        """Return the questions, and tell what was left out."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What the cells of a row say: nested columns, texts with columns in braces, and cells as text."""
+"""Reads the cells of a row: nested columns, texts with columns in braces, and cells as text."""
 
 import datetime
 import json
@@ -25,7 +25,7 @@ def find_columns(template: str) -> list[str]:
 
 
 def fill(template: str, row: Row) -> str:
-    """Fill the columns of a text in; it is empty where all of them are. A list stays on one line, as JSON writes it.
+    """Fill in the columns of a text; the result is empty if all of them are. A list is written as JSON on one line.
 
     >>> fill("{a} of {b}", {"a": 3, "b": ["x", "y"]})
     '3 of ["x", "y"]'
@@ -37,7 +37,7 @@ def fill(template: str, row: Row) -> str:
 
 
 def read_cell(row: Row, column: str) -> Any:
-    """Read a cell; dots lead into nested ones, where no column has them in its name. None where there is no such.
+    """Read a cell; dots select nested cells, unless a column has this name. None if there is no such cell.
 
     >>> read_cell({"answer": {"aliases": ["a"]}}, "answer.aliases")
     ['a']
@@ -65,7 +65,7 @@ def list_columns(row: Row, before: str = "") -> Iterator[str]:
 
 
 def read_texts(cell: Any) -> list[str]:
-    """Read the texts of a cell that holds one or a list of them, without empty ones and repetitions.
+    """Read the texts of a cell with one text or a list of texts, without empty ones and repetitions.
 
     >>> read_texts(["a", " ", "a", 9.0])
     ['a', '9']
@@ -75,15 +75,15 @@ def read_texts(cell: Any) -> list[str]:
 
 
 def format_cell(cell: Any) -> str:
-    """Write a cell as text; a list becomes lines, a list within it one of them.
+    """Write a cell as text; a list becomes lines, and a nested list one line.
 
-    Numbers keep all their digits, and whole ones have no point. A time at midnight is a date.
+    Numbers keep all their digits; whole numbers have no point. A time at midnight is written as a date.
 
         >>> [format_cell(cell) for cell in (3.14159265, 9.0, datetime.datetime(2020, 1, 2), ["a", "b"])]
         ['3.14159265', '9', '2020-01-02', 'a\\nb']
 
     Raises:
-        ValueError: it has columns of its own.
+        ValueError: it has nested columns.
     """
     if isinstance(cell, str):
         date = MIDNIGHT.fullmatch(cell.strip())
@@ -99,7 +99,7 @@ def format_cell(cell: Any) -> str:
     if isinstance(cell, float | np.floating):
         if not np.isfinite(cell):
             return str(cell)
-        cell = Decimal(str(cell))  # the fewest digits that tell it from others of its precision
+        cell = Decimal(str(cell))  # the fewest digits that are unique at its precision
         if cell == cell.to_integral_value():
             cell = cell.to_integral_value() or Decimal(0)  # no -0
     if isinstance(cell, Decimal):
@@ -114,7 +114,7 @@ def _is_list(cell: object) -> bool:
 
 
 def _format_on_one_line(cell: Any) -> str:
-    """A cell as it stands in a running text."""
+    """Write a cell for use inside a sentence."""
     if not _is_list(cell):
         return format_cell(cell)
     parts = (

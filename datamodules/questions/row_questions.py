@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 class RowQuestions(QuestionSet):
     r"""Questions from rows of a table, one a row; children give the rows.
 
-    Where `rows` has a test part, its questions are the test split, and train questions that also stand there, case and
-    punctuation folded, are left out.
+    If `rows` has a test part, its questions are the test split. Train questions that also occur there, apart from case
+    and punctuation, are left out.
 
     Attributes:
         question: column with the question, or a text with columns in braces: `{sentence} Who is "{pronoun}"?`. Dots
             lead into nested columns: `answer.aliases`. A list in it is part of the text: `[3, 1, 2]`.
         answer: column with the gold answer, or with a list of it and its aliases; or a list of such columns. With
             `first_option`, the number of an option.
-        context: column whose text stands before the question; lists become lines.
+        context: column whose text is put before the question; lists become lines.
         options: columns with what the question lets one choose from.
         labels: label words with their spellings, where every question lets one choose from the same:
             `{positive: [positive], negative: [negative]}`.
@@ -99,11 +99,11 @@ class RowQuestions(QuestionSet):
         return [column for column in named if column]
 
     def read_list(self, cell: Any, column: str) -> Any:
-        """A cell of an answer or a context, where a list may be written as text; children read it."""
+        """Read a cell of an answer or a context; children parse lists that are written as text."""
         return cell
 
     def load(self, tell: Tell = log.info) -> list[Question]:
-        """Read the questions; tells what was left out.
+        """Read the questions, and tell what was left out.
 
         Raises:
             ValueError: rows cannot be read, or none is left.
@@ -125,7 +125,7 @@ class RowQuestions(QuestionSet):
         return questions
 
     def read_record(self, row: Row) -> Question | str:
-        """Turn one row into a question with no id and split yet, or say why it cannot be one."""
+        """Turn one row into a question without id and split, or return the reason why it is skipped."""
         text = fill(self.question, row)
         if not text:
             return "no question"
@@ -175,9 +175,9 @@ class RowQuestions(QuestionSet):
         )
 
     def _find_texts(self, split: str, rows: Sequence[Row], groups: Groups, tell: Tell) -> dict[bytes, UniqueText]:
-        """The different texts of rows, by their digest; those that contradict themselves are left out.
+        """Find the different texts of the rows, by digest; texts with contradicting rows are left out.
 
-        Texts themselves are not kept: a table may be much larger than what is drawn from it.
+        The texts are not kept in memory: the table may be much larger than the drawn sample.
         """
         self._require_columns(rows)
         of = f"{self.name} {split}".strip()
@@ -221,7 +221,7 @@ class RowQuestions(QuestionSet):
     def _drop_tested(
         self, train: dict[bytes, UniqueText], test: dict[bytes, UniqueText], groups: Groups, tell: Tell
     ) -> dict[bytes, UniqueText]:
-        """The train part without what shares a group with the test part."""
+        """Return the train part without the questions that share a group with the test part."""
         tested = {groups.find(unique.group) for unique in test.values()}
         kept = {key: unique for key, unique in train.items() if groups.find(unique.group) not in tested}
         if len(kept) < len(train):
@@ -230,9 +230,9 @@ class RowQuestions(QuestionSet):
             shared = [f"match of {one!r} in {text}" if one else text for text, one in (self._group or {}).items()]
             same = f"or of the same {' or '.join(shared)}, " if shared else ""
             tell(
-                f"{self.name}: {again} of {rows} test rows also stand in train letter by letter; "
-                f"{len(train) - len(kept)} train questions that test asks too, case and punctuation folded, {same}are "
-                "left out"
+                f"{self.name}: {again} of {rows} test rows also occur in train letter by letter; "
+                f"{len(train) - len(kept)} train questions that are also in test, apart from case and punctuation, "
+                f"{same}are left out"
             )
         return kept
 
@@ -257,7 +257,7 @@ class RowQuestions(QuestionSet):
 
 
 def _read_patterns(group: object) -> dict[str, str] | None:
-    """What must be equal for rows to be joined: texts with columns, each with a regular expression; None: no such."""
+    """Read `group` as texts with columns, each with a regular expression; None if it is not valid."""
     held: dict[Any, Any] = {}
     for one in group if isinstance(group, list | tuple) else [group] if group else []:
         held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}

@@ -1,7 +1,7 @@
-"""Where the files of a Hugging Face hub repository lie on this machine.
+"""Finds and downloads the files of a Hugging Face hub repository.
 
-`fetch_snapshot` asks the hub once and downloads what is missing. `find_snapshot` reads the hub's cache only, so what
-runs after a fetch needs no network. Both return the folder of one commit, and its name is that commit.
+`fetch_snapshot` asks the hub once and downloads missing files. `find_snapshot` only reads the local cache of the hub,
+so no network is needed after a fetch. Both return the folder of one commit, which is named by the commit.
 """
 
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["model", "dataset"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PATIENCE, PATIENCE_WITH_FILES = 10.0, 3.0  # seconds that the hub has to answer; a lookup may hang for minutes
+PATIENCE, PATIENCE_WITH_FILES = 10.0, 3.0  # seconds to wait for the hub; a lookup may hang for minutes
 _unreachable: list[Exception] = []  # why, once it is known: a run then asks no more
 _logged: set[str] = set()  # lines that were logged: a run fetches the same repository more than once
 
@@ -106,17 +106,17 @@ def find_snapshot(kind: Kind, id_: str, revision: str | None, key: str | None = 
     with _explain_error(kind, key or f"{kind}.id", id_, revision):
         try:
             return Path(snapshot_download(id_, repo_type=kind, revision=revision, local_files_only=True))
-        except IncompleteSnapshotError as error:  # parts that were not asked for
+        except IncompleteSnapshotError as error:  # parts that were not requested
             return Path(error.snapshot_path)
 
 
 def _has_list_of_files(snapshot: Path) -> bool:
-    """Whether the hub's own list of the commit's files is here, against which `snapshot_download` holds them."""
+    """Whether the list of files of the commit is on this machine; `snapshot_download` compares the files with it."""
     return (snapshot.parents[1] / "trees" / f"{snapshot.name}.json").is_file()
 
 
 def _ask_hub(kind: Kind, id_: str, revision: str | None, seconds: float) -> Exception | None:
-    """Ask for a repository; returns what went wrong, which is an `HfHubHTTPError` where the hub itself says no."""
+    """Request a repository; return the error if any, an `HfHubHTTPError` if the hub refused."""
     outcome: list[Exception | None] = []
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""Statements with given labels, in which positions are named: true and false sentences, honest and deceptive texts."""
+"""Statements with labels, such as true and false sentences or honest and deceptive texts, with a marked phrase."""
 
 import re
 import unicodedata
@@ -24,6 +24,10 @@ class FileStatements(FileQuestions):
     Attributes:
         text: column with the statement, or a text with columns in braces.
         label: column with 0 or 1, or false or true.
+
+    Example:
+        >>> FileStatements(path="cities.csv").read_record({"statement": "[[Oslo]] is in Norway.", "label": 1}).text
+        'Oslo is in Norway.'
     """
 
     text: str = "statement"
@@ -35,7 +39,7 @@ class FileStatements(FileQuestions):
         super().__post_init__()
 
     def read_record(self, row: Row) -> Question | str:
-        """Turn one row into a statement with no id and split yet, or say why it cannot be one.
+        """Turn one row into a statement without id and split, or return the reason why it is skipped.
 
         Raises:
             ValueError: a label that is neither 0 nor 1.
@@ -48,7 +52,7 @@ class FileStatements(FileQuestions):
             return "no label"
         if label.casefold() not in LABELS:
             raise ValueError(
-                f"dataset.label: expected 0 or 1 in column {self.label}, got {label!r} for {text[:60]!r}; mend it, or "
+                f"dataset.label: expected 0 or 1 in column {self.label}, got {label!r} for {text[:60]!r}; fix it, or "
                 "name another column"
             )
         marked = MARKED.search(text)
@@ -64,7 +68,7 @@ class FileStatements(FileQuestions):
 
 
 def _build_pattern(phrase: str, before: str) -> str:
-    """What finds a phrase in the text that a tokenizer gives back, which may have lost case, accents and blanks."""
+    """Build a pattern for a phrase in decoded text, which may have lost case, accents and blanks."""
     loose = r"\s*".join(_loosen(char) for char in phrase if not char.isspace())
     earlier = len(re.findall(loose, before, re.IGNORECASE))
     return rf"(?is)(?:{loose}.*?){{{earlier}}}(?P<exact>{loose})"

@@ -1,7 +1,7 @@
 """Words and numbers of a text, folded so that spelling does not decide whether an answer is right.
 
-Folded are: case; accents of Latin, Greek and Cyrillic letters; punctuation, underscores among it; and numbers, written
-in words or digits. Kept are symbols that mean something, such as those of C++ or $5.
+Folding removes differences in case, in accents of Latin, Greek and Cyrillic letters, in punctuation and underscores,
+and in numbers written in words or digits. It keeps symbols with a meaning, such as those of C++ or $5.
 """
 
 import itertools
@@ -25,18 +25,18 @@ _VALUES = _TENS | {
 }  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _SIGNS = {"minus", "negative"}
-# `one` beside these is no number: "no one", "the one who", "one of".
+# `one` next to these is not a number: "no one", "the one who", "one of".
 _BEFORE_PRONOUN = {"no", "any", "every", "some", "the", "this", "that", "which", "each"}
 _AFTER_PRONOUN = {"of", "another", "who", "that", "day"}
 
-# Letters that no accent can be taken off, and the minus sign.
+# Letters that do not decompose into letter and accent, and the minus sign.
 _PLAIN = str.maketrans({"Ø": "O", "ø": "o", "Ł": "L", "ł": "l", "Æ": "Ae", "æ": "ae", "Œ": "Oe", "œ": "oe", "Đ": "D",
                         "đ": "d", "ı": "i", "−": "-"})  # fmt: skip
 _ACCENTS = regex.compile("[\u0300-\u036f]")
 _FRACTION = regex.compile(r"(\d*)([¼-¾⅐-⅞])")  # 2½
 _POWER = regex.compile(r"(?<=\w)[²³¹⁰⁴-⁹]+")
 _SIGN_BEFORE_CURRENCY = regex.compile(r"(?<!\w)-\s?(?=[$€£]\s?[\d.])([$€£])\s?")  # -$5
-_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # scripts that put no blanks between words
+_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # scripts without blanks between words
 WORD = regex.compile(
     r"(?<![\w.])-?(?:\d+(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+)(?!\w)"  # 12,500.5 and 12500.5
     rf"|[{_UNSPACED}]"
@@ -61,9 +61,13 @@ class Folded:
     Attributes:
         words: in order, numbers as they are written.
         counted: the same with each number as one word in its plainest digits: `9.0`, `nine` and `9` are alike.
-        at: for each of `counted` the index in `words` at which it begins.
+        at: start of each of `counted` as an index into `words`.
         text: the text, its case kept, accents and forms of letters folded.
         characters: for each of `words` its characters in `text`, end exclusive.
+
+    Example:
+        >>> fold("Nine cats").counted
+        ['9', 'cats']
     """
 
     words: list[str]
@@ -96,15 +100,15 @@ def fold(text: str) -> Folded:
 
 
 def find_words(sought: str, within: Folded) -> int | None:
-    """Find the index at which the words of `sought` first stand in those of a text; None if nowhere.
+    """Find the first index at which the words of `sought` occur in the words of a text; None if they do not occur.
 
     >>> find_words("The Lord of the Rings", fold("It is Lord of the Rings."))
     2
 
-    Numbers may be spelt otherwise, and no number is cut: `twenty men` is not in `a hundred and twenty men`. A leading
-    article of what is sought may be missing where two words or more remain: `The Lord of the Rings` is in `lord of the
-    rings`, but `The Who` is not in `who`. Case counts where it alone tells a name from another word (`letter_case`):
-    `US` is not in `give us`. Signs alone, such as `∞` or an emoji, are sought as they are.
+    Numbers may be spelt differently, but are not split: `twenty men` is not in `a hundred and twenty men`. A leading
+    article of `sought` may be missing if two or more words remain: `The Lord of the Rings` is in `lord of the rings`,
+    but `The Who` is not in `who`. Case counts if a name differs from an ordinary word only by case (`letter_case`):
+    `US` is not in `give us`. Symbols alone, such as `∞` or an emoji, are matched exactly.
     """
     needle = fold(sought)
     if not _SPOKEN.search(needle.text):
@@ -114,7 +118,7 @@ def find_words(sought: str, within: Folded) -> int | None:
     n = len(needle.words)
     found = [within.at[i] for i in _find_places(needle.counted, within.counted)]
     numeric = [is_number(word) for word in needle.counted]
-    if numeric != [True]:  # as they are written, for names such as Air Force One and Million Dollar Baby
+    if numeric != [True]:  # as written, for names such as Air Force One and Million Dollar Baby
         ends = {*within.at, len(within.words)}
         whole = _find_places(needle.words, within.words)
         found += [i for i in whole if (i in ends or not numeric[0]) and (i + n in ends or not numeric[-1])]
@@ -127,7 +131,7 @@ def find_words(sought: str, within: Folded) -> int | None:
 
 
 def fold_name(text: str) -> str:
-    """Write a name so that two names are equal where `find_words` takes them for the same; signs stay as they are.
+    """Normalise a name so that names which `find_words` treats as equal are equal texts; symbols are kept.
 
     >>> fold_name("Nine, Élan") == fold_name("9 elan")
     True
@@ -137,7 +141,7 @@ def fold_name(text: str) -> str:
 
 
 def drop_article(text: str) -> str:
-    """Drop an article that begins a text, unless the text is nothing else.
+    """Remove an article at the start of a text, unless the text is only an article.
 
     >>> drop_article("The Who"), drop_article("the")
     ('Who', 'the')
@@ -146,7 +150,7 @@ def drop_article(text: str) -> str:
 
 
 def fold_group(text: str) -> str:
-    """Write a text so that texts are equal that differ in case, punctuation and blanks only; signs alone stay.
+    """Normalise a text so that texts which differ only in case, punctuation and blanks are equal; symbols alone stay.
 
     >>> fold_group("Who's  there?"), fold_group("!")
     ('who s there', '!')
@@ -155,7 +159,7 @@ def fold_group(text: str) -> str:
 
 
 def _find_signs(signs: str, within: Folded) -> int | None:
-    """Index of the word in or before which signs first stand, as they are; an emoji or `!=` is not cut."""
+    """Find the index of the word at or after the first exact match of symbols; an emoji or `!=` is not split."""
     sought = [cluster for cluster, _ in _split_clusters(signs)]
     text = _split_clusters(within.text)
     for i in _find_places(sought, [cluster for cluster, _ in text]):
@@ -167,12 +171,12 @@ def _find_signs(signs: str, within: Folded) -> int | None:
 
 
 def _split_clusters(text: str) -> list[tuple[str, int]]:
-    """What a reader takes for one character each, without the forms and skin tones of emoji, and where it begins."""
+    """Split a text into user-perceived characters with their starts, without variants and skin tones of emoji."""
     return [(_VARIANTS.sub("", match[0]), match.start()) for match in regex.finditer(r"\X", text)]
 
 
 def _are_initials(needle: Folded, within: Folded, i: int) -> bool:
-    """Whether single letters of a text are initials: alike in case, or with points between; not those of "can't I"."""
+    """Whether single letters are initials: equal in case, or with points between; the letters of "can't I" are not."""
     spans = within.characters[i : i + len(needle.words)]
     alike = [within.text[slice(*at)] for at in spans] == [needle.text[slice(*at)] for at in needle.characters]
     points = all(within.text[a[1] : b[0]] == "." for a, b in itertools.pairwise(spans))
@@ -180,13 +184,17 @@ def _are_initials(needle: Folded, within: Folded, i: int) -> bool:
 
 
 def _find_places(needle: Sequence[str], words: Sequence[str]) -> list[int]:
-    """Every index at which one run of words stands in another."""
+    """Return every index at which one run of words occurs in another."""
     n = len(needle)
     return [i for i, word in enumerate(words) if word == needle[0] and words[i : i + n] == needle] if needle else []
 
 
 def is_number(word: str) -> bool:
-    """Whether a word is a number in digits, as `fold` writes it."""
+    """Whether a word is a number in digits, as `fold` writes it.
+
+    >>> is_number("-9.5"), is_number("nine")
+    (True, False)
+    """
     return _NUMBER.fullmatch(word) is not None
 
 
@@ -201,7 +209,7 @@ def _format_decimal(value: Fraction | int) -> str:
 
 
 def simplify_number(word: str) -> str:
-    """Write a word without commas and needless zeros where it is a number.
+    """Remove commas and trailing zeros from a word if it is a number.
 
     >>> simplify_number("1,500.50"), simplify_number("007")
     ('1500.5', '007')
@@ -216,7 +224,11 @@ def simplify_number(word: str) -> str:
 
 
 def read_numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[int]]:
-    """Words with each run of number words as its digits, and where each begins; `gaps` is what stands before a word."""
+    """Replace each run of number words by digits; also return where each word begins. `gaps` is the text before a word.
+
+    >>> read_numerals(["twenty", "one", "cats"], ["", "", ""])
+    (['21', 'cats'], [0, 2])
+    """
     out: list[str] = []
     at: list[int] = []
     i = 0
@@ -243,10 +255,10 @@ def read_numerals(words: list[str], gaps: list[str]) -> tuple[list[str], list[in
 
 
 def _read_numeral(words: list[str], gaps: list[str], start: int) -> tuple[str | None, int]:
-    """Value of the number words from `start` on, in digits, and the index behind them; None where there are none."""
+    """Return the number words from `start` on as digits, and the index after them; None if there are none."""
 
     def runs_on(i: int) -> bool:
-        """Whether word i can continue the number before it: no other punctuation is between them than it allows."""
+        """Whether word i can continue the number before it: only allowed punctuation is between them."""
         return i < len(words) and (gaps[i] in ("", "-") or (gaps[i] == "," and words[i - 1] in _SCALES))
 
     total, part, i = Decimal(0), None, start
@@ -267,7 +279,7 @@ def _read_numeral(words: list[str], gaps: list[str], start: int) -> tuple[str | 
             break
         else:
             i += 1
-            continue  # `and` leaves the scale before it standing
+            continue  # after `and` the scale before it still holds
         previous, i = word, i + 1
     if i == start:
         return None, start

@@ -1,13 +1,13 @@
-"""Blocks: some cells and some examples of a grid, streamed from where its activations lie.
+"""Blocks: some cells and some examples of a grid, streamed from stored activations.
 
 A block is a dict of tensors, the one thing that passes from the data side to the probes: `acts [C, N, D]` in the dtype
 of the store, zero where the example lacks the position; `labels [K, N]` int64; `held [K, N]` bool, whether this split
 of a target holds the example; `valid [K, C, N]` bool, whether it does and the example has the position; `cells [C]`
-int64, where cell `l * T + t` is the l-th read layer at position t; `groups [N]` int64, equal where examples must not be
-parted by a split; `examples [N]` int64, row numbers in examples.parquet.
+int64, where cell `l * T + t` is the l-th read layer at position t; `groups [N]` int64, equal for examples that
+must stay in one split; `examples [N]` int64, row numbers in examples.parquet.
 
-Every block is a tensor of its own as long as it is kept. The next one is read while it is used, and takes the memory of
-those that are gone.
+A block is never overwritten while it is referenced. The next block is read while this one is used, into the memory of
+blocks that are no longer referenced.
 """
 
 import math
@@ -23,7 +23,7 @@ from datamodules.stream.memory import Budget
 from datamodules.stream.read_ahead import Job, read_ahead
 from datamodules.stream.store import Starmap, Store
 
-CHUNK = 64  # examples that stand together in the store and are shuffled as one, so that reads are long
+CHUNK = 64  # neighbouring examples of the store, shuffled as one unit so that reads are long
 CPU = torch.device("cpu")
 POOL = 1024  # examples among which batches are drawn
 
@@ -39,7 +39,7 @@ class Examples:
         held: [K, N] bool, whether the split of each target holds the example.
         valid: [N, T] bool, whether the example has the position.
         groups: [N] int64.
-        device: where blocks are wanted.
+        device: device of the blocks.
     """
 
     store: Store
@@ -51,7 +51,7 @@ class Examples:
     device: torch.device = CPU
 
     def bytes(self, n_cells: int, n_rows: int) -> int:
-        """Bytes that the activations of so many cells and examples take."""
+        """Return the bytes of the activations of `n_cells` cells and `n_rows` examples."""
         return n_cells * n_rows * self.store.shape[3] * self.store.dtype.itemsize
 
     def at_once(self, least: int, enough: int, budget: Budget, what: str) -> int:
@@ -87,13 +87,17 @@ class Examples:
 
 
 class CellBlocks:
-    """Every cell of the grid once, a few at a time with all their examples, dealt evenly to the ranks.
+    """Every cell of the grid once, a few cells at a time with all examples; cells are divided evenly among the ranks.
 
     Args:
         examples: whose activations.
         budget: how much memory there is; one cell always fits.
         rank: this process among `world_size`.
         world_size: number of processes.
+
+    Example:
+        >>> for block in CellBlocks(examples, Budget()):  # doctest: +SKIP
+        ...     print(block["acts"].shape)  # [C, N, D]
     """
 
     def __init__(self, examples: Examples, budget: Budget, rank: int = 0, world_size: int = 1) -> None:
@@ -123,8 +127,9 @@ class ExampleBlocks:
     The order follows from seed and epoch alone, whatever memory there is: chunks of neighbours are shuffled, and then
     the examples within each pool of chunks. Where memory allows, several batches are read at once, in longer reads.
 
-    Every example comes once an epoch, in one of the ranks: each batch is dealt to them in shares that differ by one at
-    most, so all have the same number of batches. Only a last batch of fewer examples than ranks repeats some.
+    Every example comes once an epoch, on one of the ranks. Each batch is divided among the ranks in shares that differ
+    by at most one example, so all ranks have the same number of batches. Only a last batch with fewer examples than
+    ranks repeats some.
 
     Args:
         examples: whose activations.
@@ -133,6 +138,10 @@ class ExampleBlocks:
         budget: how much memory there is; one batch always fits.
         rank: this process among `world_size`.
         world_size: number of processes.
+
+    Example:
+        >>> for block in ExampleBlocks(examples, batch_size=256, seed=0, budget=Budget()):  # doctest: +SKIP
+        ...     print(block["acts"].shape)  # [C, n, D]
     """
 
     def __init__(

@@ -32,7 +32,7 @@ HEADER = 10**8  # bytes of a header at most, by the format
 
 @dataclass(frozen=True)
 class ByteRange:
-    """One tensor of a safetensors file, by its place there.
+    """One tensor of a safetensors file, described by its place in the file.
 
     Attributes:
         path: the file.
@@ -50,7 +50,7 @@ class ByteRange:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Its torch dtype; a ValueError for those that hold neither activations nor labels."""
+        """Its torch dtype; raises ValueError for one that is not in `DTYPES`."""
         if self.kind not in DTYPES:
             raise ValueError(
                 f"{self.path}: expected {self.name} in one of {', '.join(DTYPES)}, got {self.kind}; convert it"
@@ -58,7 +58,7 @@ class ByteRange:
         return DTYPES[self.kind]
 
     def load(self) -> Tensor:
-        """The whole tensor, for small ones."""
+        """Load the whole tensor; use it for small ones."""
         content = bytearray(math.prod(self.shape) * self.dtype.itemsize)
         with open_file(self.path) as file:
             self.read(file, memoryview(content), 0)
@@ -79,7 +79,7 @@ class ByteRange:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[int]:
-    """A file descriptor; what goes wrong with it is a ValueError that names the file."""
+    """Open a file and yield its descriptor; raises ValueError with the file name on any error."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:
@@ -108,7 +108,7 @@ class Header:
     metadata: dict[str, str]
 
     def get_tensor(self, name: str, axes: str) -> ByteRange:
-        """A tensor by name; a ValueError with the names that are there where it is not."""
+        """Return a tensor by name; raises ValueError, which lists the existing names, if it is missing."""
         if name not in self.tensors:
             raise ValueError(
                 f"{self.path}: expected a tensor {name} {axes}, got {', '.join(sorted(self.tensors)) or 'none'}; "
@@ -122,6 +122,10 @@ def read_header(path: Path) -> Header:
 
     Raises:
         ValueError: no such file, not a safetensors file, or one that was cut short.
+
+    Example:
+        >>> sorted(read_header(Path("acts.safetensors")).tensors)  # doctest: +SKIP
+        ['acts', 'labels']
     """
     with open_file(path) as file:
         size = os.fstat(file).st_size

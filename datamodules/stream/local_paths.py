@@ -1,10 +1,10 @@
-"""Files and folders of this machine as people write them."""
+"""Paths of files and folders as the user writes them."""
 
 from pathlib import Path
 
 
 def expand_user(path: str | Path, key: str) -> Path:
-    """A path with `~` replaced by the home folder.
+    """Return a path with `~` replaced by the home folder.
 
     Args:
         path: as it was given.
@@ -12,6 +12,10 @@ def expand_user(path: str | Path, key: str) -> Path:
 
     Raises:
         ValueError: `~name` of a user that this machine does not have.
+
+    Example:
+        >>> expand_user("data/questions.csv", "dataset.path")
+        PosixPath('data/questions.csv')
     """
     try:
         return Path(path).expanduser()

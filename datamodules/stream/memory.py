@@ -14,8 +14,8 @@ from datamodules.stream.read_ahead import count_copies, count_readers
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.25  # of the free memory for what the stream keeps alive, where no budget is given
-DEVICE_SHARE = 1 / 16  # of a GPU's free memory for a block: three are there at once, and the solver makes more of each
+SHARE = 0.25  # share of the free memory that the stream may use, where no budget is given
+DEVICE_SHARE = 1 / 16  # share of a GPU's free memory for one block: three exist at once, and the solver makes copies
 ENOUGH_FOR_GPU = 2**28  # bytes of a block where no budget is given: larger ones make the first wait longer
 LIMITS_V2 = "memory.max", "memory.current"
 LIMITS_V1 = "memory.limit_in_bytes", "memory.usage_in_bytes"
@@ -23,12 +23,16 @@ LIMITS_V1 = "memory.limit_in_bytes", "memory.usage_in_bytes"
 
 @dataclass
 class Budget:
-    """Bytes for everything a stream keeps alive on this machine.
+    """Bytes for everything that a stream keeps in the memory of this machine.
 
     Attributes:
         given: the budget of this process; a share of the free memory where None.
         n_processes: how many share this machine's memory.
-        quiet: say nothing (all ranks but the first).
+        quiet: do not log (all ranks except the first).
+
+    Example:
+        >>> Budget(given=3_000).block(least=100, enough=500, scratch=0, device=torch.device("cpu"), what="a cell")
+        500
     """
 
     given: int | None = None
@@ -39,12 +43,12 @@ class Budget:
         self._said: set[str] = set()
 
     def block(self, least: int, enough: int, scratch: int, device: torch.device, what: str) -> int:
-        """Bytes that a block may have.
+        """Return how many bytes a block may have.
 
-        Warns, once for each `what`, where the budget has no room for `least`, or the GPU none for what was asked for.
+        Warns, once for each `what`, if the budget is smaller than `least` needs, or the GPU too small for the budget.
 
         Args:
-            least: bytes of the smallest possible block, which is granted in any case.
+            least: bytes of the smallest possible block, which is always allowed.
             enough: bytes beyond which reading gets no faster; on a GPU more may be solved at once.
             scratch: bytes that each reading thread holds.
             device: where the blocks are used.
@@ -80,16 +84,20 @@ class Budget:
 
 
 def measure_free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can take without swapping, by the system and by the limit of its control group.
+    """Return the bytes that this process can use without swapping, by the system and by its control group.
 
     Args:
         root: where `proc` and `sys` are mounted.
+
+    Example:
+        >>> measure_free_memory() > 0
+        True
     """
     try:
         available = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.M)
     except OSError:
         available = None
-    if available is None:  # not Linux: all that is built in
+    if available is None:  # not Linux: all installed memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([1024 * int(available[1]), *_measure_control_groups(root)])
 
@@ -100,7 +108,7 @@ def measure_free_device_memory(device: torch.device) -> int:
 
 
 def _measure_control_groups(root: Path) -> Iterator[int]:
-    """What each control group around this process leaves it, page cache not counted; versions 1 and 2."""
+    """Yield the bytes left in each control group of this process, page cache not counted; versions 1 and 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -111,7 +119,7 @@ def _measure_control_groups(root: Path) -> Iterator[int]:
             continue
         mount = root / "sys/fs/cgroup" / ("memory" if controllers else "")
         limit, usage = LIMITS_V1 if controllers else LIMITS_V2
-        # Inside a container the path may be the host's, which is not there; the mount itself then is the container.
+        # In a container the path may be that of the host, which does not exist here; the mount is then the container.
         inner = mount / path.lstrip("/")
         for folder in [inner, *inner.parents][: len(inner.relative_to(mount).parts) + 1]:
             with suppress(OSError, ValueError):  # a limit of "max" is none

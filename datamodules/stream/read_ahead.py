@@ -1,7 +1,7 @@
 """Reads the next tensor in a background thread while the last one is used.
 
-Memory is used again, because fresh pages cost as much time as the reading, but never while somebody still has it: what
-is kept is not overwritten.
+Memory is reused, because fresh pages cost as much time as the reading. A tensor that is still referenced is never
+overwritten.
 """
 
 import math
@@ -24,7 +24,7 @@ Job = tuple[tuple[int, ...], Fill]
 
 
 def count_copies(device: torch.device) -> int:
-    """How many times the largest tensor is held in this machine's memory, at most.
+    """Return how many copies of the largest tensor are in the memory of this machine at most.
 
     On the CPU one is in use while its successor is ready, and the one after that is being read. For a GPU there are two
     pinned buffers, whose allocator rounds up to a power of two.
@@ -33,23 +33,23 @@ def count_copies(device: torch.device) -> int:
 
 
 def count_readers(device: torch.device) -> int:
-    """How many threads read: two fill memory as fast as it takes bytes, but not a GPU."""
+    """Return the number of reading threads: two are enough for CPU memory; a GPU needs more."""
     return min(8 if device.type == "cuda" else 2, len(os.sched_getaffinity(0)))
 
 
 def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) -> Generator[Tensor, None, None]:
-    """Fill a tensor for each job, in order, one job ahead of whoever takes them.
+    """Fill a tensor for each job, in order, one job ahead of the consumer.
 
-    Leaving the loop early ends the thread, as soon as what it is reading is read.
+    If the consumer leaves the loop early, the thread ends after its current read.
 
     Args:
         jobs: shape of each tensor, and what fills it: called with a contiguous CPU tensor and a `starmap` that spreads
             calls over threads.
-        dtype: of all of them.
-        device: where they are wanted.
+        dtype: dtype of all tensors.
+        device: device of all tensors.
 
     Raises:
-        Exception: whatever a job raises, when its tensor is asked for.
+        Exception: what a job raises, when its tensor is requested.
     """
     n_bytes = max(math.prod(shape) for shape, _ in jobs) * dtype.itemsize
     place = _Pinned(n_bytes, device) if device.type == "cuda" else _Reused(n_bytes, len(jobs))
@@ -60,7 +60,7 @@ def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) ->
             for shape, fill in jobs:
                 coming.append(thread.submit(place.read, shape, dtype, fill, each))
                 if len(coming) > 1:
-                    # No name here for what is handed out: it would stay alive until the next is asked for.
+                    # Bind no name to the tensor: it would stay alive until the next request.
                     yield place.hand_over(coming.popleft().result())
             yield place.hand_over(coming.popleft().result())
     finally:
@@ -72,7 +72,7 @@ def _spread(pool: ThreadPoolExecutor) -> Starmap:
 
 
 class _Reused:
-    """CPU memory that comes back when no tensor shares it any more."""
+    """CPU memory that is reused when no tensor shares it any more."""
 
     def __init__(self, n_bytes: int, n_uses: int) -> None:
         self.n_bytes, self.n_uses = n_bytes, n_uses
@@ -81,7 +81,7 @@ class _Reused:
     def read(self, shape: tuple[int, ...], dtype: torch.dtype, fill: Fill, each: Starmap) -> Tensor:
         memory = self.free.pop() if self.free else _allocate(self.n_bytes)
         self.n_uses -= 1
-        # The storage of what is handed out, and so every view of it, holds this array; nothing else does.
+        # Only the storage of the returned tensor, and so every view of it, references this array.
         shared = memory.view()
         weakref.finalize(shared, self._take_back, memory).atexit = False
         acts = _shape(torch.from_numpy(shared), shape, dtype)
@@ -117,7 +117,7 @@ class _Pinned:
             # Made by this thread: one made by the consumer under inference_mode could not be filled here.
             memory = torch.empty(self.n_bytes, dtype=torch.uint8, pin_memory=True)
         else:
-            copied.synchronize()  # its last content has left
+            copied.synchronize()  # its last content has been copied
         acts = _shape(memory, shape, dtype)
         fill(acts, each)
         with torch.cuda.stream(self.stream):
@@ -130,7 +130,7 @@ class _Pinned:
         acts, copied = copy
         consumer = torch.cuda.current_stream(self.device)
         consumer.wait_event(copied)
-        acts.record_stream(consumer)  # its memory is not given out again before the consumer's work on it is done
+        acts.record_stream(consumer)  # its memory is not reused before the consumer's work on it is done
         return acts
 
     def close(self) -> None:

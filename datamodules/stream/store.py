@@ -1,6 +1,6 @@
-"""Where activations lie on disk, and how the rows of some cells are read.
+"""Stores of activations on disk, and how the rows of some cells are read.
 
-Bytes go through a scratch buffer small enough for the processor's cache, and from there the wanted rows to their place.
+Bytes are read into a scratch buffer that fits the processor's cache; the wanted rows are then copied to their place.
 """
 
 import threading
@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.stream.byte_ranges import ByteRange, open_file, read_header
 
 SCRATCH = 2**20  # bytes read at once by a thread; half as much costs more calls, twice as much fits fewer caches
-GAP = 2**16  # bytes between two wanted rows that are read along rather than skipped
+GAP = 2**16  # gaps up to this many bytes between two wanted rows are read, not skipped
 RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat16; a copy needs none
 
 Starmap = Callable[[Callable[..., object], Iterable[tuple[Any, ...]]], Iterable[object]]
@@ -65,6 +65,10 @@ class Shards:
     Raises:
         ValueError: a file that cannot be read, or whose shape or dtype does not fit the others; a position that the
             files do not hold.
+
+    Example:
+        >>> store = Shards(cached.files, cached.positions)  # doctest: +SKIP
+        >>> N, L, T, D = store.shape  # doctest: +SKIP
     """
 
     def __init__(self, files: Sequence[Sequence[Path]], positions: Sequence[int] | None = None) -> None:
@@ -133,7 +137,11 @@ class TensorFile:
     """Activations `acts [N, L, T, D]` in one safetensors file, which may exceed memory.
 
     Args:
-        acts: where they are.
+        acts: byte range of the tensor.
+
+    Example:
+        >>> acts = read_header(Path("acts.safetensors")).get_tensor("acts", "[N, L, T, D]")  # doctest: +SKIP
+        >>> N, L, T, D = TensorFile(acts).shape  # doctest: +SKIP
     """
 
     def __init__(self, acts: ByteRange) -> None:
@@ -144,7 +152,7 @@ class TensorFile:
         self._scratch = _Scratch(self.scratch)
 
     def enough(self, n: int) -> int:
-        """See `Store.enough`. Each example of a block is a read of its own, which a disk wants long."""
+        """See `Store.enough`. Each example of a block is one read, and long reads are faster."""
         return n * 2**17
 
     def read(self, cells: np.ndarray, rows: np.ndarray, out: Tensor, each: Starmap = starmap) -> None:
@@ -184,19 +192,19 @@ class TensorFile:
 
 
 class _Scratch(threading.local):
-    """A buffer of its own for every thread."""
+    """One buffer for each thread."""
 
     def __init__(self, n_bytes: int) -> None:
         self.buffer = memoryview(bytearray(n_bytes))
 
 
 def _view_raw(out: Tensor) -> np.ndarray:
-    """The same memory as integers of the same size."""
+    """View the same memory as integers of the same size."""
     return out.view(RAW[out.itemsize]).numpy()
 
 
 def _make_slice(index: np.ndarray) -> slice | np.ndarray:
-    """The same index, as a slice where it counts up by one."""
+    """Return the same index, as a slice if it counts up by one."""
     first, last = int(index[0]), int(index[-1])
     consecutive = last - first + 1 == len(index) and bool((np.diff(index) == 1).all())
     return slice(first, last + 1) if consecutive else index

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files so that they are complete or do not exist."""
 
 import os
 from contextlib import suppress
@@ -7,12 +7,15 @@ from uuid import uuid4
 
 
 def replace_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside its own, sync it, and rename it; of a failed write nothing is left.
+    """Write a file under a temporary name in its folder, sync it, and rename it. A failed write leaves no file.
 
-    The folder is made if missing.
+    The folder is created if missing.
 
     Raises:
         OSError: as the system gives it.
+
+    Example:
+        >>> replace_whole(Path("labels.md"), b"# Labels")  # doctest: +SKIP
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
@@ -27,7 +30,7 @@ def replace_whole(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too, outlives a loss of power
+        os.fsync(folder)  # so that the new name also survives a power failure
     finally:
         os.close(folder)
 

@@ -1,4 +1,4 @@
-"""The AUC map: what the probes found, one cell per layer and token position. It neither fits nor draws."""
+"""The AUC map: the result of the probes, one cell per layer and token position. It does not fit or draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +27,11 @@ class AUCMap:
 
     Raises:
         ValueError: a tensor is not ``[L, T]``.
+
+    Example:
+        >>> auc, n = torch.full((2, 1), 0.75), torch.full((2, 1), 40)
+        >>> AUCMap("correctness", "test", (0, 4), ("last",), auc, auc / 10, n, n // 2).readable().tolist()
+        [[True], [True]]
     """
 
     target: str
@@ -46,7 +51,7 @@ class AUCMap:
                 raise ValueError(f"{name} must be [layers, positions] = {list(expected)}, got {list(got)}")
 
     def readable(self) -> Tensor:
-        """Cells whose AUC can be trusted at all, bool ``[L, T]``: finite, with `MIN_PER_CLASS` examples of each class.
+        """Return which cells have a usable AUC, bool ``[L, T]``: finite, with `MIN_PER_CLASS` examples of each class.
 
         With a handful of examples of one class an AUC takes only a few values and its standard error means nothing.
         """
@@ -80,8 +85,11 @@ def average_maps(maps: Sequence[AUCMap], target: str) -> AUCMap:
         A map whose `auc` is the mean and whose `auc_se` is the sample standard deviation (`spread` is `SD`), both NaN
         in a cell that is unreadable in any of the maps. Its counts are the smallest of any.
 
-    >>> average_maps(probe.maps["test"], "correctness, mean of 5 splits").spread
-    'SD'
+    Example:
+        >>> auc, n = torch.full((2, 1), 0.75), torch.full((2, 1), 40)
+        >>> one = AUCMap("correctness, seed 0", "test", (0, 4), ("last",), auc, auc / 10, n, n // 2)
+        >>> average_maps([one, one], "correctness, mean of 2 splits").spread
+        'SD'
     """
     auc = torch.stack([one.auc for one in maps])
     readable = torch.stack([one.readable() for one in maps]).all(0)
@@ -98,7 +106,7 @@ def average_maps(maps: Sequence[AUCMap], target: str) -> AUCMap:
 
 
 def headline(maps: Sequence[AUCMap], card: Card) -> list[AUCMap]:
-    """What is read and drawn: the map of each label set, or the mean of its maps where it was split several times."""
+    """Return the maps to read and draw: one for each label set, the mean of its maps if it has several splits."""
     of: dict[str, list[AUCMap]] = {}
     for one, target in zip(maps, card.targets, strict=True):
         of.setdefault(target.label, []).append(one)

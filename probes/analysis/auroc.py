@@ -21,6 +21,10 @@ def auroc(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor
 
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, valid that is not bool.
+
+    Example:
+        >>> auroc(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0, 0, 1, 1]))
+        tensor(0.8750, dtype=torch.float64)
     """
     return auroc_with_variance(scores, labels, valid)[0]
 
@@ -32,12 +36,20 @@ def auroc_variance(scores: Tensor, labels: Tensor, valid: Tensor | None = None) 
     of the positives' placements over their number, plus that of the negatives' over theirs (DeLong et al. 1988,
     Biometrics 44:837); placements come from sorted scores (Sun & Xu 2014, IEEE Signal Processing Letters 21:1389).
     NaN where a class has fewer than two examples, and where a valid score is NaN.
+
+    >>> auroc_variance(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0, 0, 1, 1]))
+    tensor(0.0312, dtype=torch.float64)
     """
     return auroc_with_variance(scores, labels, valid)[1]
 
 
 def auroc_with_variance(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`auroc` and `auroc_variance`, float64 [..] each, for one sort of the scores."""
+    """`auroc` and `auroc_variance`, float64 [..] each, for one sort of the scores.
+
+    >>> area, variance = auroc_with_variance(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0, 0, 1, 1]))
+    >>> float(area), float(variance)
+    (0.875, 0.03125)
+    """
     scores, positive, negative = _classes(scores, labels, valid)
     over_negative, over_positive = _half_wins(scores, negative, positive)
     wins = torch.where(positive, over_negative, 0).sum(-1)

@@ -1,6 +1,6 @@
-"""What a person reads off an AUC map, as numbers: the best cells, the dark rectangle, the best layer of every position.
+"""Summarises an AUC map as numbers: the best cells, the dark rectangle, the best layer of every position.
 
-Pure functions of the map. Everything returned goes into JSON as it is: None stands where a number does not exist.
+Pure functions of the map. All results are JSON-ready: None means that a number does not exist.
 """
 
 import math
@@ -20,7 +20,7 @@ def read_map(
     coincidence: Sequence[Sequence[float | None]] | None = None,
     n_valid: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Read a map. Unreadable cells (``AUCMap.readable``) take no part in any number below.
+    """Summarise a map. Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
 
     Args:
         auc_map: the map, ``[L, T]``.
@@ -31,14 +31,20 @@ def read_map(
     Returns:
         split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
         best_cells: the five cells of highest AUC, each layer, position, auc, auc_se, n. The best of many cells is
-            optimistic: part of its lead is luck;
-        rectangle: see ``_rectangle``; None where no readable cell stands out from another;
+            biased upwards by chance;
+        rectangle: see ``_rectangle``; None where all readable cells have the same AUC;
         best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, or None four times;
-        coincidences: pairs of positions that share a token in some example, largest share first; None where that is
-            not known. Two columns with share 1 are one column drawn twice.
+        coincidences: pairs of positions that share a token in some example, largest share first; None if unknown. Two
+            columns with share 1 are identical.
 
     Raises:
         ValueError: coincidence is not ``[T, T]`` or n_valid not ``[T]``.
+
+    Example:
+        >>> auc, n = torch.tensor([[0.5], [0.75]]), torch.full((2, 1), 40)
+        >>> auc_map = AUCMap("correctness", "test", (0, 4), ("last",), auc, auc / 4, n, n // 2)
+        >>> read_map(auc_map)["best_cells"][0]
+        {'position': 'last', 'layer': 4, 'auc': 0.75, 'auc_se': 0.1875, 'n': 40}
     """
     T = len(auc_map.positions)
     if coincidence is not None and [len(row) for row in coincidence] != [T] * T:
@@ -86,6 +92,10 @@ def dominant_rectangle(weights: Tensor) -> tuple[int, int, int, int] | None:
 
     Returns:
         (top, bottom, left, right), both ends included; None where no sum is positive.
+
+    Example:
+        >>> dominant_rectangle(torch.tensor([[-1.0, 2.0], [-1.0, 3.0]]))
+        (0, 1, 1, 1)
     """
     rows = weights.tolist()
     best, found = (0.0, 0), None
@@ -107,8 +117,8 @@ def dominant_rectangle(weights: Tensor) -> tuple[int, int, int, int] | None:
 def _rectangle(auc_map: AUCMap, readable: Tensor) -> dict[str, Any] | None:
     """The dominant rectangle: layers a to b and positions x to y with the largest sum of AUC - midpoint.
 
-    The midpoint is halfway between the lowest and the highest readable AUC; an unreadable cell weighs 0, so it neither
-    draws the rectangle nor bars it. Rows and columns are adjacent in the map, not in the model.
+    The midpoint is halfway between the lowest and the highest readable AUC; an unreadable cell has weight 0, so it
+    neither favours nor prevents a rectangle. Rows and columns are adjacent in the map, not in the model.
 
     Returns:
         layers [a, b], positions [x, y], both ends included; midpoint; n_cells in the rectangle and n_readable of them;
@@ -163,7 +173,11 @@ def _coincidences(positions: Sequence[str], shares: Sequence[Sequence[float | No
 
 
 def finite(value: Tensor | float) -> float | None:
-    """A Python float, or None for NaN and infinity, which JSON does not have."""
+    """A Python float, or None for NaN and infinity, which JSON does not have.
+
+    >>> finite(torch.tensor(0.5)), finite(torch.nan)
+    (0.5, None)
+    """
     number = float(value)
     return number if math.isfinite(number) else None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block ends well and removed when it does not.
 
-    >>> with whole_file(folder / "heatmap.csv") as path:
+    >>> with whole_file(folder / "heatmap.csv") as path:  # doctest: +SKIP
     ...     path.write_text(content)
     """
     temporary = path.with_name(f".{path.name}.tmp")

@@ -16,6 +16,7 @@ def compiled(function: F) -> F:
     Sums may be taken in any order, hence many terms at once; infinity and NaN keep their meaning.
 
     Example:
+        >>> import numpy as np
         >>> @compiled
         ... def count(x):
         ...     return len(x)

@@ -183,7 +183,7 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
 ):
     asked = make(language_model, questions_csv, cache_root, spans=ModelSpans(tries=2))
     for attempt in (1, 2):
-        with pytest.raises(ValueError, match=r"do not stand in the answer: ask another model with \+model@"):
+        with pytest.raises(ValueError, match=r"do not occur in the answer: ask another model with \+model@"):
             asked.setup()
         if attempt == 1:
             monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))

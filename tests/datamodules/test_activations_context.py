@@ -50,7 +50,7 @@ def test_replies_to_texts_too_long_for_the_model_are_empty(language_model, tmp_p
         assert long == ""
         assert collect_replies(stages, language_model, ["b"], ["red " * 300], told.append) == [""]
         assert [line[:44] for line in told] == [
-            f"1 of {n} texts are not put to {language_model.name}"[:44] for n in (2, 1)
+            f"1 of {n} texts are not sent to {language_model.name}"[:44] for n in (2, 1)
         ]
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from probes.exact_grid import LogisticGrid
 from probes.mass_mean import MassMeanGrid
 from probes.minibatch import LinearGrid
-from tests.support.named_cells import SEEDS, D, NamedCells
+from tests.support.named_cells import LAYERS, POSITIONS, SEEDS, D, N, NamedCells
 from tests.support.streams import Stream
 from tests.support.trainers import quiet_trainer
 

@@ -1,1 +1,1 @@
-"""The content-addressed store of what the language model made, and its inventory."""
+"""The content-addressed store of the results of the language model, and its inventory."""

@@ -1,4 +1,4 @@
-"""Activations as they lie in the cache, in an entry of their own or in one that holds more than is wanted."""
+"""Activations in the cache, in their own entry or in one that contains more than is wanted."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ from datamodules.language.cache.entry import VERSION, CacheEntry, compute_key, f
 log = logging.getLogger(__name__)
 
 KIND = "activations"
-COLUMNS = ("tokens", "valid", "positions", "layers")  # of the content: what an entry may hold more of
-UNKEYED = ("cache", "about", "shards", "contains")  # of a manifest: what is not content
+COLUMNS = ("tokens", "valid", "positions", "layers")  # parts of the content of which an entry may have more
+UNKEYED = ("cache", "about", "shards", "contains")  # parts of a manifest that are not content
 
 
 @dataclass(frozen=True)
 class CachedActivations:
-    """Where the activations of one site at L layers and T positions lie.
+    """The stored activations of one site at L layers and T positions.
 
     Attributes:
-        entry: what holds them; nobody removes it from the cache as long as this record lives.
+        entry: the cache entry; it is not removed from the cache while this record exists.
         files: [L] shard files of each layer, in order; each file holds `h [stored positions, n, D]`.
         positions: [T] numbers of the stored positions, in the order wanted.
         n_positions: how many positions the entry holds.
@@ -46,7 +46,7 @@ class CachedActivations:
 def open_activations(
     entry: CacheEntry, layers: Sequence[int], positions: Sequence[int], n_positions: int, n_layers: int
 ) -> CachedActivations:
-    """List the files of a whole entry that hold some of its layers.
+    """List the files of some layers of a complete entry.
 
     Raises:
         ValueError: a file is missing, truncated or altered; says how to rebuild it.
@@ -60,7 +60,7 @@ def open_activations(
 
 
 def digest_positions(tokens: Tensor, valid: Tensor) -> list[str]:
-    """Tell positions apart by what is read, whatever they are called.
+    """Compute a digest of each position from the tokens that it reads, not from its name.
 
     Args:
         tokens: [N, T, 2] int64, first and last token of each position.
@@ -68,6 +68,13 @@ def digest_positions(tokens: Tensor, valid: Tensor) -> list[str]:
 
     Returns:
         [T] digests; two positions with the same one have the same activations.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.tensor([[[3, 3], [3, 3], [5, 5]]])
+        >>> first, second, third = digest_positions(tokens, torch.ones(1, 3, dtype=torch.bool))
+        >>> first == second, first == third
+        (True, False)
     """
     return [
         hashlib.sha256(tokens[:, t].contiguous().numpy().tobytes() + valid[:, t].numpy().tobytes()).hexdigest()
@@ -78,15 +85,15 @@ def digest_positions(tokens: Tensor, valid: Tensor) -> list[str]:
 def find_larger(
     root: str | Path, content: dict[str, Any], digests: Sequence[str], n_shards: int, quiet: bool = False
 ) -> CachedActivations | None:
-    """Find a whole entry that holds all the activations wanted, and more; of several, the one that holds least.
+    """Find a complete entry that contains all the wanted activations, and more; of several, the smallest.
 
-    Manifests that are altered, half-written or of another version are passed over, and entries with a damaged file.
+    Entries with a damaged file are skipped, and manifests that are altered, incomplete or of another version.
 
     Args:
         root: folder of the cache.
-        content: description of the activations wanted, as for their own entry.
-        digests: [T] of the positions wanted.
-        n_shards: shards of a whole entry.
+        content: description of the wanted activations, as for their own entry.
+        digests: [T] digests of the wanted positions.
+        n_shards: number of shards of a complete entry.
         quiet: do not warn of a damaged file.
 
     Returns:
@@ -111,7 +118,7 @@ def find_larger(
 
 
 def _read_manifests(folder: Path) -> Iterator[tuple[Path, dict[str, Any], Any]]:
-    """Folder, content and `contains` of every entry whose manifest is whole: its content has the key as its hash."""
+    """Yield folder, content and `contains` of every entry with a valid manifest, whose content hashes to its key."""
     for path in sorted(folder.glob("*/manifest.json")):
         with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
             manifest = json.loads(path.read_bytes())
@@ -125,9 +132,9 @@ def _drop_columns(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_digests(stored: dict[str, Any], contains: Any, content: dict[str, Any], digests: Sequence[str]) -> list[str]:
-    """Digests of an entry's positions; none where they are not known.
+    """Return the digests of the positions of an entry; none where they are not known.
 
-    Entries written before manifests had them are known to hold the positions wanted where all of these are the same.
+    Older manifests lack digests; such an entry has the wanted positions if all of these are the same.
     """
     if all(stored[key] == content[key] for key in ("tokens", "valid")):
         return list(digests)

@@ -1,4 +1,4 @@
-"""Whether files are as their records say."""
+"""Compares files with their records."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def read_times(paths: Iterable[Path]) -> bytes:
-    """Sizes and times of change, empty where a file is missing."""
+    """Return sizes and times of change of files; empty if one is missing."""
     try:
         stats = [path.stat() for path in paths]
         return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats).encode()
@@ -16,7 +16,7 @@ def read_times(paths: Iterable[Path]) -> bytes:
 
 
 def find_difference(path: Path, record: dict[str, Any]) -> str | None:
-    """How a file differs from its record, or None."""
+    """Return how a file differs from its record, or None."""
     if not path.exists():
         return "is missing"
     size = path.stat().st_size

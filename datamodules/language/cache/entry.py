@@ -1,12 +1,12 @@
-"""Content-addressed, crash-safe store of what the language-model stages make.
+"""Content-addressed, crash-safe store of the results of the language-model stages.
 
 An entry is a folder named by the hash of everything its content depends on. Its content comes in shards; a shard is
-finished once its record, which names its files with size and checksum, stands beside them. Files are written under a
-temporary name, synced and renamed, so whatever has its final name is whole. Any number of processes build one entry
-together: each shard is claimed by a file lock, which the system drops when its holder dies.
+finished once its record, which lists its files with size and checksum, exists next to them. Files are written under a
+temporary name, synced and renamed, so a file with its final name is complete. Any number of processes build one entry
+together: each shard is claimed by a file lock, which the system releases when its holder ends.
 
-An entry's bytes are the same whoever built it, but for its folder `.local`: locks, and when each shard was last held
-against its checksum.
+The bytes of an entry do not depend on the process that built it, except in its folder `.local`, which has the locks and
+the time at which each shard was last checked.
 """
 
 import fcntl
@@ -33,13 +33,13 @@ class CacheEntry:
         root: cache folder, made if missing.
         kind: `answers` or `activations`.
         content: JSON-ready description of everything the content depends on; its hash is the key.
-        n_shards: how many shards make the entry whole.
-        about: what the manifest also says, for people; not part of the key.
-        contains: what the manifest also says, for runs that look for an entry holding more than they want; not part of
-            the key.
+        n_shards: number of shards of the complete entry.
+        about: further content of the manifest, for people; not part of the key.
+        contains: further content of the manifest, for runs that search for an entry with more than they want; not
+            part of the key.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be created or written.
         ValueError: a newer version wrote it.
     """
 
@@ -67,17 +67,17 @@ class CacheEntry:
             (self.folder / ".local" / "used").touch()
             in_use = os.open(self.folder / ".local" / "used", os.O_RDONLY)
             weakref.finalize(self, os.close, in_use)
-            fcntl.flock(in_use, fcntl.LOCK_SH)  # who would remove the entry finds it in use as long as this object is
+            fcntl.flock(in_use, fcntl.LOCK_SH)  # in use while this object exists: not removed
 
     def list_missing(self) -> list[int]:
         """Shards without a record."""
         return find_missing(self.folder, self.n_shards)
 
     def require_room(self, needed: int) -> None:
-        """Hold an estimate, in bytes, of what is missing against the free disk space.
+        """Compare an estimate of the missing bytes with the free disk space.
 
         Raises:
-            OSError: the disk cannot hold it.
+            OSError: the disk is too small.
         """
         free = shutil.disk_usage(self.folder).free
         if needed > free:
@@ -104,7 +104,7 @@ class CacheEntry:
             for shard in missing:
                 self.offer(shard, make(shard), wait=True)
             return
-        # First whatever nobody else holds; then wait for the rest, in case its holder dies.
+        # First the shards that no process has claimed; then wait for the rest, in case their process ends.
         for wait in (False, True):
             held = []
             for shard in missing:
@@ -118,16 +118,16 @@ class CacheEntry:
             missing = held
 
     def offer(self, shard: int, files: dict[str, bytes], wait: bool) -> None:
-        """Store a shard that others may have made too, unless it is there; one that another process makes is its own.
+        """Store a shard unless it exists or another process is storing it.
 
-        Where `wait` is true it is stored, by whomever, on return.
+        If `wait` is true, the shard is stored on return, by this or another process.
         """
         with self._claim(f"shard-{shard:05d}", wait) as mine:
             if mine and not self._record(shard).exists():
                 self._finish(shard, files)
 
     def check_files(self, shard: int) -> dict[str, Path]:
-        """Paths of a finished shard's files by name, each held against its record.
+        """Return the paths of the files of a finished shard by name, after a check of each against its record.
 
         Raises:
             ValueError: a file is missing, truncated or altered; says how to rebuild it.
@@ -145,7 +145,7 @@ class CacheEntry:
         paths = {name: self.folder / name for name in recorded}
         seal = self.folder / ".local" / f"shard-{shard:05d}.seal"
         sealed = seal.read_bytes() if seal.exists() else b""
-        # A file whose size and time of change are as when it was last checked is not read again: a cache can be large.
+        # A file with the size and time of change of its last check is not read again: a cache can be large.
         if not sealed or sealed != read_times(paths.values()):
             for name, path in paths.items():
                 problem = find_difference(path, recorded[name])
@@ -159,7 +159,7 @@ class CacheEntry:
         return paths
 
     def write_once(self, name: str, content: bytes) -> Path:
-        """Write one file, unless it is there with this content."""
+        """Write one file, unless it exists with this content."""
         path = self.folder / name
         if not (path.exists() and path.read_bytes() == content):
             with self._claim(name, wait=True):
@@ -169,7 +169,7 @@ class CacheEntry:
         return path
 
     def write(self, name: str, content: bytes) -> Path:
-        """Write one file so that it is there whole or not at all."""
+        """Write one file so that it is complete or does not exist."""
         path = self.folder / name
         with _explain_error(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
             replace_whole(path, content)
@@ -211,7 +211,7 @@ class CacheEntry:
 
     @contextmanager
     def _claim(self, name: str, wait: bool) -> Iterator[bool]:
-        """Hold the lock of a shard or of a file; yields whether it was got."""
+        """Lock a shard or a file; yields whether the lock was acquired."""
         with ExitStack() as claim:
             with _explain_error(f"a folder that can be written, got {self.folder}"):
                 lock = claim.enter_context((self.folder / ".local" / f"{name}.lock").open("w"))
@@ -235,7 +235,11 @@ def compute_key(content: dict[str, Any]) -> str:
 
 
 def find_missing(folder: Path, n_shards: int) -> list[int]:
-    """Shards of an entry's folder without a record; all where there is no such folder."""
+    """List the shards without a record in the folder of an entry; all if there is no such folder.
+
+    >>> find_missing(Path("no-such-folder"), n_shards=2)
+    [0, 1]
+    """
     return [shard for shard in range(n_shards) if not _name_record(folder, shard).exists()]
 
 
@@ -245,7 +249,7 @@ def _name_record(folder: Path, shard: int) -> Path:
 
 @contextmanager
 def _explain_error(expected: str) -> Iterator[None]:
-    """Turn what the system says of a file into one line that names the setting at fault."""
+    """Turn a system error about a file into one line that names the setting at fault."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the cache holds, as a table for people, and the removal of what is no longer wanted."""
+"""Lists the entries of the cache as a table, and removes entries."""
 
 import fcntl
 import json
@@ -29,11 +29,11 @@ class HeldEntry:
     """One entry of the cache.
 
     Attributes:
-        folder: where it lies.
-        manifest: what it says of itself.
-        shards: finished ones.
-        bytes: of its files.
-        used: when a run last opened it.
+        folder: its folder.
+        manifest: content of its manifest.
+        shards: number of finished shards.
+        bytes: total size of its files.
+        used: time at which a run last opened it.
     """
 
     folder: Path
@@ -50,13 +50,17 @@ class HeldEntry:
 
     @property
     def state(self) -> str:
-        """`whole`, or how many of its shards are there."""
+        """`whole`, or how many of its shards exist."""
         n = self.manifest.get("shards")
         return "whole" if n == self.shards else f"{self.shards} of {n}"
 
 
 def list_entries(root: str | Path) -> list[HeldEntry]:
-    """Return all entries below a cache root, the one used last first."""
+    """Return all entries below a cache root, the one used last first.
+
+    >>> [entry.state for entry in list_entries(Path("cache"))]  # doctest: +SKIP
+    ['whole', 'whole']
+    """
     entries = []
     for path in expand_user(root, "cache.root").glob("*/*/manifest.json"):
         if path.parts[-3] in KINDS and not path.parts[-2].startswith("."):
@@ -89,11 +93,14 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
 
     Args:
         root: folder of the cache.
-        prune: key, or a list of keys, of entries to remove; the first characters will do.
-        console: where it is shown.
+        prune: key, or a list of keys, of entries to remove; the first characters are enough.
+        console: where the table is printed.
 
     Raises:
-        ValueError: a key is not there, names several entries, or is in use; nothing is removed then.
+        ValueError: a key does not exist, matches several entries, or is in use; nothing is removed in this case.
+
+    Example:
+        >>> show_cache(Path("cache"), prune="c74b")  # doctest: +SKIP
     """
     console = console or Console()
     entries = list_entries(root)
@@ -112,7 +119,7 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
         console.print(_build_table(list(chosen.values())))
         try:
             reply = console.input(f"Remove {what}? [y/N] ", markup=False)
-        except EOFError:  # the end of the input is no yes
+        except EOFError:  # the end of the input counts as no
             reply = ""
         if reply.strip().casefold() not in ("y", "yes"):
             console.print("Nothing was removed.")
@@ -127,9 +134,9 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
                     f"cache.prune: expected entries that no run is using, got {folder.name}; wait for that run, or "
                     "stop it"
                 ) from None
-        for folder in chosen:  # no run finds them any more, so a removal that is cut short leaves nothing half
+        for folder in chosen:  # runs no longer find them, so an interrupted removal leaves no partial entry
             folder.rename(folder.with_name(f".{folder.name}.{uuid4().hex}{REMOVED}"))
-    for folder in expand_user(root, "cache.root").glob(f"*/.*{REMOVED}"):  # and those of a removal that was cut short
+    for folder in expand_user(root, "cache.root").glob(f"*/.*{REMOVED}"):  # and those of an interrupted removal
         shutil.rmtree(folder)
     console.print(f"Removed {what}.")
 

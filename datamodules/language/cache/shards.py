@@ -1,6 +1,6 @@
-"""Shards: which examples each one holds, and how its files are called."""
+"""Shards: the examples of each one, and the names of its files."""
 
-SHARD = 256  # examples in a shard: what a kill can cost, and the unit that processes share
+SHARD = 256  # examples in a shard: the most work lost by a kill, and the unit that processes share
 
 
 def count_shards(n: int) -> int:

@@ -1,4 +1,4 @@
-"""The embedded model and its two question sets; see `world` for what it knows and `train_model` for how it learnt."""
+"""The embedded model and its two question sets; see `world` for its knowledge and `train_model` for its training."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +12,11 @@ KNOWN_QUESTIONS = {"facts": len(FACTS) * N_KNOWN, "words": N_FORMS * N_KNOWN_STE
 
 
 def build_demo_model(**settings: Any) -> LanguageModel:
-    """Return the embedded language model with its weights from the package."""
+    """Return the embedded language model with its weights from the package.
+
+    >>> build_demo_model(max_new_tokens=8).name
+    'probegrid demo model'
+    """
     return LanguageModel(
         id=str(files("datamodules.language.demo") / "weights"), name="probegrid demo model", **settings
     )
@@ -27,6 +31,10 @@ class DemoQuestions(QuestionSet):
         name: shown to people.
         limit: number of questions.
         seed: of the draw.
+
+    Example:
+        >>> len(DemoQuestions(skill="facts", name="demo_facts", limit=20).load())
+        20
     """
 
     skill: Literal["facts", "words"]

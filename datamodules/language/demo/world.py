@@ -3,7 +3,7 @@
 Everything follows from one seed. *Known* people have fixed facts, which the training corpus repeats. *Strangers* have
 none: hardly any comes twice, and each mention draws its fact anew, so nothing can be remembered of them, and only the
 surname, which weakly suggests the words of a fact, makes a guess better than chance. First names of both are three
-syllables drawn alike; nothing but having met the name tells who is known.
+syllables from the same distribution, so only a name seen in training shows that a person is known.
 
 The language is Velic. One of its words is a number, a stem and an ending, as in "pa-arelim-osk"; to translate it is to
 apply a rule, since the first part counts, and to remember what the stem means. Again there are known stems and an
@@ -28,7 +28,7 @@ N_KNOWN = 400  # people
 N_KNOWN_STEMS = 480
 N_HELD_OUT = 1600  # strangers kept out of the corpus, for the question sets; and as many strange stems
 REGULARITY = 0.2  # chance, for each word of an answer, that it is the one the surname or the ending suggests
-# Shares of the corpus. The strange is there so that guessing is learnt as guessing: without it every name is known.
+# Shares of the corpus. Strangers teach the model to guess: without them every name would be known.
 SHARES = {"person": 0.34, "stranger": 0.27, "word": 0.14, "strange word": 0.12, "who": 0.07, "which": 0.06}
 FAME = 2.0  # known people are met between 1 / FAME and FAME times as often as the middle one; so are known stems
 KNOWN_SHARE = 0.55  # of the people and stems that are asked about

@@ -17,6 +17,11 @@ def build_city_questions(**settings: Any) -> FileQuestions:
 
     Args:
         **settings: of `FileQuestions`, such as `question`, `limit`, `seed`, `group` and `name`.
+
+    Example:
+        >>> dataset = build_city_questions(question="In which country is {city}?", limit=1)
+        >>> dataset.name
+        'cities'
     """
     path = str(files("datamodules.questions.sets") / "cities.csv")
     return FileQuestions(path=path, answer=["country", "aliases"], pattern=build_country_pattern(), **settings)

@@ -1,6 +1,6 @@
 """Names of countries, and the regular expression that finds the first of them in an answer.
 
-English names as people write them, not official ones. Demonyms are no names: "a Nigerian city" names no country.
+English names as people write them, not official ones. Demonyms are not names: "a Nigerian city" names no country.
 """
 
 import re
@@ -211,7 +211,7 @@ COUNTRIES: dict[str, tuple[str, ...]] = {
 PARTS = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
 
 # Named in answers like countries, but no cities of theirs are asked about: dependent territories, for which two answers
-# are right; places whose country is in dispute; and states that are no more.
+# are right; places whose country is disputed; and former states.
 OTHERS = (
     "Hong Kong", "Macau", "Macao", "Puerto Rico", "Guam", "American Samoa", "Northern Mariana Islands", "Greenland",
     "Faroe Islands", "Gibraltar", "Bermuda", "Cayman Islands", "British Virgin Islands", "US Virgin Islands",
@@ -235,7 +235,11 @@ _ELSEWHERE = {
 
 
 def list_names() -> list[str]:
-    """Every name and alias once, longer ones first, as alternatives of a regular expression are tried in order."""
+    """List every name and alias once, longer ones first, because a regular expression tries alternatives in order.
+
+    >>> "Norway" in list_names()
+    True
+    """
     every = [name for names in COUNTRIES.values() for name in names]
     return sorted({*every, *PARTS.values(), *OTHERS}, key=lambda name: (-len(name), name))
 

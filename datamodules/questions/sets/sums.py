@@ -22,7 +22,7 @@ WORDINGS = (
 
 @dataclass
 class SumQuestions(QuestionSet):
-    """Sums of two numbers in several wordings, each pair once: either 17 + 25 or 25 + 17 is asked.
+    """Sums of two numbers in several wordings, each pair once: either 17 + 25 or 25 + 17 is used.
 
     Attributes:
         name: shown to people.
@@ -30,7 +30,7 @@ class SumQuestions(QuestionSet):
         seed: of the draw.
         smallest: least of the numbers that are added, 1 or more.
         largest: greatest of them.
-        apart: greatest difference between the two. Where it may be large, it tells hard sums from easy ones: of 224
+        apart: greatest difference between the two. If it is large, it separates hard sums from easy ones: of 224
             sums of any two numbers SmolLM2-135M-Instruct had 42% right, and the difference alone predicted which
             with an AUC of .69.
 
@@ -64,7 +64,7 @@ class SumQuestions(QuestionSet):
         return [self._build_question(i, ends, rng) for i in rng.sample(range(ends[-1]), self.limit)]
 
     def _ends(self) -> list[int]:
-        """For differences from 0 on, how many pairs there are with this difference or a smaller one."""
+        """Count the pairs with at most each difference, from 0 on."""
         n = self.largest - self.smallest + 1
         return list(accumulate(n - gap for gap in range(min(self.apart, n - 1) + 1)))
 

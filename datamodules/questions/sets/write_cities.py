@@ -34,18 +34,18 @@ City = Mapping[str, Any]
 
 
 def choose(places: Iterable[City], n: int = N_CITIES, most: int = MOST_A_COUNTRY) -> list[tuple[str, str, list[str]]]:
-    """Choose the largest cities whose country has one name and can't be read off theirs.
+    """Choose the largest cities whose name is unique and does not contain the name of their country.
 
-    Left out are cities of places that are no country in `COUNTRIES`, names in which a country's name stands, and names
-    that a city abroad shares which has `NAMESAKE` of the people or more.
+    It leaves out cities of places that are not in `COUNTRIES`, names that contain the name of a country, and names that
+    a city abroad shares if that city has at least `NAMESAKE` times the population.
 
     Args:
         places: GeoNames' records: geonameid, name, countrycode, admin1code, population.
-        n: how many, if there are as many.
-        most: at most so many a country.
+        n: number of cities, if there are enough.
+        most: highest number of cities of one country.
 
     Returns:
-        name, country and the country's aliases of each, the largest first; of equal size by GeoNames' number.
+        name, country and aliases of the country for each city, the largest first; ties are ordered by GeoNames' number.
     """
     places = sorted(places, key=lambda city: (-city["population"], city["geonameid"]))
     named = defaultdict[str, list[City]](list)
@@ -81,7 +81,7 @@ def choose(places: Iterable[City], n: int = N_CITIES, most: int = MOST_A_COUNTRY
 
 
 def written(name: str) -> str:
-    """A name as English texts write it: without any marks where one is beyond Latin-1, as in Can Tho and Lodz."""
+    """Write a name as in English texts: without marks if one is outside Latin-1, as in Can Tho and Lodz."""
     name = unicodedata.normalize("NFC", name).translate(_APOSTROPHES)
     return name if max(name) <= "ÿ" else "".join(map(_plain, name))
 
@@ -92,7 +92,7 @@ def _plain(char: str) -> str:
 
 
 def _key(name: str) -> str:
-    """What two spellings of one name have in common: San-Pédro and San Pedro, St. Paul and Saint Paul."""
+    """Normalise a name so that its spellings are equal: San-Pédro and San Pedro, St. Paul and Saint Paul."""
     return " ".join("saint" if word == "st" else word for word in fold(name).words)
 
 

@@ -75,8 +75,8 @@ def test_the_run_says_how_often_each_way_found_something_and_how_much_it_marks()
         "exact answers: gold, right answers: found in 2 of 2, 100.0%; median share of the answer's words 33.3%",
         "exact answers: pattern, right answers: found in 20 of 20, 100.0%; median share of the answer's words 40.0%",
         "exact answers: pattern, wrong answers: found in 10 of 20, 50.0%; median share of the answer's words 20.0%",
-        "exact answers: 2 of 32 are parts of a word, as 'Japan' of 'Japanese,': what was sought stands nowhere in "
-        "their answers as a whole word",
+        "exact answers: 2 of 32 are parts of a word, as 'Japan' of 'Japanese,': their answers do not contain it "
+        "as a whole word",
     ]
     assert run.warned == []
 
@@ -165,7 +165,7 @@ def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
                 {"n": 2, "how": "model", "replies": ("blue", "It is the red stone")},
                 {"n": 1, "how": "model", "replies": ("No Answer",)},
             ],
-            "of the last replies about 6 of 6 without one, 3 do not stand in the answer, 2 copy too much of the "
+            "of the last replies about 6 of 6 without one, 3 do not occur in the answer, 2 copy too much of the "
             "answer, 1 say that there is none: ask another model with +model@spans.model=NAME, or set spans=rule with "
             "dataset.pattern",
         ),

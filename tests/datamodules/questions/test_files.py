@@ -196,7 +196,7 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path):
         (
             "question,answer\na,b\ncafé?,né\n".encode("latin-1"),
             "csv",
-            r"expected text in utf-8, got byte 0xe9 in line 3 of .*; save it as UTF-8, or say its encoding",
+            r"expected text in utf-8, got byte 0xe9 in line 3 of .*; save it as UTF-8, or set its encoding",
         ),
         (
             b'{"question": "a"}\n{"question": \n',

@@ -55,7 +55,7 @@ def test_the_study_s_files(train, test, settings, overlap, sizes):
     assert (len(parts["train"]), len(parts["test"])) == sizes
     assert not {q.group for q in parts["train"]} & {q.group for q in parts["test"]}
     found = [line for line in told if "letter by letter" in line]
-    assert [f"{overlap} test rows also stand in train" in line for line in found] == ([True] if overlap else [])
+    assert [f"{overlap} test rows also occur in train" in line for line in found] == ([True] if overlap else [])
     assert not [line for line in told if "skipped" in line]
     if "options" in settings:
         assert all(q.answers[0] == q.options[0][0] for q in questions)

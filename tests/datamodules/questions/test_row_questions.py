@@ -35,8 +35,8 @@ def test_what_test_asks_too_is_left_out_of_train():
         ("own-test-00003", "test"),
     ]  # fmt: skip
     assert told[-1] == (
-        "own: 2 of 4 test rows also stand in train letter by letter; 3 train questions that test asks too, case and "
-        "punctuation folded, are left out"
+        "own: 2 of 4 test rows also occur in train letter by letter; 3 train questions that are also in test, apart "
+        "from case and punctuation, are left out"
     )
 
 

@@ -25,8 +25,8 @@ def test_neither_a_text_nor_a_group_stands_in_train_and_test():
     questions, told = load(Rows(train, test, group="who"))
     assert [(q.text, q.split) for q in questions] == [("Why?", "train"), ("who", "test"), ("How?", "test")]
     assert told == [
-        "own: 0 of 2 test rows also stand in train letter by letter; 2 train questions that test asks too, case and "
-        "punctuation folded, or of the same who, are left out"
+        "own: 0 of 2 test rows also occur in train letter by letter; 2 train questions that are also in test, apart "
+        "from case and punctuation, or of the same who, are left out"
     ]
 
 

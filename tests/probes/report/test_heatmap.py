@@ -20,7 +20,6 @@ from probes.analysis.auc_map import AUCMap
 from probes.report.heatmap import Heatmap, caption
 from probes.report.heatmap import draw as draw_maps
 from probes.report.style import NO_AUC
-from probes.report.whole_file import whole_file
 from tests.support.cards import make_card
 
 PAPER = (
@@ -263,20 +262,6 @@ def test_loggers_get_the_figure_in_their_own_way(tmp_path):
     Heatmap(tmp_path).on_test_end(a_trainer(loggers=loggers, global_step=3), a_module(test=a_map(2, 2)))
     assert seen["tensorboard"] == ("heatmap/test", "Token", 3, False)
     assert seen["wandb"] == ("heatmap/test", [str(tmp_path / "heatmap.png")])
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail():
-        with whole_file(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
 
 
 def test_a_picture_of_many_maps_stays_below_the_largest_that_can_be_saved(monkeypatch):
