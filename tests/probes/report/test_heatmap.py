@@ -284,4 +284,4 @@ def test_of_many_label_sets_the_first_eight_are_drawn_and_all_are_in_the_table(t
     logger = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda _, figure, *__, **___: drawn.append(figure)))
     Heatmap(tmp_path).on_test_end(a_trainer(loggers=[logger], global_step=1), module)
     assert len(drawn[0].axes) == 2 * 8  # a map and its colour bar
-    assert pd.read_csv(tmp_path / "heatmap.csv")["target"].nunique() == 10
+    assert len(set(pd.read_csv(tmp_path / "heatmap.csv")["target"])) == 10
