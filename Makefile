@@ -45,6 +45,7 @@ bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_real
 	$(BIN)/python -m tests.benchmarks.bench_scale
 	$(BIN)/python -m tests.benchmarks.bench_gpu
+	$(BIN)/python -m tests.benchmarks.bench_gpu_stages
 
 clean:
 	rm -rf .venv outputs multirun cache build *.egg-info

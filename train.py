@@ -26,6 +26,7 @@ log = logging.getLogger("probegrid")
 
 # True of this program by design, and so no news to its users.
 warnings.filterwarnings("ignore", message=".*configure_optimizers. returned .None.")
+warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True")  # equal on all ranks
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # split.val=0
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from datamodules.card import Card
 from probes.analysis.auc_map import AUCMap, headline
 from probes.grid_auroc import GridAUROC
+from probes.settings import check_precision
 from probes.solver.inputs import NotFiniteError
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,10 @@ class ProbeGrid(pl.LightningModule):
         """Take the shape of the grid from the datamodule, or find its rows and columns in the datamodule's by name.
 
         Raises:
-            ValueError: the datamodule lacks a layer, a position or the width of the probes.
+            ValueError: the datamodule lacks a layer, a position or the width of the probes; a precision that rounds the
+                probes.
         """
+        check_precision(self.trainer.precision)
         card: Card = self.trainer.datamodule.card  # type: ignore[attr-defined]
         self._data_card = card
         if stage == TrainerFn.FITTING:
@@ -227,4 +230,5 @@ class ProbeGrid(pl.LightningModule):
         found = [one.auc[one.readable()] for one in headline(self.maps[split], self.tested)]
         if all(map(len, found)):
             best, mean = (torch.stack([getattr(auc, of)() for auc in found]).mean() for of in ("max", "mean"))
-            self.log_dict({f"{split}/auc_best": best, f"{split}/auc_mean": mean}, prog_bar=True, sync_dist=True)
+            # The same on every rank. To sync would take tensors of the CPU through a backend that may have none.
+            self.log_dict({f"{split}/auc_best": best, f"{split}/auc_mean": mean}, prog_bar=True, sync_dist=False)

@@ -43,5 +43,20 @@ def check_minibatch(l2: Any, hidden: Any = 1) -> None:
         raise ValueError(f"probe.hidden: expected a whole number of at least 1, got {hidden}")
 
 
+def check_precision(precision: Any) -> None:
+    """Refuse a precision of the Trainer that would round the probes themselves to 16 bits.
+
+    >>> check_precision("bf16-mixed")  # rounds no probe: a fit and its scores switch it off
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    if str(precision) in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision: expected 32-true, which keeps probes in float32, got {precision}; leave it out. "
+            "model.dtype sets that of the language model"
+        )
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
