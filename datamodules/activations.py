@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from datamodules.base import GridDataModule
@@ -17,6 +16,7 @@ from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.placement import choose_device, require_one_copy
 from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.site_names import check_sites
 from datamodules.language.sites import choose_layers
@@ -86,6 +86,7 @@ class ActivationDataModule(GridDataModule):
         """Fetch weights and questions that are not on this machine."""
         if self.card:  # of a fit, before the test
             return
+        require_one_copy(self.model, self.trainer.world_size if self.trainer else 1)
         self.model.fetch()
         self.dataset.fetch()
 
@@ -93,7 +94,8 @@ class ActivationDataModule(GridDataModule):
         """Run every stage the cache lacks; ranks share the work shard by shard and all end with the same card."""
         if self.card:
             return
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        require_one_copy(self.model, self.trainer.world_size if self.trainer else 1)
+        device = choose_device(self.model.device, self.root_device)
         self.dataset.check_unmoved(self.cache_root)
         with LanguageModelStages(self.model, self.dataset, self.cache_root, device, self.quiet) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)

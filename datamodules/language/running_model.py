@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
@@ -9,7 +10,10 @@ from typing import TypeVar
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from datamodules.language.agreement import agree_on_failure, agree_on_least
 from datamodules.language.batches import Batches
+from datamodules.language.cache.shards import SHARD
+from datamodules.language.device_memory import count_fitting_tokens, empty_caches
 from datamodules.language.generation import require_embeddings
 from datamodules.language.language_model import LanguageModel
 
@@ -35,7 +39,7 @@ class RunningModel:
     def __init__(self, model: LanguageModel, device: torch.device, head: bool, quiet: bool = False) -> None:
         self.model, self.device, self.head = model, device, head
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
-        self.batches = Batches(model.batch_size, quiet)
+        self.quiet = quiet
 
     def __enter__(self) -> "RunningModel":
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
@@ -50,8 +54,8 @@ class RunningModel:
 
     def free(self) -> None:
         """Let go of the weights; they are loaded again where they are needed."""
-        if self.__dict__.pop("network", None) is not None and self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.__dict__.pop("network", None) is not None:
+            empty_caches()
 
     @cached_property
     def network(self) -> PreTrainedModel:
@@ -68,6 +72,33 @@ class RunningModel:
         """Whether each process holds a part of the model only, so that all have to go through the same batches."""
         return self.model.tp_plan is not None
 
+    @cached_property
+    def reading(self) -> Batches:
+        """Batches whose tokens are read in one forward: `model.batch_size` examples."""
+        return self._plan_batches(self.model.batch_size, written=False)
+
+    @cached_property
+    def writing(self) -> Batches:
+        """Batches of which answers are written.
+
+        One step takes as long for many answers as for few, so on a CUDA device a batch is a whole shard where memory
+        is thought to hold it. That follows from the device and the model alone: as long as nothing else takes the
+        device's memory, the same machine answers in the same batches. Elsewhere it has `model.batch_size` examples.
+        """
+        size = self.model.answer_batch_size
+        if size == "auto":
+            size = SHARD if self.network.device.type == "cuda" else self.model.batch_size
+        return self._plan_batches(int(size), written=True)
+
+    def _plan_batches(self, size: int, written: bool) -> Batches:
+        device = self.network.device
+        most = count_fitting_tokens(self.network, written) if written or self.split else None
+        if not self.split:
+            return Batches(size, self.quiet, most)
+        # Processes that hold parts of one model wait for each other within a forward: it has to fit everywhere.
+        least = agree_on_least(sys.maxsize if most is None else most, device)
+        return Batches(size, self.quiet, least, lambda failed: agree_on_failure(failed, device))
+
     @property
     def context(self) -> float:
         """Most tokens of prompt and answer together; infinite where the configuration names no limit."""
@@ -75,7 +106,7 @@ class RunningModel:
         return min((limit for limit in limits if limit and limit < 1e9), default=math.inf)
 
     def run(
-        self, rows: range, sequences: Sequence[Sequence[int]], compute: Callable[[list[int]], Result]
+        self, rows: range, sequences: Sequence[Sequence[int]], compute: Callable[[list[int]], Result], written: int = 0
     ) -> Iterator[tuple[list[int], Result]]:
         """Run batches of `rows`, those with short sequences first; yields the rows of each batch with its result.
 
@@ -83,9 +114,11 @@ class RunningModel:
             rows: numbers of the examples.
             sequences: [N] token ids of all N examples, which the model reads.
             compute: gives the result for the rows of a batch.
+            written: most tokens that the model writes to each; 0 where it only reads.
 
         Raises:
             ValueError: a token without an embedding, or memory that does not hold one example.
         """
         require_embeddings(self.network, self.tokenizer, sequences)
-        return self.batches.run(rows, [len(sequences[i]) for i in rows], compute)
+        batches = self.writing if written else self.reading
+        return batches.run(rows, [len(sequences[i]) + written for i in rows], compute)
