@@ -95,6 +95,7 @@ class SimulatedCuda:
         synchronisations: how often the CPU had to wait for a result.
         copies: transfers between CPU and device; `copied` is their bytes.
         live: bytes that tensors on the device hold now; `peak` is the most so far.
+        streams: how many were made.
         threads: names of the threads that have set their device.
 
     Example:
@@ -106,7 +107,7 @@ class SimulatedCuda:
 
     def __init__(self, memory: int | None = None) -> None:
         self.memory = memory
-        self.launches = self.synchronisations = self.copies = self.copied = self.live = self.peak = 0
+        self.launches = self.synchronisations = self.copies = self.copied = self.live = self.peak = self.streams = 0
         self.operations: Counter[str] = Counter()
         self.threads: list[str] = []
         self._lock = threading.RLock()
@@ -126,7 +127,7 @@ class SimulatedCuda:
                 set_device=self._set_device,
                 current_device=lambda: 0,
                 device_count=lambda: 1,
-                Stream=lambda *_, **__: stream,
+                Stream=lambda *_, **__: self._make_stream(stream),
                 current_stream=lambda device=None: stream,
                 stream=lambda _: nullcontext(),
                 synchronize=lambda device=None: self._wait(),
@@ -155,6 +156,10 @@ class SimulatedCuda:
             _entered.modes = _Functions(self), _Operations(self)  # they end with the thread
             for one in _entered.modes:
                 one.__enter__()
+
+    def _make_stream(self, stream: SimpleNamespace) -> SimpleNamespace:
+        self.streams += 1
+        return stream
 
     def _wait(self) -> None:
         self.synchronisations += 1

@@ -32,7 +32,9 @@ def test_a_batch_too_large_is_halved_and_said_once(caplog):
     batches, tried = run(8, 3, [1] * 20)
     assert tried == [8, 4, 2] + [2] * 9
     assert sorted(i for batch, _ in batches for i in batch) == list(range(100, 120))
-    assert [r.message for r in caplog.records] == ["out of memory with 8 examples of up to 1 tokens: going on with fewer at once"]
+    assert [r.message for r in caplog.records] == [
+        "out of memory with 8 examples of up to 1 tokens: going on with fewer at once"
+    ]
 
 
 def test_the_allocator_of_the_cpu_is_understood_and_other_errors_are_not_passed_over():
