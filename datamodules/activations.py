@@ -15,8 +15,9 @@ from datamodules.labels.report import summarise_labels, write_label_report
 from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
+from datamodules.language.device_settings import require_one_process
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.placement import choose_device, require_one_copy
+from datamodules.language.placement import choose_device
 from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.site_names import check_sites
 from datamodules.language.sites import choose_layers
@@ -86,7 +87,8 @@ class ActivationDataModule(GridDataModule):
         """Fetch weights and questions that are not on this machine."""
         if self.card:  # of a fit, before the test
             return
-        require_one_copy(self.model, self.trainer.world_size if self.trainer else 1)
+        if self.model.device_map and self.trainer:
+            require_one_process(self.trainer.world_size)
         self.model.fetch()
         self.dataset.fetch()
 
@@ -94,7 +96,6 @@ class ActivationDataModule(GridDataModule):
         """Run every stage the cache lacks; ranks share the work shard by shard and all end with the same card."""
         if self.card:
             return
-        require_one_copy(self.model, self.trainer.world_size if self.trainer else 1)
         device = choose_device(self.model.device, self.root_device)
         self.dataset.check_unmoved(self.cache_root)
         with LanguageModelStages(self.model, self.dataset, self.cache_root, device, self.quiet) as stages:

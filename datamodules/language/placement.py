@@ -41,19 +41,6 @@ def choose_device(named: str | None, trainers: torch.device) -> torch.device:
     return torch.device(named, 0) if named == "cuda" else torch.device(named)
 
 
-def require_one_copy(model: LanguageModel, n_processes: int) -> None:
-    """Refuse weights that each of several processes would spread over all devices.
-
-    Raises:
-        ValueError: says what to set instead.
-    """
-    if model.device_map and n_processes > 1:
-        raise ValueError(
-            f"model.device_map: expected one process, as it spreads the model over all devices, got {n_processes}; set "
-            "trainer.devices=1, or model.device_map=null and model.tp_plan=auto under torchrun"
-        )
-
-
 def require_equal_parts(config: PretrainedConfig, n_processes: int) -> None:
     """Refuse attention heads that cannot be dealt evenly to the processes of `model.tp_plan`.
 
