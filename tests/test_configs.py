@@ -267,7 +267,9 @@ def test_a_gpu_of_apple_runs_the_model_alone(monkeypatch, tmp_path, cuda, apples
 )
 def test_a_spread_model_and_several_processes_are_refused_before_any_work(tmp_path, several):
     spread = ["+model.device_map=auto", *several]
-    with pytest.raises(ValueError, match=r"model.device_map: expected one process, as .* got 2 of them; set trainer.de"):
+    with pytest.raises(
+        ValueError, match=r"model.device_map: expected one process, as .* got 2 of them; set trainer.de"
+    ):
         check(composed(tmp_path, *spread).checks)
     check(composed(tmp_path, *several).checks)
     check(composed(tmp_path, "+model.device_map=auto", "trainer.devices=auto").checks)  # only the machine tells

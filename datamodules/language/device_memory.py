@@ -1,6 +1,7 @@
 """Memory of the devices that a language model lies on: what it needs, and how many tokens fit beside it."""
 
 import gc
+from collections.abc import Collection
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -10,10 +11,10 @@ from datamodules.stream.memory import measure_free_memory
 SHARE = 0.5  # of what the weights leave; the rest is for prompts being read, logits, copies and fragments
 
 
-def count_weight_bytes(model: torch.nn.Module) -> int:
-    """Bytes of weights and buffers; those of this process where a model is split over several."""
+def count_weight_bytes(model: torch.nn.Module, devices: Collection[torch.device]) -> int:
+    """Bytes of weights and buffers on some devices; those of this process where a model is split over several."""
     parts = [getattr(one, "to_local", lambda one=one: one)() for one in (*model.parameters(), *model.buffers())]
-    return sum(one.numel() * one.element_size() for one in parts)
+    return sum(one.numel() * one.element_size() for one in parts if one.device in devices)
 
 
 def count_token_bytes(config: PretrainedConfig, dtype: torch.dtype, written: bool) -> int:
@@ -46,7 +47,7 @@ def count_fitting_tokens(model: PreTrainedModel, written: bool) -> int | None:
     if not devices:
         return None
     total = sum(torch.cuda.mem_get_info(device)[1] for device in devices)
-    room = SHARE * max(0, total - count_weight_bytes(model))
+    room = SHARE * max(0, total - count_weight_bytes(model, devices))
     return int(room / count_token_bytes(model.config.get_text_config(decoder=True), model.dtype, written))
 
 
