@@ -193,9 +193,11 @@ class LanguageModel:
         """
         import torch
 
-        from datamodules.language.placement import load_onto
+        from datamodules.language.placement import Weights
 
-        return load_onto(self, torch.device(device), head)
+        layout = self.device_map, self.tp_plan, self.quantisation
+        weights = Weights(self.checkpoint, self.adapter_folder, str(self.name), getattr(torch, self.dtype), *layout)
+        return weights.load(torch.device(device), head)
 
     def identify(self, memory: Path | None = None) -> dict[str, Any]:
         """What the content of activations depends on, for the cache key: files by digest, or the hub commit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +14,11 @@ from datamodules.language.device_memory import empty_caches, measure_free_bytes
 from datamodules.stream.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from datamodules.language.language_model import LanguageModel
+    from datamodules.language.checkpoint import Checkpoint
 
 QUANTISED = {"load_in_4bit": 0.5, "load_in_8bit": 1.0}  # bytes a weight
 
@@ -57,58 +60,76 @@ def require_equal_parts(config: PretrainedConfig, n_processes: int) -> None:
             )
 
 
-def load_onto(model: LanguageModel, device: torch.device, head: bool) -> PreTrainedModel:
-    """Load the weights, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a model, and how they are laid out.
 
-    Raises:
-        ValueError: there are no such weights, the adapter does not fit them, or the memory does not hold them.
+    Attributes:
+        checkpoint: the files.
+        adapter: folder of the adapter that is merged into them; None: none is.
+        name: of the model, shown to people.
+        dtype: of weights and computation.
+        device_map, tp_plan, quantisation: as in `LanguageModel`.
     """
-    if model.tp_plan:
-        if "WORLD_SIZE" not in os.environ:
-            raise ValueError(
-                "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin the "
-                "command with torchrun --standalone --nproc-per-node=2"
-            )
-        require_equal_parts(model.load_config(), int(os.environ["WORLD_SIZE"]))
-    if model.adapter_folder is not None:
-        require_mergeable(model.adapter_folder)  # before minutes of loading
-    try:
-        return _load(model, device, head)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    empty_caches()  # behind the handler, which would keep the weights that were loaded
-    spread = model.device_map or model.quantisation or model.tp_plan
-    cures = [] if model.device_map or model.tp_plan else ["model.device_map=auto, which spreads them over all devices"]
-    cures += [] if model.quantisation or model.gguf else ["model.quantisation={load_in_4bit: true}"]
-    cures += ["model.dtype=bfloat16"] if getattr(torch, model.dtype).itemsize > 2 else []
-    raise ValueError(
-        f"model: expected memory for the weights of {model.name}{_say_size(model, head)}, got "
-        f"{_say_free(device, bool(spread))}; choose {', '.join([*cures, 'a smaller model'])}, or free the device"
-    )
 
+    checkpoint: Checkpoint
+    adapter: Path | None
+    name: str
+    dtype: torch.dtype
+    device_map: str | dict[str, Any] | None
+    tp_plan: str | None
+    quantisation: dict[str, Any] | None
 
-def _load(model: LanguageModel, device: torch.device, head: bool) -> PreTrainedModel:
-    placement: dict[str, Any] = {"device_map": model.device_map, "tp_plan": model.tp_plan}
-    if model.quantisation:
-        placement["quantization_config"] = transformers.BitsAndBytesConfig(**model.quantisation)
-    placement = {key: value for key, value in placement.items() if value}
-    dtype = getattr(torch, model.dtype)
-    network = model.checkpoint.load_network(dtype, head, {**placement, **WITHOUT_ADAPTER})
-    if model.adapter_folder is not None:
-        network = apply_adapter(network, model.adapter_folder, str(model.name))
-    return network if placement else network.to(device)  # type: ignore[arg-type]
+    def load(self, device: torch.device, head: bool) -> PreTrainedModel:
+        """Load them, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
 
+        Raises:
+            ValueError: there are no such weights, the adapter does not fit them, or the memory does not hold them.
+        """
+        if self.tp_plan:
+            if "WORLD_SIZE" not in os.environ:
+                raise ValueError(
+                    "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin "
+                    "the command with torchrun --standalone --nproc-per-node=2"
+                )
+            require_equal_parts(self.checkpoint.load_config(), int(os.environ["WORLD_SIZE"]))
+        if self.adapter is not None:
+            require_mergeable(self.adapter)  # before minutes of loading
+        try:
+            return self._load(device, head)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        empty_caches()  # behind the handler, which would keep the weights that were loaded
+        spread = self.device_map or self.tp_plan
+        cures = [] if spread else ["model.device_map=auto, which spreads them over all devices"]
+        cures += [] if self.quantisation or self.checkpoint.gguf else ["model.quantisation={load_in_4bit: true}"]
+        cures += ["model.dtype=bfloat16"] if self.dtype.itemsize > 2 else []
+        raise ValueError(
+            f"model: expected memory for the weights of {self.name}{self._say_size(head)}, got "
+            f"{_say_free(device, bool(spread or self.quantisation))}; choose {', '.join([*cures, 'a smaller model'])}, "
+            "or free the device"
+        )
 
-def _say_size(model: LanguageModel, head: bool) -> str:
-    """Bytes of the weights in words, from their shapes alone; nothing where the configuration does not tell."""
-    itemsize = getattr(torch, model.dtype).itemsize
-    given = [size for key, size in QUANTISED.items() if (model.quantisation or {}).get(key)]
-    try:
-        n = model.checkpoint.count_weights(head)
-    except Exception:  # it is a number for a message; code of others may fail in any way
-        return ""
-    return f", about {n * (given or [itemsize])[0] / 1e9:,.1f} GB in {'quantised form' if given else model.dtype}"
+    def _load(self, device: torch.device, head: bool) -> PreTrainedModel:
+        placement: dict[str, Any] = {"device_map": self.device_map, "tp_plan": self.tp_plan}
+        if self.quantisation:
+            placement["quantization_config"] = transformers.BitsAndBytesConfig(**self.quantisation)
+        placement = {key: value for key, value in placement.items() if value}
+        network = self.checkpoint.load_network(self.dtype, head, {**placement, **WITHOUT_ADAPTER})
+        if self.adapter is not None:
+            network = apply_adapter(network, self.adapter, self.name)
+        return network if placement else network.to(device)  # type: ignore[arg-type]
+
+    def _say_size(self, head: bool) -> str:
+        """Bytes in words, from the shapes alone; nothing where the configuration does not tell."""
+        given = [size for key, size in QUANTISED.items() if (self.quantisation or {}).get(key)]
+        try:
+            n = self.checkpoint.count_weights(head)
+        except Exception:  # it is a number for a message; code of others may fail in any way
+            return ""
+        kind = "quantised" if given else f"in {str(self.dtype).removeprefix('torch.')}"
+        return f", about {n * (given or [self.dtype.itemsize])[0] / 1e9:,.1f} GB {kind}"
 
 
 def _say_free(device: torch.device, spread: bool) -> str:

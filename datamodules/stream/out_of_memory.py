@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 # Libraries below torch have no error of their own, only words; in small letters. A handle of cuBLAS or cuSOLVER that
 # cannot be made is nearly always one without room. Apple's device refuses a tensor above its largest buffer.
 WORDS = (
@@ -34,6 +32,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     True
     """
+    import torch  # here: a configuration is checked without it
+
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from datamodules.language import running_model
 from datamodules.language.agreement import agree_on_failure, agree_on_least
@@ -46,7 +46,7 @@ def work(rank, folder, model_folder):
 
 
 def test_two_processes_halve_together(tiny_model, tmp_path):
-    mp.spawn(work, (str(tmp_path), str(tiny_model)), nprocs=2)
+    spawn(work, (str(tmp_path), str(tiny_model)), nprocs=2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     # The limit of both is 40 tokens, the lesser one; of the second batch, half of its own tokens.
