@@ -17,7 +17,6 @@ from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.device_settings import require_one_process
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.placement import choose_device
 from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.site_names import check_sites
 from datamodules.language.sites import choose_layers
@@ -96,9 +95,8 @@ class ActivationDataModule(GridDataModule):
         """Run every stage the cache lacks; ranks share the work shard by shard and all end with the same card."""
         if self.card:
             return
-        device = choose_device(self.model.device, self.root_device)
         self.dataset.check_unmoved(self.cache_root)
-        with LanguageModelStages(self.model, self.dataset, self.cache_root, device, self.quiet) as stages:
+        with LanguageModelStages(self.model, self.dataset, self.cache_root, self.root_device, self.quiet) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)
             questions = self.dataset.load(log.info if not self.quiet else lambda line: None)
             if not self.split.own_test:

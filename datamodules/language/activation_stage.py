@@ -83,7 +83,7 @@ class ActivationStage:
     def estimate(self, n: int) -> float:
         """Seconds that n examples will take; loads the model."""
         mean = sum(self.tokens) // len(self.tokens)
-        return Speed(self.running.network).estimate_batches(n, self.running.model.batch_size, mean)
+        return Speed(self.running.network).estimate_batches(n, self.running.reading.count_examples(mean), mean)
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]

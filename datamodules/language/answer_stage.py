@@ -59,7 +59,8 @@ class AnswerStage:
     def estimate(self, n: int) -> float:
         """Seconds that n examples will take; loads the model."""
         mean = sum(map(len, self.prompts)) // len(self.prompts)
-        return Speed(self.running.network).estimate_batches(n, self.running.writing.size, mean, self.limit)
+        size = self.running.writing.count_examples(mean + self.limit)
+        return Speed(self.running.network).estimate_batches(n, size, mean, self.limit)
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]

@@ -77,6 +77,10 @@ class Batches:
             self.quiet = True
             empty_caches()
 
+    def count_examples(self, length: int) -> int:
+        """How many examples of so many tokens make a batch."""
+        return self.size if self.most is None else max(1, min(self.size, self.most // max(1, length)))
+
     def _count_fitting(self, lengths: Sequence[int]) -> int:
         """How many of the next examples, shortest first, make a batch."""
         if self.most is None:

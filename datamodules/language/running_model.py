@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.language.agreement import agree_on_failure, agree_on_least
 from datamodules.language.batches import Batches
 from datamodules.language.cache.shards import SHARD
 from datamodules.language.device_memory import count_fitting_tokens, empty_caches
+from datamodules.language.device_settings import require_one_process
 from datamodules.language.generation import require_embeddings
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.placement import choose_device
 
 Result = TypeVar("Result")
 
@@ -27,9 +30,12 @@ class RunningModel:
 
     Args:
         model: which model.
-        device: where it runs.
+        device: where it runs, unless `model.device` names another.
         head: whether its head is loaded, which writes answers.
         quiet: print nothing (all ranks but the first).
+
+    Raises:
+        ValueError: this machine lacks the device, or each of several processes would spread the model over all devices.
 
     Example:
         >>> with RunningModel(model, torch.device("cpu"), head=True) as running:  # doctest: +SKIP
@@ -37,7 +43,9 @@ class RunningModel:
     """
 
     def __init__(self, model: LanguageModel, device: torch.device, head: bool, quiet: bool = False) -> None:
-        self.model, self.device, self.head = model, device, head
+        if model.device_map:
+            require_one_process(dist.get_world_size() if dist.is_initialized() else 1)
+        self.model, self.device, self.head = model, choose_device(model.device, device), head
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
         self.quiet = quiet
 

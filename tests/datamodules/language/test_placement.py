@@ -1,14 +1,18 @@
 """Where the weights go, and what is said where they cannot."""
 
 import gc
+import io
 import weakref
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from datamodules.language.answer_stage import AnswerStage
 from datamodules.language.device_memory import count_fitting_tokens, count_token_bytes, count_weight_bytes
+from datamodules.language.generation import generate_answers
 from datamodules.language.placement import choose_device, require_equal_parts
 from datamodules.language.running_model import RunningModel
 from tests.support.simulated_cuda import CUDA, SimulatedCuda, SimulatedTensor
@@ -187,3 +191,64 @@ def test_on_the_cpu_answers_have_the_batches_of_the_forward(language_model):
     running = RunningModel(language_model, CPU, head=True)
     assert (running.writing.size, running.writing.most) == (running.reading.size, running.reading.most) == (8, None)
     assert count_fitting_tokens(running.network, written=True) is None
+
+
+def test_a_model_goes_to_the_device_it_names(language_model, monkeypatch):
+    """A judge too, whatever the trainer has."""
+    assert RunningModel(replace(language_model, device="cpu"), CUDA, head=True).device == CPU
+    assert RunningModel(language_model, CUDA, head=True).device == CUDA
+    with pytest.raises(ValueError, match=r"model.device: expected a device of this machine, got mps"):
+        RunningModel(replace(language_model, device="mps"), CPU, head=True)
+
+
+def test_each_of_several_processes_may_not_spread_a_model(language_model, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"model.device_map: expected one process, as it spreads the model .* got 2 of"
+    ):
+        RunningModel(replace(language_model, device_map="auto"), CPU, head=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestOnAGpu:
+    """The same on a real device."""
+
+    def test_a_model_too_large_is_told_with_what_is_free(self, language_model):
+        torch.cuda.set_per_process_memory_fraction(1e-5)
+        try:
+            with pytest.raises(
+                ValueError, match=r"about 0.0 GB in float32, got \d+\.\d GB free on cuda:0; choose model.d"
+            ):
+                language_model.load(CUDA)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        language_model.load(CUDA)
+
+    @pytest.mark.parametrize("settings", [{}, {"device_map": "auto"}, {"device_map": {"model": 0, "lm_head": "cpu"}}])
+    def test_a_model_that_is_left_gives_its_memory_back(self, language_model, settings):
+        gc.collect()
+        before = torch.cuda.memory_allocated()
+        with RunningModel(replace(language_model, **settings), CUDA, head=True) as running:
+            assert running.network.device.type == "cuda"
+            assert torch.cuda.memory_allocated() > before
+        assert torch.cuda.memory_allocated() == before
+
+    def test_answers_in_batches_by_memory_are_those_of_the_cpu(self, language_model, monkeypatch):
+        prompts = [[1, *range(5, 6 + i % 40)] for i in range(256)]
+        made, sizes = {}, []
+
+        def generate(network, tokenizer, batch, *settings):
+            sizes.append(len(batch))
+            return generate_answers(network, tokenizer, batch, *settings)
+
+        monkeypatch.setattr("datamodules.language.answer_stage.generate_answers", generate)
+        for device in (CPU, CUDA):
+            with RunningModel(language_model, device, head=True) as running:
+                stage = AnswerStage(running, list(map(str, range(256))), prompts, language_model)
+                made[device] = stage.make(range(256), ["answers"], lambda rows: None)["answers"]
+        tables = [pq.read_table(io.BytesIO(files["shard-00000.parquet"])) for files in made.values()]
+        same = [a == b for a, b in zip(*(table["answer_ids"].to_pylist() for table in tables), strict=True)]
+        assert sum(same) >= 250  # last bits may decide between two tokens
+        assert sizes == [8] * 32 + [256]
