@@ -48,6 +48,7 @@ class RunningModel:
         self.model, self.device, self.head = model, choose_device(model.device, device), head
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
         self.quiet = quiet
+        self._agreed: dict[bool, int] = {}  # most tokens of a batch, by whether answers are written
 
     def __enter__(self) -> "RunningModel":
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
@@ -68,7 +69,14 @@ class RunningModel:
     @cached_property
     def network(self) -> PreTrainedModel:
         """The loaded model."""
-        return self.model.load(self.device, head=self.head)
+        network = self.model.load(self.device, head=self.head)
+        if self.split:
+            # Processes that hold parts of one model wait for each other within a forward, so that it has to fit
+            # everywhere. All of them load the model, but only one estimates how long it will take: agree here.
+            for written in (False, True):
+                most = count_fitting_tokens(network, written)
+                self._agreed[written] = agree_on_least(sys.maxsize if most is None else most, network.device)
+        return network
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -99,13 +107,10 @@ class RunningModel:
         return self._plan_batches(int(size), written=True)
 
     def _plan_batches(self, size: int, written: bool) -> Batches:
-        device = self.network.device
-        most = count_fitting_tokens(self.network, written) if written or self.split else None
         if not self.split:
-            return Batches(size, self.quiet, most)
-        # Processes that hold parts of one model wait for each other within a forward: it has to fit everywhere.
-        least = agree_on_least(sys.maxsize if most is None else most, device)
-        return Batches(size, self.quiet, least, lambda failed: agree_on_failure(failed, device))
+            return Batches(size, self.quiet, count_fitting_tokens(self.network, written) if written else None)
+        device = self.network.device  # not the network, which batches would keep
+        return Batches(size, self.quiet, self._agreed[written], lambda failed: agree_on_failure(failed, device))
 
     @property
     def context(self) -> float:

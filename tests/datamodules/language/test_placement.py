@@ -100,12 +100,22 @@ def test_a_model_that_is_left_is_gone(language_model, settings):
     try:
         with RunningModel(replace(language_model, **settings), CPU, head=True) as running:
             network = running.network
+            assert running.writing.size == running.reading.size
             seen = weakref.ref(network)
             del network
             assert seen() is not None
         assert seen() is None
     finally:
         gc.enable()
+
+
+def test_plans_of_batches_do_not_keep_a_model_in_parts(language_model, monkeypatch):
+    loaded = [language_model.load("cpu")]
+    monkeypatch.setattr(type(language_model), "load", lambda self, device, head: loaded.pop())
+    with RunningModel(replace(language_model, tp_plan="auto"), CPU, head=True) as running:
+        plans, seen = (running.reading, running.writing), weakref.ref(running.network)
+    assert seen() is None
+    assert [plan.agree(True) for plan in plans] == [True, True]
 
 
 def test_the_device_is_that_of_the_trainer_or_the_one_named(monkeypatch):
