@@ -90,7 +90,21 @@ def choose_accelerator() -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
+def choose_gpu_for_probes() -> str:
+    """What `${gpu_for_probes:}` stands for: the CPU where the only GPU is Apple's, which has no float64."""
+    return "cpu" if choose_gpu_for_model() else "gpu"
+
+
+def choose_gpu_for_model() -> str | None:
+    """What `${gpu_for_model:}` stands for: Apple's GPU where there is no other, else that of the trainer."""
+    import torch
+
+    return "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else None
+
+
 OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
+OmegaConf.register_new_resolver("gpu_for_probes", choose_gpu_for_probes, replace=True)
+OmegaConf.register_new_resolver("gpu_for_model", choose_gpu_for_model, replace=True)
 CONF = Path(__file__).resolve().parent / "conf"
 hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)

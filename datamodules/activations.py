@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from datamodules.base import GridDataModule
@@ -16,6 +15,7 @@ from datamodules.labels.report import summarise_labels, write_label_report
 from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
+from datamodules.language.device_settings import require_one_process
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.site_names import check_sites
@@ -92,6 +92,8 @@ class ActivationDataModule(GridDataModule):
         """Fetch weights and questions that are not on this machine."""
         if self.card:  # already set up by a fit, before the test
             return
+        if self.model.device_map and self.trainer:
+            require_one_process(self.trainer.world_size)
         self.model.fetch()
         self.dataset.fetch()
 
@@ -99,9 +101,8 @@ class ActivationDataModule(GridDataModule):
         """Run every stage that is not in the cache. Ranks share the work by shards, and all get the same card."""
         if self.card:
             return
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         self.dataset.check_unmoved(self.cache_root)
-        with LanguageModelStages(self.model, self.dataset, self.cache_root, device, self.quiet) as stages:
+        with LanguageModelStages(self.model, self.dataset, self.cache_root, self.root_device, self.quiet) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)
             questions = self.dataset.load(log.info if not self.quiet else lambda line: None)
             if not self.split.own_test:

@@ -68,6 +68,11 @@ class GridDataModule(pl.LightningDataModule):
         """Whether this rank logs nothing, because rank zero does."""
         return self.trainer is not None and not self.trainer.is_global_zero
 
+    @property
+    def root_device(self) -> torch.device:
+        """Where the trainer puts the probes, and blocks are wanted."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
     def serve(self, store: Store, targets: Targets, valid: Tensor, groups: Sequence[Any], card: Card) -> None:
         """Stream the examples of a store.
 
@@ -81,7 +86,7 @@ class GridDataModule(pl.LightningDataModule):
         self.targets, self.card = targets, card
         self._tell_counts(card)
         numbers = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64))
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        device = self.root_device
         self._examples = {
             split: Examples(
                 store, rows, targets.labels[:, rows], targets.holds(split, rows), valid[rows], numbers[rows], device

@@ -25,7 +25,7 @@ from datamodules.language.site_names import SITES
 from probes.grid import ProbeGrid
 from probes.mass_mean import MassMeanGrid
 from tests.support.places import ROOT
-from train import build
+from train import build, check
 
 CONF = ROOT / "conf"
 CHOICES = sorted(
@@ -240,3 +240,36 @@ def test_nothing_else_instantiates():
     ]
     assert [path.name for path in callers if path != Path(__file__)] == ["train.py"]
     assert hydra.__version__.startswith("1.3")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "apples", "accelerator", "device"),
+    [(True, False, "gpu", None), (False, True, "cpu", "mps"), (False, False, "gpu", None), (True, True, "gpu", None)],
+)
+def test_a_gpu_of_apple_runs_the_model_alone(monkeypatch, tmp_path, cuda, apples, accelerator, device):
+    """Probes are fitted in float64, which it lacks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apples)
+    cfg = composed(tmp_path, "trainer=gpu")
+    assert (cfg.trainer.accelerator, cfg.model.device) == (accelerator, device)
+    assert cfg.trainer.devices == 1
+    check(cfg.checks)
+    assert build(cfg.datamodule).model.device == device
+    for other in ["trainer.accelerator=mps", *(["trainer.accelerator=gpu"] if device else [])]:
+        with pytest.raises(ValueError, match=r"trainer.accelerator: expected cpu or a CUDA device, .* got mps, which"):
+            check(composed(tmp_path, "trainer=gpu", other).checks)
+    assert composed(tmp_path, "trainer=gpu", "model.device=cpu").model.device == "cpu"
+    assert "device" not in composed(tmp_path, "trainer=cpu").model
+
+
+@pytest.mark.parametrize(
+    "several", [["trainer=ddp_cpu"], ["trainer.devices=[0,1]"], ['trainer.devices="0,1"'], ["+trainer.num_nodes=2"]]
+)
+def test_a_spread_model_and_several_processes_are_refused_before_any_work(tmp_path, several):
+    spread = ["+model.device_map=auto", *several]
+    with pytest.raises(
+        ValueError, match=r"model.device_map: expected one process, as .* got 2 of them; set trainer.de"
+    ):
+        check(composed(tmp_path, *spread).checks)
+    check(composed(tmp_path, *several).checks)
+    check(composed(tmp_path, "+model.device_map=auto", "trainer.devices=auto").checks)  # only the machine tells

@@ -83,7 +83,7 @@ class ActivationStage:
     def estimate(self, n: int) -> float:
         """Seconds that n examples will take; loads the model."""
         mean = sum(self.tokens) // len(self.tokens)
-        return Speed(self.running.network).estimate_batches(n, self.running.model.batch_size, mean)
+        return Speed(self.running.network).estimate_batches(n, self.running.reading.count_examples(mean), mean)
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
@@ -102,20 +102,11 @@ class ActivationStage:
             ValueError: an activation that is not finite; names layer, position and example.
         """
         acts: dict[str, Tensor] = {}
-        for batch, captured in self.running.run(
-            rows,
-            self.sequences,
-            lambda batch: capture(
-                self.running.network, [self.sequences[i] for i in batch], self.positions[batch], outputs, self.layers
-            ),
-        ):
+        for batch, captured in self.running.run(rows, self.sequences, lambda batch: self._read(batch, outputs)):
             for site, h in captured.items():
-                h = h.masked_fill(~self.valid[batch][:, None, :, None].to(h.device), 0).to(STORE)
-                # As stored: a float32 number can be too large for bfloat16.
-                check_finite(h, self.layers, self.names, [self.ids[i] for i in batch])
                 if site not in acts:
                     acts[site] = torch.empty(len(self.layers), len(self.names), len(rows), h.shape[-1], dtype=STORE)
-                acts[site][:, :, [i - rows.start for i in batch]] = h.permute(1, 2, 0, 3).cpu()
+                acts[site][:, :, [i - rows.start for i in batch]] = h.permute(1, 2, 0, 3)
             advance(batch)
         return {
             site: {
@@ -124,3 +115,16 @@ class ActivationStage:
             }
             for site, h in acts.items()
         }
+
+    def _read(self, batch: list[int], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """For each site [n, L, T, D] of a batch as it is stored, on the CPU: nothing is left on the device."""
+        captured = capture(
+            self.running.network, [self.sequences[i] for i in batch], self.positions[batch], outputs, self.layers
+        )
+        invalid = ~self.valid[batch][:, None, :, None]
+        for site, h in captured.items():
+            h = h.masked_fill(invalid.to(h.device), 0).to(STORE)
+            # As stored: a float32 number can be too large for bfloat16.
+            check_finite(h, self.layers, self.names, [self.ids[i] for i in batch])
+            captured[site] = h.cpu()
+        return captured

@@ -13,6 +13,7 @@ from datamodules.language.language_model import LanguageModel
 from datamodules.language.progress import Speed
 from datamodules.language.running_model import RunningModel
 from datamodules.language.sequences import digest_sequences
+from datamodules.stream.out_of_memory import pass_over_out_of_memory
 
 OUTPUT = "answers"
 BYTES_PER_TOKEN = 16  # of a stored answer, generously: id and log-probability before compression
@@ -34,7 +35,7 @@ class AnswerStage:
         self, running: RunningModel, ids: Sequence[str], prompts: Sequence[Sequence[int]], settings: LanguageModel
     ) -> None:
         self.running, self.ids, self.prompts = running, ids, prompts
-        self.limit, self.batch_size = settings.token_limit, settings.batch_size
+        self.limit = settings.token_limit
         self.stop, self.stop_ids = settings.find_stop_text(running.tokenizer), settings.find_stop_ids(running.tokenizer)
         self.tokens = [len(prompt) + self.limit for prompt in prompts]
 
@@ -58,7 +59,8 @@ class AnswerStage:
     def estimate(self, n: int) -> float:
         """Seconds that n examples will take; loads the model."""
         mean = sum(map(len, self.prompts)) // len(self.prompts)
-        return Speed(self.running.network).estimate_batches(n, self.batch_size, mean, self.limit)
+        size = self.running.writing.count_examples(mean + self.limit)
+        return Speed(self.running.network).estimate_batches(n, size, mean, self.limit)
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
@@ -77,7 +79,7 @@ class AnswerStage:
             ValueError: the model computed something that is not finite; names layer, position and example.
         """
         answers: dict[int, Answer] = {}
-        for batch, given in self.running.run(rows, self.prompts, self._generate):
+        for batch, given in self.running.run(rows, self.prompts, self._generate, self.limit):
             for i, answer in zip(batch, given, strict=True):
                 if not all(map(math.isfinite, answer.logprobs)):
                     self._refuse(i, answer)
@@ -99,9 +101,12 @@ class AnswerStage:
         tokens = torch.arange(start, start + first + 1)[None, :, None].expand(1, -1, 2)
         names = ["last_q", *(f"answer token {n}" for n in range(1, first + 1))]
         sequence = [*self.prompts[i], *answer.answer_ids[:first]]
-        acts = capture(self.running.network, [sequence], tokens, ["resid_post"], layers)
-        check_finite(acts["resid_post"], layers, names, [self.ids[i]])
+        where = ""
+        with pass_over_out_of_memory():  # then it stays unknown in which layer
+            acts = capture(self.running.network, [sequence], tokens, ["resid_post"], layers)
+            check_finite(acts["resid_post"], layers, names, [self.ids[i]])
+            where = f", behind layer {layers[-1]}, the last one, whose numbers are finite"
         raise ValueError(
             f"answers: expected finite log-probabilities, got {answer.logprobs[first]} from {names[first]} of example "
-            f"{self.ids[i]}, behind layer {layers[-1]}, the last one, whose numbers are finite; try model.dtype=float32"
+            f"{self.ids[i]}{where}; try model.dtype=float32"
         )

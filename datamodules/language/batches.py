@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
-import torch
+
+from datamodules.language.device_memory import empty_caches
+from datamodules.stream.out_of_memory import pass_over_out_of_memory
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -15,13 +16,30 @@ Result = TypeVar("Result")
 class Batches:
     """Runs a computation batch by batch.
 
+    A batch takes memory for its examples times the tokens of the longest of them. One that does not fit halves the most
+    that later batches may have of that product; batches of short examples keep their size. As long as everything fits,
+    which examples share a batch depends on the lengths alone, and so do the last bits of the results.
+
     Args:
-        size: largest number of examples in a batch; halved permanently if a batch does not fit into memory.
-        quiet: do not log this (all ranks except the first); otherwise it is logged once.
+        size: most examples of a batch.
+        quiet: do not say that memory ran out (all ranks but the first); otherwise it is said once.
+        most: most examples times longest of a batch; None: no limit is known. One example is always tried.
+        agree: whether a batch failed anywhere, given whether it failed here; for a model in parts, whose processes have
+            to go on with the same batches.
+
+    What can be agreed on after the fact is memory that ran out where processes do not wait for each other: masks,
+    checks, copies, the head. A process that fails within a forward leaves the others waiting for its part, and the run
+    hangs or ends with an error of the communication library. So `most` has to be small enough beforehand.
     """
 
-    def __init__(self, size: int, quiet: bool = False) -> None:
-        self.size, self.quiet = size, quiet
+    def __init__(
+        self,
+        size: int,
+        quiet: bool = False,
+        most: int | None = None,
+        agree: Callable[[bool], bool] = bool,
+    ) -> None:
+        self.size, self.quiet, self.most, self.agree = size, quiet, most, agree
 
     def run(
         self, rows: range, lengths: Sequence[int], compute: Callable[[list[int]], Result]
@@ -30,39 +48,41 @@ class Batches:
 
         Args:
             rows: numbers of the examples.
-            lengths: [len(rows)] tokens of each.
-            compute: returns the result of a batch.
+            lengths: [len(rows)] tokens of each, those that it will write included.
+            compute: gives the result of a batch; everything that takes memory of the device belongs into it.
 
         Raises:
             ValueError: one example does not fit into memory.
         """
         left = (np.argsort(lengths, kind="stable") + rows.start).tolist()
         while left:
-            batch, result = left[: self.size], None
-            with _pass_over_out_of_memory():  # memory of the failed forward is freed on leaving
-                result = compute(batch)
-            if result is not None:
-                left = left[self.size :]
-                yield batch, result
-            elif len(batch) == 1:
+            n = self._count_fitting([lengths[i - rows.start] for i in left[: self.size]])
+            batch, results = left[:n], []
+            with pass_over_out_of_memory():  # what the failed forward still held is let go on leaving
+                results.append(compute(batch))
+            if not self.agree(not results):
+                left = left[n:]
+                yield batch, results[0]
+                continue
+            results.clear()  # of a process in which it fitted
+            longest = lengths[batch[-1] - rows.start]
+            if n == 1:
                 raise ValueError(
-                    f"model: expected memory for one example of up to {max(lengths)} tokens, got out of memory; choose "
+                    f"model: expected memory for one example of {longest} tokens, got out of memory; choose "
                     "a smaller model or dtype, model.device_map=auto, or model.quantisation"
                 )
-            else:
-                self.size = len(batch) // 2
-                if not self.quiet:
-                    log.warning(f"out of memory with {len(batch)} examples a batch: going on with fewer")
-                self.quiet = True
-                torch.cuda.empty_cache()
+            self.most = n * longest // 2
+            if not self.quiet:
+                log.warning(f"out of memory with {n} examples of up to {longest} tokens: going on with fewer at once")
+            self.quiet = True
+            empty_caches()
 
+    def count_examples(self, length: int) -> int:
+        """How many examples of so many tokens make a batch."""
+        return self.size if self.most is None else max(1, min(self.size, self.most // max(1, length)))
 
-@contextmanager
-def _pass_over_out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        pass
-    except RuntimeError as error:  # the CPU's allocator has no error of its own
-        if "can't allocate memory" not in str(error):
-            raise
+    def _count_fitting(self, lengths: Sequence[int]) -> int:
+        """How many of the next examples, shortest first, make a batch."""
+        if self.most is None:
+            return len(lengths)
+        return max(1, sum(n * length <= self.most for n, length in enumerate(lengths, 1)))

@@ -20,6 +20,7 @@ from datamodules.language.adapter import require_full_model
 from datamodules.language.digests import digest_files
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.local_paths import expand_user
+from datamodules.stream.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +115,14 @@ class Checkpoint:
             model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         return model.eval().requires_grad_(False)
 
+    def count_weights(self, head: bool) -> int:
+        """How many numbers the weights are, from their shapes; none is loaded."""
+        import torch
+
+        auto: Any = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+        with torch.device("meta"):
+            return auto.from_config(self._config, trust_remote_code=self.trust_remote_code).num_parameters()
+
     @property
     def commit(self) -> str | None:
         """The hub commit of these files; None for local files."""
@@ -150,9 +159,7 @@ class Checkpoint:
 
     @contextmanager
     def _one_line(self, expected: str, cure: str) -> Iterator[None]:
-        """Turn errors of transformers about broken files into one line."""
-        import torch
-
+        """Turn what transformers says of broken files into one line."""
         behind = f"; {cure}" if cure else ""
         try:
             yield
@@ -161,9 +168,9 @@ class Checkpoint:
                 f"model: expected the packages that device_map and quantisation need, got "
                 f"{' '.join(str(error).split())[:120]}; pip install -c constraints.txt -e '.[quantisation]'"
             ) from error
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # readers of damaged files raise many kinds of errors
+        except Exception as error:  # readers of damaged files raise nearly anything
+            if is_out_of_memory(error):
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise ValueError(f"{self.named}: expected {expected}, got none that loads ({reason}){behind}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.language.adapter import CONFIG as ADAPTER_CONFIG
 from datamodules.language.adapter import WEIGHTS as ADAPTER_WEIGHTS
-from datamodules.language.adapter import (
-    WITHOUT_ADAPTER,
-    apply_adapter,
-    find_adapter,
-    list_adapter_files,
-    require_mergeable,
-)
+from datamodules.language.adapter import find_adapter, list_adapter_files
 from datamodules.language.chat import encode_turns, find_turn_end, reads_clock
 from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
 from datamodules.language.digests import digest_files
@@ -66,7 +59,10 @@ class LanguageModel:
             base model, nothing for a chat.
         max_new_tokens: longest answer, in tokens.
         thinking_tokens: longest thought before the answer, in tokens; comes on top of `max_new_tokens`.
-        batch_size: examples in one forward, halved where memory runs out.
+        batch_size: examples in one forward, fewer where memory runs out.
+        answer_batch_size: answers written at once; `auto` is `batch_size`, and on a CUDA device as many as memory is
+            thought to hold, 256 at most.
+        device: `cpu`, `cuda` or `mps`, where it runs; null is the device of the trainer.
         device_map: spreads the weights over devices, as in transformers: `auto`, or module to device.
         tp_plan: splits them over processes, as in transformers: `auto`, under torchrun.
         quantisation: arguments of transformers' `BitsAndBytesConfig`, such as `load_in_4bit`; needs the extra of this
@@ -98,6 +94,8 @@ class LanguageModel:
     max_new_tokens: int = 100
     thinking_tokens: int = 0
     batch_size: int = 32
+    answer_batch_size: int | str = "auto"
+    device: str | None = None
     device_map: str | dict[str, Any] | None = None
     tp_plan: str | None = None
     quantisation: dict[str, Any] | None = None
@@ -133,9 +131,14 @@ class LanguageModel:
             )
         if self.gguf and self.quantisation:
             raise ValueError("model: expected gguf, which is unpacked, or quantisation, got both; leave one null")
-        for key in ("max_new_tokens", "batch_size"):
-            if type(getattr(self, key)) is not int or getattr(self, key) < 1:
-                raise ValueError(f"model.{key}: expected a whole number above 0, got {getattr(self, key)!r}")
+        for key in ("max_new_tokens", "batch_size", "answer_batch_size"):
+            value, auto = getattr(self, key), " or auto" * (key == "answer_batch_size")
+            if not (auto and value == "auto") and (type(value) is not int or value < 1):
+                raise ValueError(f"model.{key}: expected a whole number above 0{auto}, got {value!r}")
+        if self.device not in (None, "cpu", "cuda", "mps"):
+            raise ValueError(f"model.device: expected cpu, cuda, mps or null, got {self.device!r}; choose one")
+        if self.device and (self.device_map or self.tp_plan):
+            raise ValueError("model: expected device, or one of device_map and tp_plan, got both; leave one null")
         if type(self.thinking_tokens) is not int or self.thinking_tokens < 0:
             raise ValueError(
                 f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"
@@ -191,26 +194,15 @@ class LanguageModel:
             head: load the head that predicts the next token; without it, an encoder can be loaded too.
 
         Raises:
-            ValueError: there are no such weights, or the adapter does not fit them.
+            ValueError: there are no such weights, the adapter does not fit them, or the memory does not hold them.
         """
         import torch
-        from transformers import BitsAndBytesConfig
 
-        if self.tp_plan and "WORLD_SIZE" not in os.environ:
-            raise ValueError(
-                "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; start the "
-                "command with torchrun --standalone --nproc-per-node=2"
-            )
-        if self.adapter_folder is not None:
-            require_mergeable(self.adapter_folder)  # before minutes of loading
-        placement: dict[str, Any] = {"device_map": self.device_map, "tp_plan": self.tp_plan}
-        if self.quantisation:
-            placement["quantization_config"] = BitsAndBytesConfig(**self.quantisation)
-        placement = {key: value for key, value in placement.items() if value}
-        model = self.checkpoint.load_network(getattr(torch, self.dtype), head, {**placement, **WITHOUT_ADAPTER})
-        if self.adapter_folder is not None:
-            model = apply_adapter(model, self.adapter_folder, str(self.name))
-        return model if placement else model.to(device)  # type: ignore[arg-type]
+        from datamodules.language.placement import Weights
+
+        layout = self.device_map, self.tp_plan, self.quantisation
+        weights = Weights(self.checkpoint, self.adapter_folder, str(self.name), getattr(torch, self.dtype), *layout)
+        return weights.load(torch.device(device), head)
 
     def identify(self, memory: Path | None = None) -> dict[str, Any]:
         """Return the identity of the model for the cache key: digests of its files, or the hub commit.

@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.text import Text
 from transformers import PreTrainedModel
 
+from datamodules.stream.out_of_memory import pass_over_out_of_memory
+
 log = logging.getLogger(__name__)
 
 TRUST_SECONDS = 1.0  # in which the estimate given beforehand fades
@@ -173,9 +175,13 @@ class Speed:
 
         It assumes that every token uses every weight, which is too high for a mixture of experts.
         """
-        rows = max(1, min(tokens, 2048))
-        product, plain = self._time(rows), self._time(0)
-        each = self.weights / (4 * self.width**2) * product * tokens / rows
+        rows, product = max(1, min(tokens, 2048)), None
+        while product is None and rows:  # the weights may leave no room for a large product
+            with pass_over_out_of_memory():
+                product = self._time(rows)
+            rows = rows if product else rows // 2
+        plain = self._time(0)
+        each = self.weights / (4 * self.width**2) * product * tokens / rows if product else 0.0
         return steps * (each + self.depth * OPERATIONS * plain)
 
     def estimate_batches(self, examples: int, size: int, tokens: int, steps: int = 0) -> float:

@@ -2,16 +2,23 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from datamodules.language.agreement import agree_on_failure, agree_on_least
 from datamodules.language.batches import Batches
+from datamodules.language.cache.shards import SHARD
+from datamodules.language.device_memory import count_fitting_tokens, empty_caches
+from datamodules.language.device_settings import require_one_process
 from datamodules.language.generation import require_embeddings
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.placement import choose_device
 
 Result = TypeVar("Result")
 
@@ -23,9 +30,12 @@ class RunningModel:
 
     Args:
         model: which model.
-        device: where it runs.
-        head: whether to load its head, which answers need.
+        device: where it runs, unless `model.device` names another.
+        head: whether its head is loaded, which writes answers.
         quiet: print nothing (all ranks but the first).
+
+    Raises:
+        ValueError: this machine lacks the device, or each of several processes would spread the model over all devices.
 
     Example:
         >>> with RunningModel(model, torch.device("cpu"), head=True) as running:  # doctest: +SKIP
@@ -33,9 +43,12 @@ class RunningModel:
     """
 
     def __init__(self, model: LanguageModel, device: torch.device, head: bool, quiet: bool = False) -> None:
-        self.model, self.device, self.head = model, device, head
+        if model.device_map:
+            require_one_process(dist.get_world_size() if dist.is_initialized() else 1)
+        self.model, self.device, self.head = model, choose_device(model.device, device), head
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
-        self.batches = Batches(model.batch_size, quiet)
+        self.quiet = quiet
+        self._agreed: dict[bool, int] = {}  # most tokens of a batch, by whether answers are written
 
     def __enter__(self) -> "RunningModel":
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
@@ -49,14 +62,21 @@ class RunningModel:
         self.free()
 
     def free(self) -> None:
-        """Free the weights; they are loaded again on the next use."""
-        if self.__dict__.pop("network", None) is not None and self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        """Let go of the weights; they are loaded again where they are needed."""
+        if self.__dict__.pop("network", None) is not None:
+            empty_caches()
 
     @cached_property
     def network(self) -> PreTrainedModel:
         """The loaded model."""
-        return self.model.load(self.device, head=self.head)
+        network = self.model.load(self.device, head=self.head)
+        if self.split:
+            # Processes that hold parts of one model wait for each other within a forward, so that it has to fit
+            # everywhere. All of them load the model, but only one estimates how long it will take: agree here.
+            for written in (False, True):
+                most = count_fitting_tokens(network, written)
+                self._agreed[written] = agree_on_least(sys.maxsize if most is None else most, network.device)
+        return network
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -68,6 +88,30 @@ class RunningModel:
         """Whether each process has only a part of the model, so that all must run the same batches."""
         return self.model.tp_plan is not None
 
+    @cached_property
+    def reading(self) -> Batches:
+        """Batches whose tokens are read in one forward: `model.batch_size` examples."""
+        return self._plan_batches(self.model.batch_size, written=False)
+
+    @cached_property
+    def writing(self) -> Batches:
+        """Batches of which answers are written.
+
+        One step takes as long for many answers as for few, so on a CUDA device a batch is a whole shard where memory
+        is thought to hold it. That follows from the device and the model alone: as long as nothing else takes the
+        device's memory, the same machine answers in the same batches. Elsewhere it has `model.batch_size` examples.
+        """
+        size = self.model.answer_batch_size
+        if size == "auto":
+            size = SHARD if self.network.device.type == "cuda" else self.model.batch_size
+        return self._plan_batches(int(size), written=True)
+
+    def _plan_batches(self, size: int, written: bool) -> Batches:
+        if not self.split:
+            return Batches(size, self.quiet, count_fitting_tokens(self.network, written) if written else None)
+        device = self.network.device  # not the network, which batches would keep
+        return Batches(size, self.quiet, self._agreed[written], lambda failed: agree_on_failure(failed, device))
+
     @property
     def context(self) -> float:
         """Highest number of tokens of prompt and answer together; infinite if the configuration has no limit."""
@@ -75,7 +119,7 @@ class RunningModel:
         return min((limit for limit in limits if limit and limit < 1e9), default=math.inf)
 
     def run(
-        self, rows: range, sequences: Sequence[Sequence[int]], compute: Callable[[list[int]], Result]
+        self, rows: range, sequences: Sequence[Sequence[int]], compute: Callable[[list[int]], Result], written: int = 0
     ) -> Iterator[tuple[list[int], Result]]:
         """Run batches of `rows`, those with short sequences first; yields the rows of each batch with its result.
 
@@ -83,9 +127,11 @@ class RunningModel:
             rows: numbers of the examples.
             sequences: [N] token ids of all N examples, which the model reads.
             compute: gives the result for the rows of a batch.
+            written: most tokens that the model writes to each; 0 where it only reads.
 
         Raises:
             ValueError: a token has no embedding, or one example does not fit into memory.
         """
         require_embeddings(self.network, self.tokenizer, sequences)
-        return self.batches.run(rows, [len(sequences[i]) for i in rows], compute)
+        batches = self.writing if written else self.reading
+        return batches.run(rows, [len(sequences[i]) + written for i in rows], compute)

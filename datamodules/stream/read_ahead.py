@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import starmap
 from typing import Any
 
@@ -55,7 +56,10 @@ def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) ->
     place = _Pinned(n_bytes, device) if device.type == "cuda" else _Reused(n_bytes, len(jobs))
     n_readers, coming = count_readers(device), deque()
     try:
-        with ThreadPoolExecutor(n_readers, "reader") as pool, ThreadPoolExecutor(1, "read-ahead") as thread:
+        with (
+            ThreadPoolExecutor(n_readers, "reader") as pool,
+            ThreadPoolExecutor(1, "read-ahead", place.begin) as thread,
+        ):
             each = starmap if n_readers == 1 else _spread(pool)
             for shape, fill in jobs:
                 coming.append(thread.submit(place.read, shape, dtype, fill, each))
@@ -77,6 +81,9 @@ class _Reused:
     def __init__(self, n_bytes: int, n_uses: int) -> None:
         self.n_bytes, self.n_uses = n_bytes, n_uses
         self.free: list[np.ndarray] = []
+
+    def begin(self) -> None:
+        """What the reading thread does first."""
 
     def read(self, shape: tuple[int, ...], dtype: torch.dtype, fill: Fill, each: Starmap) -> Tensor:
         memory = self.free.pop() if self.free else _allocate(self.n_bytes)
@@ -104,12 +111,19 @@ class _Pinned:
     """Two pinned buffers, each copied to the GPU at once, on a stream of its own.
 
     The copy runs while the other buffer is filled and while the consumer's stream works; device memory is new for each.
+    Every pass over a device uses the same stream: memory that the last pass freed on it is given out again, and that of
+    another stream would not be.
     """
 
     def __init__(self, n_bytes: int, device: torch.device) -> None:
-        self.n_bytes, self.device = n_bytes, device
-        self.stream = torch.cuda.Stream(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self.n_bytes, self.device = n_bytes, torch.device("cuda", index)
+        self.stream = _get_copy_stream(self.device)
         self.buffers: deque[tuple[Any, Any]] = deque([(None, None)] * 2)
+
+    def begin(self) -> None:
+        # A thread starts on device 0, where the pinned allocator would make a context of half a gigabyte.
+        torch.cuda.set_device(self.device)
 
     def read(self, shape: tuple[int, ...], dtype: torch.dtype, fill: Fill, each: Starmap) -> Any:
         memory, copied = self.buffers.popleft()
@@ -135,6 +149,11 @@ class _Pinned:
 
     def close(self) -> None:
         self.buffers.clear()
+
+
+@cache
+def _get_copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _allocate(n_bytes: int) -> np.ndarray:

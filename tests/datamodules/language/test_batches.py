@@ -28,11 +28,13 @@ def test_every_example_once_shortest_first():
     assert all(result == [-i for i in batch] for batch, result in batches)
 
 
-def test_a_batch_too_large_is_halved_for_good_and_said_once(caplog):
+def test_a_batch_too_large_is_halved_and_said_once(caplog):
     batches, tried = run(8, 3, [1] * 20)
     assert tried == [8, 4, 2] + [2] * 9
     assert sorted(i for batch, _ in batches for i in batch) == list(range(100, 120))
-    assert [r.message for r in caplog.records] == ["out of memory with 8 examples a batch: going on with fewer"]
+    assert [r.message for r in caplog.records] == [
+        "out of memory with 8 examples of up to 1 tokens: going on with fewer at once"
+    ]
 
 
 def test_the_allocator_of_the_cpu_is_understood_and_other_errors_are_not_passed_over():
@@ -54,5 +56,51 @@ def test_the_allocator_of_the_cpu_is_understood_and_other_errors_are_not_passed_
 
 
 def test_one_example_that_does_not_fit_is_told():
-    with pytest.raises(ValueError, match="memory for one example of up to 7 tokens, got out of memory; choose"):
+    with pytest.raises(ValueError, match="memory for one example of 3 tokens, got out of memory; choose"):
         run(4, 0, [7, 3])
+
+
+def run_bounded(most, lengths, batches, failing=()):
+    """Batches where memory holds `most` padded tokens: the rows of each that came back, and what was tried."""
+    tried = []
+
+    def compute(batch):
+        tried.append((len(batch), max(lengths[i] for i in batch)))
+        if tried[-1][0] * tried[-1][1] > most or len(tried) in failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch
+
+    return [batch for batch, _ in batches.run(range(len(lengths)), lengths, compute)], tried
+
+
+def test_one_long_example_leaves_batches_of_short_ones_whole():
+    """A shard with one example of 4,000 tokens, and then one without."""
+    batches = Batches(32, quiet=True)
+    _, tried = run_bounded(30_000, [100] * 255 + [4000], batches)
+    assert tried == [(32, 100)] * 7 + [(32, 4000), (31, 100), (1, 4000)]
+    assert batches.most == 64_000
+    _, tried = run_bounded(30_000, [100] * 256, batches)
+    assert tried == [(32, 100)] * 8
+    _, tried = run_bounded(30_000, [100] * 32 + [1000] * 62, batches)
+    assert tried == [(32, 100), (32, 1000), (16, 1000), (16, 1000), (16, 1000), (14, 1000)]
+
+
+def test_a_limit_that_is_known_beforehand_is_kept_to():
+    batches, tried = run_bounded(10**9, [10] * 20 + [40] * 5 + [900], Batches(16, most=160))
+    assert tried == [(16, 10), (4, 10), (4, 40), (1, 40), (1, 900)]  # one example is always tried
+    assert sorted(i for batch in batches for i in batch) == list(range(26))
+
+
+def test_what_did_not_fit_elsewhere_is_done_again_here():
+    """Processes that hold parts of one model: the second batch fails in another one."""
+    answers = iter([False, True, False, False, False])
+    done, said = [], []
+
+    def agree(failed):
+        said.append(failed)
+        return next(answers)
+
+    batches = Batches(4, quiet=True, agree=agree)
+    for batch, result in batches.run(range(10), [5] * 10, lambda batch: done.append(len(batch)) or batch):
+        assert batch == result
+    assert (done, said) == ([4, 4, 2, 2, 2], [False] * 5)

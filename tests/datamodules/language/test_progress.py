@@ -260,3 +260,23 @@ def test_the_bar_always_shows_a_time():
             progress.advance(task.id, 25)
     assert shown == ["10 min left", "3.0 min left", "2.0 min left", "60 s left"]
     assert column.render(task).plain == "in 1 s"
+
+
+def test_an_estimate_takes_what_memory_there_is(language_model, monkeypatch):
+    """Weights that nearly fill a GPU leave no room for the product that is timed."""
+    speed = Speed(language_model.load("cpu"))
+    tried = []
+
+    def time_product(rows):
+        tried.append(rows)
+        if rows > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return rows / 1000
+
+    monkeypatch.setattr(speed, "_time", time_product)
+    each = speed.weights / (4 * 32**2) / 1000  # seconds a token
+    assert speed.estimate(tokens=5000, batch=4) == pytest.approx(5000 * each)
+    assert tried == [2048, 1024, 512, 256, 0]
+    monkeypatch.setattr(speed, "_time", lambda rows: 1 / 0 if rows == 0 else time_product(rows + 300))
+    with pytest.raises(ZeroDivisionError):  # other errors are not passed over
+        speed.estimate(tokens=5000, batch=4)

@@ -1,18 +1,24 @@
 """The cached stages: keys that caches of earlier versions have, and numbers that are not finite."""
 
+import io
+import math
 import re
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from datamodules.language import activation_stage
 from datamodules.language.activation_stage import ActivationStage
 from datamodules.language.answer_stage import AnswerStage
 from datamodules.language.cache.shards import get_rows
-from datamodules.language.generation import Answer, read_answers
+from datamodules.language.generation import Answer, generate_answers, read_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.running_model import RunningModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
+from tests.support.simulated_cuda import SimulatedCuda, simulate
 
 PROMPTS = [[1, 5, 6], [1, 7]]
 ANSWERS = [Answer([1, 5, 6], [9, 2], [0.0, 0.0], "stop", ""), Answer([1, 7], [8], [0.0], "length", "")]
@@ -121,3 +127,72 @@ def test_log_probabilities_that_the_head_spoils_name_position_and_example(runnin
     line = "got nan from answer token 2 of example b, behind layer 2, the last one, whose numbers are finite; try"
     with pytest.raises(ValueError, match=re.escape(line)):
         stage.make(get_rows(0, 2), ["answers"], lambda rows: None)
+
+
+@pytest.mark.parametrize("name", ["check_finite", "capture"])
+def test_memory_that_runs_out_beside_the_forward_halves_too(running, monkeypatch, name):
+    """Checks and copies take memory of the device as well; what is stored does not change, in float32 on the CPU."""
+    answers = [replace(ANSWERS[0], answer_ids=[9] * (1 + i % 5)) for i in range(20)]
+    tokens, valid = TOKENS[:1].repeat(20, 1, 1), VALID[:1].repeat(20, 1)
+    tokens[:, 1] = 3
+    stage = ActivationStage(running, list(map(str, range(20))), answers, NAMES, tokens, valid, ["z", "mlp_out"], [0, 2])
+    expected = stage.make(get_rows(0, 20), ["z", "mlp_out"], lambda rows: None)
+    module, tried = "datamodules.language.activation_stage", []
+    whole = getattr(activation_stage, name)
+
+    def run_out(*arguments):
+        tried.append(len(arguments[1] if name == "capture" else arguments[0]))
+        if tried[-1] > 3:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return whole(*arguments)
+
+    monkeypatch.setattr(f"{module}.{name}", run_out)
+    assert stage.make(get_rows(0, 20), ["z", "mlp_out"], lambda rows: None) == expected
+    assert tried[:2] == [8, 4]
+    assert max(tried[2:]) <= 3
+
+
+def test_what_is_kept_of_a_batch_lies_on_the_cpu(running, monkeypatch):
+    """Of a model on a GPU nothing may stay there between batches."""
+    with SimulatedCuda() as device:
+        acts = simulate(torch.randn(2, 2, 2, 32))
+        monkeypatch.setattr("datamodules.language.activation_stage.capture", lambda *_: {"resid_post": acts})
+        stage = ActivationStage(running, ["a", "b"], ANSWERS, NAMES, TOKENS, VALID, ["resid_post"], [0, 2])
+        read = stage._read([1, 0], ["resid_post"])["resid_post"]
+        assert not read.is_cuda
+        assert read.dtype == torch.bfloat16
+        assert torch.equal(read[1], acts[1].cpu().bfloat16())
+        assert read[0, :, 1].count_nonzero() == 0  # a position that the example lacks
+        assert device.live == acts.numel() * 4
+
+
+def test_answers_are_the_same_in_smaller_batches(running, language_model, monkeypatch):
+    prompts = [[1, *range(5, 6 + i % 4)] for i in range(20)]
+    stage = AnswerStage(running, list(map(str, range(20))), prompts, language_model)
+    expected = stage.make(get_rows(0, 20), ["answers"], lambda rows: None)
+    tried = []
+
+    def run_out(network, tokenizer, batch, *settings):
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate_answers(network, tokenizer, batch, *settings)
+
+    monkeypatch.setattr("datamodules.language.answer_stage.generate_answers", run_out)
+    made = stage.make(get_rows(0, 20), ["answers"], lambda rows: None)
+    assert tried[:2] == [8, 4]
+    assert max(tried[2:]) <= 3
+    ids = [pq.read_table(io.BytesIO(one["answers"]["shard-00000.parquet"]))["answer_ids"] for one in (made, expected)]
+    assert ids[0] == ids[1]
+
+
+def test_numbers_that_are_not_finite_are_told_where_memory_does_not_hold_the_search(
+    running, language_model, monkeypatch
+):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("datamodules.language.answer_stage.capture", run_out)
+    stage = AnswerStage(running, ["a", "b"], PROMPTS, language_model)
+    with pytest.raises(ValueError, match=r"got nan from last_q of example b; try model.dtype=float32"):
+        stage._refuse(1, Answer([1, 7], [8], [math.nan], "length", ""))

@@ -4,7 +4,8 @@ import tracemalloc
 import pytest
 import torch
 
-from datamodules.stream.read_ahead import count_copies, read_ahead
+from datamodules.stream.read_ahead import _get_copy_stream, count_copies, read_ahead
+from tests.support.simulated_cuda import CUDA, SimulatedCuda
 
 CPU = torch.device("cpu")
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -134,6 +135,38 @@ def test_leaving_early_ends_the_thread():
 def test_a_finished_loop_leaves_no_thread():
     list(read_ahead(jobs(3), torch.int64, CPU))
     assert not running()
+
+
+@pytest.fixture
+def simulated_cuda():
+    _get_copy_stream.cache_clear()  # streams of a real device are not those of a simulated one
+    with SimulatedCuda() as device:
+        yield device
+    _get_copy_stream.cache_clear()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_simulated_gpu_gets_the_same_through_pinned_buffers(simulated_cuda, kept):
+    saved = [torch.randn(2, 3, 4) for _ in range(6)]
+    made = []
+    stream = read_ahead(
+        [((2, 3, 4), lambda out, each, k=k: out.copy_(saved[k])) for k in range(6)], torch.float32, CUDA
+    )
+    for block, expected in zip(stream, saved, strict=True):
+        assert block.is_cuda
+        assert torch.equal(block.cpu(), expected)
+        made += [block] if kept else []
+    assert all(torch.equal(block.cpu(), expected) for block, expected in zip(made, saved, strict=False))
+    assert simulated_cuda.copied == (12 if not kept else 18) * 96
+    assert simulated_cuda.launches == 0
+
+
+def test_the_reading_thread_sets_its_device_and_passes_share_a_stream(simulated_cuda):
+    """A thread that does not would make a context on device 0; the simulated device refuses it."""
+    for _ in range(3):
+        list(read_ahead(jobs(3), torch.int64, CUDA))
+    assert [name.rsplit("_", 1)[0] for name in simulated_cuda.threads] == ["read-ahead"] * 3
+    assert simulated_cuda.streams == 1
 
 
 @pytest.mark.gpu
