@@ -107,7 +107,8 @@ def border(X: Tensor) -> tuple[Tensor, Tensor]:
     X [c, n, D] is changed in place, to zero in those columns.
     """
     energy = torch.stack([rows.square().sum(1) for rows in X.split(CHUNK, 1)]).sum(0)
-    n_heavy = int((energy > HEAVY * energy.median(-1, keepdim=True).values).sum(-1).max().clamp(max=MOST_HEAVY))
+    median = energy.sort(-1).values[:, (energy.shape[1] - 1) // 2, None]  # `median` is not deterministic on a GPU
+    n_heavy = int((energy > HEAVY * median).sum(-1).max().clamp(max=MOST_HEAVY))
     columns = energy.topk(n_heavy).indices
     at = columns[:, None].expand(-1, X.shape[1], -1)
     Z = torch.cat((torch.ones_like(X[..., :1]), X.gather(2, at)), -1)
