@@ -32,16 +32,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def room(device: torch.device) -> int:
     """Bytes that one batch of cells may take on a CUDA device: a share of what is free, or kept for PyTorch's reuse."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    kept = max(0, torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     return min(int(SHARE * (torch.cuda.mem_get_info(device)[0] + kept)), MOST)
 
 
 def solve_in_batches(
     solve: Callable[[Tensor], Solved], on_cpu: Callable[[int], Solved], C: int, at_once: int, device: torch.device
 ) -> list[Solved]:
-    """Solve C cells, `at_once` at a time, fewer where the device has no room for so many, and on the CPU where for none.
+    """Solve C cells, `at_once` at a time; fewer where memory runs out, and on the CPU what does not fit by itself.
 
-    `solve` takes the numbers of the cells, int64 on the device; `on_cpu` that of one. Each warns once.
+    `solve` takes the numbers of the cells, int64 on the device; `on_cpu` that of one. Either way out warns once.
     """
     solved, done, at_once = [], 0, max(1, at_once)
     warned = set()

@@ -100,7 +100,7 @@ def fit_logistic(
     if not (tol >= 0 and max_iter >= 0):
         raise ValueError(f"tol and max_iter must be 0 or more, got {tol} and {max_iter}")
     (K, C, N), P, D = labels.shape, len(path), acts.shape[2]
-    sign = torch.where(labels, 1.0, -1.0).double() * valid  # s of the objective; 0 takes a row out of every sum
+    sign = torch.where(labels, 1, -1).to(torch.int8) * valid  # s of the objective; 0 takes a row out of every sum
     penalties = torch.tensor(path, dtype=torch.float64, device=acts.device)
 
     def solve_cells(cells: Tensor) -> Solved:

@@ -16,9 +16,10 @@ from probes.solver.gram import gram_matrix, symmetric_product
 from probes.solver.gram_ascent import ascend
 from probes.solver.inputs import NotFiniteError
 from probes.solver.newton import Optimum, log_odds, newton
-from probes.solver.newton_cg import CHUNK, Combinations, Weights, border, newton_cg
+from probes.solver.newton_cg import border, newton_cg
 from probes.solver.one_cell import solve_cell
 from probes.solver.rows import Rows
+from probes.solver.spaces import GPU_CHUNK, Combinations, Weights, sum_of_rows
 
 FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small
 GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
@@ -30,8 +31,9 @@ def bytes_of_cell(N: int, D: int, K: int, P: int) -> int:
     stored = 2 * N * D  # in 16 bits
     if not _is_large(N, D):
         return stored + 24 * N * D + P * K * factored_bytes(N, D)
-    centring, factor = 8 * N * D, 4 * N * D + 24 * min(N, D) ** 2  # in float32; a Gram matrix, and a factor being made
-    return stored + max(centring, factor) + 8 * CHUNK * D + P * K * (128 * N + 64 * D)
+    side = N if N <= GRAM_ROWS else min(N, D)
+    centring, factor = 8 * N * D, 4 * N * D + 24 * side**2  # in float32; a Gram matrix, and a factor being made
+    return stored + max(centring, factor) + 8 * GPU_CHUNK * D + P * K * (128 * N + 64 * D)
 
 
 def factored_bytes(n: int, D: int) -> int:
@@ -50,7 +52,7 @@ def solve(
 
     Args:
         acts: [C, N, D], any floating dtype.
-        sign: s of the objective, [K, C, N] float64 in {-1, 0, 1}; 0 takes a row out of every sum.
+        sign: s of the objective, [K, C, N] in {-1, 0, 1}, any dtype; 0 takes a row out of every sum.
         l2: penalties, [P] float64.
         tol: as in `fit_logistic`.
         max_iter: as in `fit_logistic`.
@@ -64,7 +66,7 @@ def solve(
     Raises:
         ValueError: NaN or infinity in a row that counts.
     """
-    s = sign[:, cells].transpose(0, 1)  # [c, K, N]
+    s = sign[:, cells].transpose(0, 1).double()  # [c, K, N]
     rows = (s != 0).any(1).any(0).nonzero()[:, 0]
     s = s[..., rows]
     K, n, P, D = *s.shape[1:], len(l2), acts.shape[2]
@@ -120,10 +122,21 @@ def _one_at_a_time(X: Tensor, K: int) -> bool:
 
 def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
     Z, columns = border(X)
-    if X.shape[1] > GRAM_ROWS:
-        return newton_cg(Weights(X), Z, columns, mean, s, live, l2, tol, max_iter)
-    space, start = Combinations(X, symmetric_product(X)), None
-    if len(X) == 1 and not X.is_cuda:
+    n, D = X.shape[1:]
+    # On a GPU a Gram matrix is made as fast as a Hessian is, and serves every step.
+    gram = n <= GRAM_ROWS or (X.is_cuda and n <= D)
+    space = Combinations(X, symmetric_product(X)) if gram else Weights(X)
+    if X.is_cuda:  # a factor serves problems of one penalty
+        values, sizes = l2.unique_consecutive(return_counts=True)
+        parts = [
+            newton_cg(space, Z, columns, mean, signs, which, value.expand(signs.shape[1]), tol, max_iter)
+            for signs, which, value in zip(
+                s.split(sizes.tolist(), 1), live.split(sizes.tolist(), 1), values, strict=True
+            )
+        ]
+        return Optimum(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
+    start = None
+    if len(X) == 1 and isinstance(space, Combinations):
         swept = ascend(space.G[0], Z[0], s[0], live[0], l2, log_odds(s[0], live[0]))
         start = (swept[0][None], swept[1][None], swept[2][None])
     return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter, start)
@@ -172,7 +185,9 @@ def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor
     if not used.all():
         X = torch.where(used[..., None], X, 0.0)
     count = used.sum(1, keepdim=True).clamp(min=1)
-    mean = (X.sum(1, dtype=torch.float64) / count).to(X.dtype)
+    # On a GPU a plain sum in float64 would copy all of X.
+    total = sum_of_rows(used[:, None].double(), X)[:, 0] if X.is_cuda else X.sum(1, dtype=torch.float64)
+    mean = (total / count).to(X.dtype)
     X = X - mean[:, None]
     if not used.all():
         X *= used[..., None]
