@@ -28,17 +28,17 @@ GRAM_SETS = 6  # with fewer label sets, solving each for itself costs less than 
 
 def bytes_of_cell(N: int, D: int, K: int, P: int) -> int:
     """Most bytes that a cell of a batch takes on a GPU, with K label sets for P penalties each."""
-    stored = 2 * N * D  # in 16 bits
     if not _is_large(N, D):
-        return stored + 24 * N * D + P * K * factored_bytes(N, D)
-    side = N if N <= GRAM_ROWS else min(N, D)
-    centring, factor = 8 * N * D, 4 * N * D + 24 * side**2  # in float32; a Gram matrix, and a factor being made
-    return stored + max(centring, factor) + 8 * GPU_CHUNK * D + P * K * (128 * N + 64 * D)
+        return 26 * N * D + P * K * factored_bytes(N, D)
+    stored = 2 * N * D + 4 * N * D  # in 16 bits, and in float32
+    side = N if N <= GRAM_ROWS else min(N, D)  # of a Gram matrix or a Hessian, and of its factor
+    centring, exact, factoring = 4 * N * D, 8 * min(N, GPU_CHUNK) * D + 8 * side**2, 24 * side**2
+    return stored + max(centring, exact, factoring) + P * K * (128 * N + 64 * D)
 
 
 def factored_bytes(n: int, D: int) -> int:
     """Most bytes that one problem of a cell takes while its system is factored in float64."""
-    return 24 * min(n, D) ** 2 + (0 if n < D else 16 * n * D) + 128 * n + 64 * D
+    return 24 * min(n, D) ** 2 + (0 if n < D else 8 * n * D) + 128 * n + 64 * D
 
 
 def _is_large(n: int, D: int) -> bool:
@@ -148,8 +148,9 @@ def _factored(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol:
     gram = gram_matrix(X, float(l2.min())) if n < D else None
     problems = live.any(0).nonzero()[:, 0]
     at_once = max(1, room(X.device) // (c * factored_bytes(n, D))) if X.is_cuda else 1
-    solved = Optimum(X.new_zeros(*live.shape, D), *X.new_zeros(3, *live.shape), torch.zeros_like(live).long(), ~live)
-    solved.converged.zero_()
+    bias, objective, norm = X.new_zeros(3, *live.shape)
+    nothing = torch.zeros_like(live)
+    solved = Optimum(X.new_zeros(*live.shape, D), bias, objective, norm, nothing.long(), nothing)
     for j in problems.split(at_once):
         part = newton(X, mean, gram, s[:, j], live[:, j], l2[j], tol, max_iter)
         for field, value in zip(solved, part, strict=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -17,9 +18,10 @@ def full_precision() -> Iterator[None]:
         >>> with full_precision():
         ...     scores = weight @ acts.mT  # in the dtype of its operands
     """
-    of_devices = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    every: Any = torch.backends  # whose attributes are not declared
+    of_devices = every.cuda.matmul, every.mkldnn.matmul
     # What is not set for products follows what is set for all of PyTorch, and must go on following it.
-    before = ["none" if (own := of.fp32_precision) == torch.backends.fp32_precision else own for of in of_devices]
+    before = ["none" if (own := of.fp32_precision) == every.fp32_precision else own for of in of_devices]
     with ExitStack() as outside:
         outside.callback(_set_products, of_devices, before)
         _set_products(of_devices, ["ieee", "ieee"])

@@ -1,5 +1,7 @@
 """Settings of precision from outside: they change no bit of a fit, and are as they were when it ends."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,8 +12,9 @@ from probes.solver.penalty import fit_chosen
 from probes.solver.precision import full_precision
 from tests.probes.solver.test_methods import made
 
+BACKENDS: Any = torch.backends  # whose attributes are not declared
 SETTINGS = ["autocast", "medium", "high", "cuda TF32", "everything TF32", "products in bfloat16"]
-PLACES = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn, torch.backends.mkldnn.matmul)
+PLACES = (BACKENDS, BACKENDS.cuda.matmul, BACKENDS.mkldnn, BACKENDS.mkldnn.matmul)
 
 
 @pytest.fixture(params=SETTINGS)
@@ -21,14 +24,14 @@ def low_precision(request):
     if request.param in ("medium", "high"):
         torch.set_float32_matmul_precision(request.param)
     elif request.param == "cuda TF32":
-        torch.backends.cuda.matmul.allow_tf32 = True
+        BACKENDS.cuda.matmul.allow_tf32 = True
     elif request.param == "everything TF32":
-        torch.backends.fp32_precision = "tf32"
+        BACKENDS.fp32_precision = "tf32"
     elif request.param == "products in bfloat16":
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        BACKENDS.mkldnn.matmul.fp32_precision = "bf16"
     with torch.autocast("cpu", torch.bfloat16, enabled=request.param == "autocast"):
         yield
-    torch.backends.fp32_precision = "none"
+    BACKENDS.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")
     for place, precision in zip(PLACES, before, strict=True):
         place.fp32_precision = precision
@@ -58,13 +61,15 @@ def cells():
 
 @pytest.fixture(scope="module")
 def expected(cells):
-    return {K: fits_of(*cells, K) for K in (1, 7)}
+    acts, labels = cells
+    return {K: fits_of(acts, labels, K) for K in (1, 7)}
 
 
 @pytest.mark.parametrize("K", [1, 7])
 def test_no_bit_changes(cells, expected, low_precision, K):
+    acts, labels = cells
     before = settings()
-    assert all(torch.equal(one, two) for one, two in zip(fits_of(*cells, K), expected[K], strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(fits_of(acts, labels, K), expected[K], strict=True))
     assert settings() == before
 
 
@@ -90,12 +95,12 @@ def test_settings_are_restored_where_a_fit_raises(cells, low_precision):
 
 
 def test_what_follows_a_setting_for_all_goes_on_following_it():
-    torch.backends.mkldnn.matmul.fp32_precision = "none"
-    torch.backends.fp32_precision = "tf32"
+    BACKENDS.mkldnn.matmul.fp32_precision = "none"
+    BACKENDS.fp32_precision = "tf32"
     try:
         with full_precision():
-            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-        assert torch.backends.mkldnn.matmul.fp32_precision == "tf32"
+            assert BACKENDS.mkldnn.matmul.fp32_precision == "ieee"
+        assert BACKENDS.mkldnn.matmul.fp32_precision == "tf32"
     finally:
-        torch.backends.fp32_precision = "none"
-    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+        BACKENDS.fp32_precision = "none"
+    assert BACKENDS.mkldnn.matmul.fp32_precision == "none"
