@@ -7,6 +7,8 @@ scale, and a cell that lacks a class has no area (NaN), not zero.
 import torch
 from torch import Tensor
 
+from probes.solver.precision import full_precision
+
 
 def auroc(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
     """Probability that a positive example outscores a negative one, ties counted one half (Mann-Whitney's U over mn).
@@ -43,6 +45,7 @@ def auroc_variance(scores: Tensor, labels: Tensor, valid: Tensor | None = None) 
     return auroc_with_variance(scores, labels, valid)[1]
 
 
+@full_precision()
 def auroc_with_variance(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`auroc` and `auroc_variance`, float64 [..] each, for one sort of the scores.
 

@@ -24,5 +24,5 @@ def gram_matrix(X: Tensor, l2: float) -> Tensor:
     leaves the direction nearly Newton's. The trace bounds the norm of what is rounded.
     """
     rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(X, dim=(-2, -1)).square().amax()
-    honest = X.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"  # no bf16 or TF32 inside
-    return symmetric_product(X.float() if honest and X.shape[-1] > 512 and rounding < l2 else X).double()
+    narrow = X.device.type == "cpu" and X.shape[-1] > 512 and rounding < l2
+    return symmetric_product(X.float() if narrow else X).double()

@@ -16,19 +16,19 @@ The objective is smooth and convex, so Newton's direction points downhill, and f
 no number of cores changes a bit; on a GPU they go in batches.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from probes.solver.batches import Solved, room, solve_in_batches
 from probes.solver.inputs import align
-from probes.solver.methods import solve
+from probes.solver.methods import bytes_of_cell, solve
 from probes.solver.newton import Optimum
+from probes.solver.precision import full_precision
 
-BATCH_BYTES = 2**31  # on a GPU, the memory one batch of cells may take
 # What `LogisticFit.reason` counts, the order being that in which they are looked for.
 REASONS = ("converged", "no valid row", "one class only", "constant features", "max_iter reached", "beyond float64")
 
@@ -52,6 +52,7 @@ class LogisticFit(NamedTuple):
     reason: Tensor
 
 
+@full_precision()
 def fit_logistic(
     acts: Tensor,
     labels: Tensor,
@@ -99,15 +100,23 @@ def fit_logistic(
     if not (tol >= 0 and max_iter >= 0):
         raise ValueError(f"tol and max_iter must be 0 or more, got {tol} and {max_iter}")
     (K, C, N), P, D = labels.shape, len(path), acts.shape[2]
-    sign = torch.where(labels, 1.0, -1.0).double() * valid  # s of the objective; 0 takes a row out of every sum
+    sign = torch.where(labels, 1, -1).to(torch.int8) * valid  # s of the objective; 0 takes a row out of every sum
     penalties = torch.tensor(path, dtype=torch.float64, device=acts.device)
 
-    def solve_cells(cells: Tensor) -> tuple[Optimum, Tensor]:
+    def solve_cells(cells: Tensor) -> Solved:
         with torch.no_grad():
             return solve(acts, sign, penalties, tol, max_iter, standardize, cells)
 
+    def solve_on_cpu(cell: int) -> Solved:
+        of_cell = slice(cell, cell + 1)
+        given = acts[of_cell].cpu().expand(C, -1, -1), sign[:, of_cell].cpu().expand(-1, C, -1)  # under its own number
+        with torch.no_grad():
+            optimum, reason = solve(*given, penalties.cpu(), tol, max_iter, standardize, torch.tensor([cell]))
+        return Optimum(*(field.to(acts.device) for field in optimum)), reason.to(acts.device)
+
     if acts.is_cuda:
-        solved = _in_batches(solve_cells, C, BATCH_BYTES // (24 * N * (D + P * K * min(N, D))), acts.device)
+        at_once = room(acts.device) // bytes_of_cell(N, D, K, P)
+        solved = solve_in_batches(solve_cells, solve_on_cpu, C, at_once, acts.device)
     else:
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             solved = list(pool.map(solve_cells, torch.arange(C).split(1)))
@@ -122,23 +131,3 @@ def fit_logistic(
             for field in fields
         )
     )
-
-
-def _in_batches(
-    solve: Callable[[Tensor], tuple[Optimum, Tensor]], C: int, at_once: int, device: torch.device
-) -> list[tuple[Optimum, Tensor]]:
-    """Solve `at_once` cells at a time, fewer where the device has no room for so many."""
-    solved, done, at_once, warned = [], 0, max(1, at_once), False
-    while done < C:
-        try:
-            solved.append(solve(torch.arange(done, min(done + at_once, C), device=device)))
-        except torch.OutOfMemoryError:
-            if at_once == 1:
-                raise
-            at_once = (at_once + 1) // 2
-            if not warned:
-                warnings.warn("fit_logistic: out of device memory; going on with fewer cells at once", stacklevel=3)
-            warned = True
-        else:
-            done += at_once
-    return solved

@@ -11,17 +11,38 @@ What rounding keeps the last two from solving is solved by factoring.
 import torch
 from torch import Tensor
 
+from probes.solver.batches import room
 from probes.solver.gram import gram_matrix, symmetric_product
 from probes.solver.gram_ascent import ascend
 from probes.solver.inputs import NotFiniteError
 from probes.solver.newton import Optimum, log_odds, newton
-from probes.solver.newton_cg import Combinations, Weights, border, newton_cg
+from probes.solver.newton_cg import border, newton_cg
 from probes.solver.one_cell import solve_cell
 from probes.solver.rows import Rows
+from probes.solver.spaces import GPU_CHUNK, Combinations, Weights, sum_of_rows
 
 FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small
 GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
 GRAM_SETS = 6  # with fewer label sets, solving each for itself costs less than the Gram matrix
+
+
+def bytes_of_cell(N: int, D: int, K: int, P: int) -> int:
+    """Most bytes that a cell of a batch takes on a GPU, with K label sets for P penalties each."""
+    if not _is_large(N, D):
+        return 26 * N * D + P * K * factored_bytes(N, D)
+    stored = 2 * N * D + 4 * N * D  # in 16 bits, and in float32
+    side = N if N <= GRAM_ROWS else min(N, D)  # of a Gram matrix or a Hessian, and of its factor
+    centring, exact, factoring = 4 * N * D, 8 * min(N, GPU_CHUNK) * D + 8 * side**2, 24 * side**2
+    return stored + max(centring, exact, factoring) + P * K * (128 * N + 64 * D)
+
+
+def factored_bytes(n: int, D: int) -> int:
+    """Most bytes that one problem of a cell takes while its system is factored in float64."""
+    return 24 * min(n, D) ** 2 + (0 if n < D else 8 * n * D) + 128 * n + 64 * D
+
+
+def _is_large(n: int, D: int) -> bool:
+    return n > FACTORED_ROWS and D > FACTORED_COLUMNS
 
 
 def solve(
@@ -31,7 +52,7 @@ def solve(
 
     Args:
         acts: [C, N, D], any floating dtype.
-        sign: s of the objective, [K, C, N] float64 in {-1, 0, 1}; 0 takes a row out of every sum.
+        sign: s of the objective, [K, C, N] in {-1, 0, 1}, any dtype; 0 takes a row out of every sum.
         l2: penalties, [P] float64.
         tol: as in `fit_logistic`.
         max_iter: as in `fit_logistic`.
@@ -45,7 +66,7 @@ def solve(
     Raises:
         ValueError: NaN or infinity in a row that counts.
     """
-    s = sign[:, cells].transpose(0, 1)  # [c, K, N]
+    s = sign[:, cells].transpose(0, 1).double()  # [c, K, N]
     rows = (s != 0).any(1).any(0).nonzero()[:, 0]
     s = s[..., rows]
     K, n, P, D = *s.shape[1:], len(l2), acts.shape[2]
@@ -59,7 +80,7 @@ def solve(
     causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
     each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
 
-    large = n > FACTORED_ROWS and D > FACTORED_COLUMNS
+    large = _is_large(n, D)
     if large and _one_at_a_time(X, K):
         packed = Rows.of(X[0], standardize)
         finite = bool(torch.from_numpy(packed.centre).isfinite().all())
@@ -75,11 +96,14 @@ def solve(
         raise NotFiniteError(f"in cell {int(cells[cell])}, row {int(rows[row])}")
     signs, live, penalties = each
     spoilt = live & ~optimum.converged & (optimum.iterations < max_iter)
-    if large and spoilt.any():
-        centred, mean, scale = _centred(X.double(), used, standardize)
-        exact = _factored(centred, mean, signs, spoilt, penalties, tol, max_iter)
-        exact = exact._replace(weight=exact.weight / scale[:, None])
-        optimum = Optimum(*(_where(spoilt, a, b) for a, b in zip(exact, optimum, strict=True)))
+    if large:
+        for cell in spoilt.any(1).nonzero()[:, 0].tolist():  # one at a time: float64 takes several times the memory
+            of_cell = slice(cell, cell + 1)
+            centred, mean, scale = _centred(X[of_cell].double(), used[of_cell], standardize)
+            exact = _factored(centred, mean, signs[of_cell], spoilt[of_cell], penalties, tol, max_iter)
+            exact = exact._replace(weight=exact.weight / scale[:, None])
+            for field, value in zip(optimum, exact, strict=True):
+                field[of_cell] = _where(spoilt[of_cell], value, field[of_cell])
 
     causes = [cause.repeat(1, P) for cause in causes]
     causes += [~optimum.converged & (optimum.iterations >= max_iter), ~optimum.converged]
@@ -98,24 +122,40 @@ def _one_at_a_time(X: Tensor, K: int) -> bool:
 
 def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
     Z, columns = border(X)
-    if X.shape[1] > GRAM_ROWS:
-        return newton_cg(Weights(X), Z, columns, mean, s, live, l2, tol, max_iter)
-    space, start = Combinations(X, symmetric_product(X)), None
-    if len(X) == 1 and not X.is_cuda:
+    n, D = X.shape[1:]
+    # On a GPU a Gram matrix is made as fast as a Hessian is, and serves every step.
+    gram = n <= GRAM_ROWS or (X.is_cuda and n <= D)
+    space = Combinations(X, symmetric_product(X)) if gram else Weights(X)
+    if X.is_cuda:  # a factor serves problems of one penalty
+        values, sizes = l2.unique_consecutive(return_counts=True)
+        parts = [
+            newton_cg(space, Z, columns, mean, signs, which, value.expand(signs.shape[1]), tol, max_iter)
+            for signs, which, value in zip(
+                s.split(sizes.tolist(), 1), live.split(sizes.tolist(), 1), values, strict=True
+            )
+        ]
+        return Optimum(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
+    start = None
+    if len(X) == 1 and isinstance(space, Combinations):
         swept = ascend(space.G[0], Z[0], s[0], live[0], l2, log_odds(s[0], live[0]))
         start = (swept[0][None], swept[1][None], swept[2][None])
     return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter, start)
 
 
 def _factored(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
-    """Newton's method, on the CPU one problem at a time: together they would fall out of cache."""
-    gram = gram_matrix(X, float(l2.min())) if X.shape[1] < X.shape[2] else None
-    at_once = len(l2) if X.is_cuda else 1
-    parts = [
-        newton(X, mean, gram, s[:, j : j + at_once], live[:, j : j + at_once], l2[j : j + at_once], tol, max_iter)
-        for j in range(0, len(l2), at_once)
-    ]
-    return Optimum(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
+    """Newton's method on problems that are live: on the CPU one at a time, since together they fall out of cache."""
+    c, n, D = X.shape
+    gram = gram_matrix(X, float(l2.min())) if n < D else None
+    problems = live.any(0).nonzero()[:, 0]
+    at_once = max(1, room(X.device) // (c * factored_bytes(n, D))) if X.is_cuda else 1
+    bias, objective, norm = X.new_zeros(3, *live.shape)
+    nothing = torch.zeros_like(live)
+    solved = Optimum(X.new_zeros(*live.shape, D), bias, objective, norm, nothing.long(), nothing)
+    for j in problems.split(at_once):
+        part = newton(X, mean, gram, s[:, j], live[:, j], l2[j], tol, max_iter)
+        for field, value in zip(solved, part, strict=True):
+            field[:, j] = value
+    return solved
 
 
 def _where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -146,7 +186,9 @@ def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor
     if not used.all():
         X = torch.where(used[..., None], X, 0.0)
     count = used.sum(1, keepdim=True).clamp(min=1)
-    mean = (X.sum(1, dtype=torch.float64) / count).to(X.dtype)
+    # On a GPU a plain sum in float64 would copy all of X.
+    total = sum_of_rows(used[:, None].double(), X)[:, 0] if X.is_cuda else X.sum(1, dtype=torch.float64)
+    mean = (total / count).to(X.dtype)
     X = X - mean[:, None]
     if not used.all():
         X *= used[..., None]

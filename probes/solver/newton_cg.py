@@ -14,8 +14,6 @@ Steps are first taken on logits that are carried along in the dtype of X. Once t
 computed anew in float64, and from then on only small increments are added: rounding costs steps and moves no optimum.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -24,81 +22,20 @@ from probes.solver.line_search import step_length
 from probes.solver.newton import Optimum, log_odds
 from probes.solver.one_cell import LEFT, STILL
 from probes.solver.rows import HEAVY, MOST_HEAVY
+from probes.solver.spaces import CHUNK, Combinations, Factor, Weights, logits, sum_of_rows
 
 SETTLED = 0.03  # a step that changes no logit by more is followed by one whose error is about its square
 LAST_STEPS = 12  # on float64 logits; where these do not suffice, rounding has spoilt the directions
-CHUNK = 128  # rows taken to float64 at a time, so that they stay in cache
-
-
-class Weights(NamedTuple):
-    """The space of weights w [c, k, D] on the rows X [c, n, D]."""
-
-    X: Tensor
-
-    def image(self, w: Tensor) -> Tensor:
-        """Xw: what weights do to the logits, [c, k, n]."""
-        return w @ self.X.mT
-
-    def lift(self, v: Tensor) -> Tensor:
-        """X'v: the weights that a vector v [c, k, n] over the rows adds up to."""
-        return v @ self.X
-
-    def dot(self, u: Tensor, w: Tensor, image_w: Tensor) -> Tensor:
-        """Inner product of the weights that u and w stand for, [c, k]."""
-        return (u * w).sum(-1)
-
-    def weight(self, w: Tensor) -> Tensor:
-        """The weights themselves, [c, k, D]."""
-        return w
-
-
-class Combinations(NamedTuple):
-    """The space of a [c, k, n], which stands for the weights X'a; methods as in `Weights`."""
-
-    X: Tensor
-    G: Tensor
-
-    def image(self, a: Tensor) -> Tensor:
-        """XX'a."""
-        return a @ self.G
-
-    def lift(self, v: Tensor) -> Tensor:
-        """X'v is what v itself stands for."""
-        return v
-
-    def dot(self, a: Tensor, b: Tensor, image_b: Tensor) -> Tensor:
-        """a'XX'b."""
-        return (a * image_b).sum(-1)
-
-    def weight(self, a: Tensor) -> Tensor:
-        """X'a."""
-        return a @ self.X
-
-
-class Factor(NamedTuple):
-    """The inverse of X'VX + ridge, V [n] the mean curvature of the label sets, through a factored n x n matrix.
-
-    By the Woodbury identity it is (1 - X'S B⁻¹ SX) / ridge with S = √V and B = ridge + SXX'S.
-    """
-
-    S: Tensor  # [c, 1, n]
-    L: Tensor  # [c, n, n], Cholesky factor of B
-    ridge: Tensor  # [c, 1, 1]
-
-    @classmethod
-    def of(cls, G: Tensor, curvature: Tensor, l2: Tensor, active: Tensor) -> "Factor":
-        """Factor at the mean curvature [c, n] and the geometric mean of the penalties of the active problems."""
-        share = (active / active.sum(-1, keepdim=True).clamp(min=1)).to(G)[..., None]
-        S = (curvature * share).sum(-2, keepdim=True).sqrt()
-        ridge = (l2.log()[:, None] * share).sum(-2, keepdim=True).exp()
-        B = S.mT * G * S
-        B.diagonal(dim1=-2, dim2=-1).add_(ridge[..., 0])
-        return cls(S, torch.linalg.cholesky_ex(B).L, ridge)
-
-    def solve(self, image: Tensor, r: Tensor) -> Tensor:
-        """The inverse times r [c, k, n], of which image is XX'r."""
-        y = torch.cholesky_solve((self.S * image).mT, self.L).mT
-        return (r - self.S * y) / self.ridge
+# Products of a direction before a factor is made, as shares of the number of rows: so many take about as long as a
+# factorisation; with a factor that has grown stale, a quarter as many.
+CPU_PATIENCE = (20, 80)
+# On a GPU they are two passes over memory and some fifty launches each, about 0.1 ms a cell of 8,000 x 4,096 in a batch
+# and 0.3 ms by itself; a factorisation of 4,096 columns takes about 12 ms.
+GPU_PATIENCE = 48
+FAR = 4.0  # after a step that changed a logit by more, in units of max(1, |logit|), a factor has surely grown stale
+GPU_CHECK = (
+    4  # products between looks at whether all problems are done: the device has to finish before the CPU can know
+)
 
 
 def border(X: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +44,8 @@ def border(X: Tensor) -> tuple[Tensor, Tensor]:
     X [c, n, D] is changed in place, to zero in those columns.
     """
     energy = torch.stack([rows.square().sum(1) for rows in X.split(CHUNK, 1)]).sum(0)
-    n_heavy = int((energy > HEAVY * energy.median(-1, keepdim=True).values).sum(-1).max().clamp(max=MOST_HEAVY))
+    median = energy.sort(-1).values[:, (energy.shape[1] - 1) // 2, None]  # `median` is not deterministic on a GPU
+    n_heavy = int((energy > HEAVY * median).sum(-1).max().clamp(max=MOST_HEAVY))
     columns = energy.topk(n_heavy).indices
     at = columns[:, None].expand(-1, X.shape[1], -1)
     Z = torch.cat((torch.ones_like(X[..., :1]), X.gather(2, at)), -1)
@@ -156,9 +94,10 @@ def newton_cg(
     logit = space.image(u.to(X.dtype)).double() + v @ Z64.mT
     active, converged = live, torch.zeros_like(live)
     iterations = torch.zeros_like(live, dtype=torch.int64)
-    factor, w, last, accuracy = None, None, 0, 1.0
+    factor, w, last, accuracy, steps = None, None, 0, 1.0, 0
+    alike = bool((l2 == l2[0]).all())  # one factor cannot serve penalties far apart
     while True:
-        if w is None and (not (active & (moved > SETTLED)).any() or int(iterations.max()) >= max_iter):
+        if w is None and (steps >= max_iter or not (active & (moved > SETTLED)).any()):
             w = sum_of_rows(u, X) if isinstance(space, Combinations) else u
             logit = logits(w, X) + v @ Z64.mT
         residual = -s * torch.sigmoid(-s * logit)
@@ -176,11 +115,14 @@ def newton_cg(
             converged = converged | (active & settled & (gradient_norm <= tol))
             active = live & ~converged
             last += 1
-            if not active.any() or last > LAST_STEPS or int(iterations.max()) >= max_iter:
+            if last > LAST_STEPS or steps >= max_iter or not active.any():
                 break
         curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * s.square()
-        farthest = float(moved[active].max())
+        farthest = float(torch.where(active, moved, 0.0).max())
         accuracy = (0.1 if farthest > 0.3 else 0.03) if w is None else min(0.1, max(1e-3, LEFT / max(farthest, LEFT)))
+        patience = s.shape[-1] // CPU_PATIENCE[factor is not None]
+        if X.is_cuda:
+            patience = GPU_PATIENCE if factor is None or farthest <= FAR else 0
         du, dv, dlogit, factor = _direction(
             space,
             Z,
@@ -192,6 +134,7 @@ def newton_cg(
             accuracy,
             active,
             factor,
+            patience if alike else None,
         )
         image = dlogit - dv @ Z.mT
         if w is not None:  # the Gram matrix is not exact enough for the last digits
@@ -210,6 +153,7 @@ def newton_cg(
         change = (t * dlogit * s).abs() / logit.abs().clamp(min=1)
         moved = torch.where(active, change.amax(-1), moved)
         iterations = iterations + active
+        steps += 1
 
     objective = (
         -(logsigmoid(s * logit) * s.square()).sum(-1) + l2 / 2 * w.square().sum(-1) + (penalty * v * v).sum(-1) / 2
@@ -230,15 +174,14 @@ def _direction(
     accuracy: float,
     active: Tensor,
     factor: Factor | None,
+    patience: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Factor | None]:
     """Preconditioned conjugate gradients on H (du, dv) = -(q, q_border): du, dv, their effect on the logits, a factor.
 
-    They begin and end with a step along the border alone: measured by their columns' size its residuals would seem
-    large for long. They end where the residual, in the norm of the preconditioner, is down to `accuracy`.
+    After `patience` products a factor is made, which preconditions the rest. They begin and end with a step along the
+    border alone: measured by their columns' size its residuals would seem large for long. They end where the residual,
+    in the norm of the preconditioner, is down to `accuracy`.
     """
-    # So many products take about as long as a factorisation; with a factor that has grown stale, a quarter as many.
-    patience = curvature.shape[-1] // (20 if factor is None else 80)
-    alike = bool((l2 == l2[0]).all())  # one factor cannot serve penalties far apart
     block = (Z.mT[:, None] * curvature[:, :, None]) @ Z[:, None] + torch.diag_embed(penalty)  # [c, k, 1 + m, 1 + m]
     block = torch.linalg.cholesky_ex(block).L
     dv = torch.cholesky_solve(-q_border[..., None], block)[..., 0]
@@ -247,16 +190,16 @@ def _direction(
     p, p_border, p_image = q, q_border, curvature  # of no weight in the first direction
     rho = goal = torch.full_like(l2.expand(active.shape), torch.inf)
     for iteration in range(3 * curvature.shape[-1]):
-        if iteration == patience and isinstance(space, Combinations) and alike:
-            factor = Factor.of(space.G, curvature, l2, active)
+        if iteration == patience:
+            factor = space.factor(curvature, l2, active)
             rho = goal = torch.full_like(rho, torch.inf)  # begin again from where we are
-        z = r / l2[:, None] if factor is None else factor.solve(space.image(r), r)
+        z = r / l2[:, None] if factor is None else factor.solve(r)
         z_border = torch.cholesky_solve(r_border[..., None], block)[..., 0]
         z_image = space.image(z)
         rho, rho_before = space.dot(r, z, z_image) + (r_border * z_border).sum(-1), rho
         goal = torch.where(goal.isinf(), accuracy**2 * rho, goal)
         active = active & (rho > goal)
-        if not active.any():
+        if (iteration % GPU_CHECK == 0 or not Z.is_cuda) and not active.any():
             break
         beta = torch.where(active, rho / rho_before, 0.0)[..., None]
         p, p_border, p_image = z + beta * p, z_border + beta * p_border, z_image + beta * p_image
@@ -269,16 +212,3 @@ def _direction(
         r_border = r_border - alpha * (bent @ Z + penalty * p_border)
     last = torch.cholesky_solve(r_border[..., None], block)[..., 0]
     return du, dv + last, dlogit + last @ Z.mT, factor
-
-
-def logits(w: Tensor, X: Tensor) -> Tensor:
-    """Xw in float64, [c, k, n], from w [c, k, D] and X [c, n, D] of any dtype."""
-    return torch.cat([w @ rows.double().mT for rows in X.split(CHUNK, 1)], -1)
-
-
-def sum_of_rows(v: Tensor, X: Tensor) -> Tensor:
-    """X'v in float64, [c, k, D], from v [c, k, n] and X [c, n, D] of any dtype."""
-    total = v.new_zeros(*v.shape[:-1], X.shape[-1])
-    for part, rows in zip(v.split(CHUNK, -1), X.split(CHUNK, 1), strict=True):
-        total += part @ rows.double()
-    return total

@@ -7,11 +7,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from probes.solver.logistic import LogisticFit, fit_logistic
+from probes.solver.precision import full_precision
 
 PATH = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 FOLDS = 5
 
 
+@full_precision()
 def fit_chosen(
     acts: Tensor,
     labels: Tensor,

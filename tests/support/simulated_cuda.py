@@ -299,9 +299,9 @@ class _Operations(TorchDispatchMode):
 
 
 def _is_cuda(device: Any) -> bool:
-    if not isinstance(device, str | torch.device):
-        return False
-    return torch.device(device).type == "cuda"
+    if isinstance(device, str):  # or the name of a function
+        return device.partition(":")[0] == "cuda"
+    return isinstance(device, torch.device) and device.type == "cuda"
 
 
 def _unwrap(one: Any) -> Any:
