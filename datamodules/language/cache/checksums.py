@@ -1,16 +1,21 @@
 """Whether files are as their records say."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 
+def format_times(stats: Iterable[os.stat_result]) -> bytes:
+    """Sizes and times of change of some files."""
+    return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats).encode()
+
+
 def read_times(paths: Iterable[Path]) -> bytes:
     """Sizes and times of change, empty where a file is missing."""
     try:
-        stats = [path.stat() for path in paths]
-        return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats).encode()
+        return format_times([path.stat() for path in paths])
     except FileNotFoundError:
         return b""
 
