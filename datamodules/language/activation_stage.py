@@ -87,9 +87,7 @@ class ActivationStage:
         mean = sum(self.tokens) // len(self.tokens)
         return Speed(self.running.network).estimate_batches(n, self.running.model.batch_size, mean)
 
-    def make(
-        self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
-    ) -> dict[str, Files]:
+    def make(self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]) -> dict[str, Files]:
         """Read the activations of one shard.
 
         Args:

@@ -37,7 +37,7 @@ class FileBuffers:
         files = self._find(n * length).reshape(n, length)
         files[:, : len(header)] = np.frombuffer(header, np.uint8)
         h = torch.from_numpy(files)[:, len(header) :].view(dtype).unflatten(1, list(shape))
-        return h, [memoryview(file) for file in files]
+        return h, [file.data for file in files]
 
     def _find(self, size: int) -> np.ndarray:
         """Memory that is not in use: all that is lent is a view of an array, so that is gone when they are."""

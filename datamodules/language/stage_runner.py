@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Stage(Protocol):
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
-    ) -> dict[str, Files]:
+    ) -> Mapping[str, Files]:
         """For each output, the content of one shard's files by name."""
         ...
 
@@ -85,7 +85,7 @@ class StageRunner:
     def build(self, stage: Stage, entries: dict[str, CacheEntry]) -> None:
         """Make what the entries of a stage's outputs lack; what several lack of one shard is made at once."""
 
-        def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> dict[CacheEntry, Files]:
+        def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> Mapping[CacheEntry, Files]:
             also = [other for other, entry in entries.items() if other != output and shard in entry.list_missing()]
             made = stage.make(get_rows(shard, len(stage.tokens)), [output, *also], advance)
             return {entries[name]: files for name, files in made.items()}
@@ -100,7 +100,7 @@ class StageRunner:
         output: str,
         entry: CacheEntry,
         bytes_each: int,
-        make: Callable[[str, int, Callable[[Sequence[int]], None]], dict[CacheEntry, Files]],
+        make: Callable[[str, int, Callable[[Sequence[int]], None]], Mapping[CacheEntry, Files]],
     ) -> None:
         """Build what an entry lacks, with a bar, or say that nothing is lacking."""
         costs, n = stage.tokens, len(stage.tokens)
@@ -120,7 +120,7 @@ class StageRunner:
             def advance(rows: Sequence[int]) -> None:
                 done(len(rows), sum(costs[i] for i in rows))
 
-            def make_shard(shard: int, check: Callable[[], None]) -> dict[CacheEntry, Files]:
+            def make_shard(shard: int, check: Callable[[], None]) -> Mapping[CacheEntry, Files]:
                 def advance_or_fail(rows: Sequence[int]) -> None:
                     check()  # a full disk ends the run here, not after the rest of the shard
                     advance(rows)

@@ -16,14 +16,14 @@ import os
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.language.cache.checksums import find_difference, format_times, read_times
+from datamodules.language.cache.checksums import check_files, write_seal
 from datamodules.language.cache.claim import POLL, Claim
 from datamodules.language.cache.shard_writer import ShardWriter
 from datamodules.stream.whole_file import replace_whole
@@ -32,7 +32,7 @@ VERSION = 1  # layout of an entry
 THREADS = 4  # that hash and write the files of a shard
 
 Content = bytes | memoryview
-Files = dict[str, Content]  # of a shard, by name
+Files = Mapping[str, Content]  # of a shard, by name
 
 
 class CacheEntry:
@@ -97,7 +97,7 @@ class CacheEntry:
 
     def build(
         self,
-        make: Callable[[int, Callable[[], None]], "dict[CacheEntry, Files]"],
+        make: Callable[[int, Callable[[], None]], "Mapping[CacheEntry, Files]"],
         skip: Callable[[int], Any],
         together: bool = False,
     ) -> None:
@@ -165,30 +165,7 @@ class CacheEntry:
         Raises:
             ValueError: a file is missing, truncated or altered; says how to rebuild it.
         """
-        try:
-            recorded = json.loads(self._record(shard).read_bytes())
-            kinds = [(type(record["bytes"]), type(record["sha256"])) for record in recorded.values()]
-            if set(kinds) != {(int, str)}:
-                raise ValueError
-        except (ValueError, AttributeError, TypeError, KeyError):
-            raise ValueError(
-                f"cache: record {self._record(shard)} is altered; rebuild its shard with: rm '{self._record(shard)}' "
-                "and the same run again"
-            ) from None
-        paths = {name: self.folder / name for name in recorded}
-        seal = self._get_seal(shard)
-        sealed = seal.read_bytes() if seal.exists() else b""
-        # A file whose size and time of change are as when it was last checked is not read again: a cache can be large.
-        if not sealed or sealed != read_times(paths.values()):
-            for name, path in paths.items():
-                problem = find_difference(path, recorded[name])
-                if problem:
-                    raise ValueError(
-                        f"cache: shard {path} {problem}; "
-                        f"rebuild it with: rm '{self._record(shard)}' and the same run again"
-                    )
-            self._seal(shard, [path.stat() for path in paths.values()])
-        return paths
+        return check_files(self._record(shard), self._get_seal(shard))
 
     def write_once(self, name: str, content: bytes) -> Path:
         """Write one file, unless it is there with this content."""
@@ -235,7 +212,7 @@ class CacheEntry:
         with _explain_error(f"a folder that can be written, got {self.folder}"):
             return claim.take()
 
-    def _store(self, shard: int, made: "dict[CacheEntry, Files]", claim: Claim) -> None:
+    def _store(self, shard: int, made: "Mapping[CacheEntry, Files]", claim: Claim) -> None:
         """Store a shard that is claimed here, and offer what was made of it for other entries."""
         try:
             for entry, files in made.items():
@@ -259,7 +236,7 @@ class CacheEntry:
             with ThreadPoolExecutor(THREADS) as pool:  # hashing and writing let other threads run
                 stored = dict(zip(files, pool.map(store, files), strict=True))
             # What was just written need not be read again. Whoever finds the record finds the seal, so it comes first.
-            self._seal(shard, [stat for _, stat in stored.values()])
+            write_seal(self._get_seal(shard), [stat for _, stat in stored.values()])
             record = {name: described for name, (described, _) in stored.items()}
             self._require(claim)
             self.write(self._record(shard).name, json.dumps(record, indent=1).encode())
@@ -279,13 +256,8 @@ class CacheEntry:
     def _get_seal(self, shard: int) -> Path:
         return self.folder / ".local" / f"shard-{shard:05d}.seal"
 
-    def _seal(self, shard: int, stats: Iterable[os.stat_result]) -> None:
-        """Note that a shard's files, as their sizes and times tell them, are as its record says."""
-        with suppress(OSError):  # a cache that others own can be read all the same
-            self._get_seal(shard).write_bytes(format_times(stats))
 
-
-def _offer_all(shard: int, made: dict[CacheEntry, Files]) -> None:
+def _offer_all(shard: int, made: Mapping[CacheEntry, Files]) -> None:
     for entry, files in made.items():
         entry.offer(shard, files, wait=True)
 

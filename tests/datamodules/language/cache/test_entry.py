@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from datamodules.language.cache import checksums
 from datamodules.language.cache import entry as cache
 from datamodules.language.cache.entry import CacheEntry
 from tests.support.places import ROOT
@@ -37,7 +38,7 @@ def test_a_checked_shard_is_not_read_again(tmp_path, monkeypatch):
     built = entry(tmp_path)
     build(built)
     built.check_files(1)
-    monkeypatch.setattr(cache, "find_difference", lambda *_: pytest.fail("was read again"))
+    monkeypatch.setattr(checksums, "find_difference", lambda *_: pytest.fail("was read again"))
     assert len(entry(tmp_path).check_files(1)) == 2
 
 
