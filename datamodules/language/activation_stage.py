@@ -119,7 +119,8 @@ class ActivationStage:
                     shape = len(self.names), len(rows), h.shape[-1]
                     acts[site], files = self._buffers.lend(len(self.layers), shape, STORE)
                     made[site] = dict(zip(names, files, strict=True))
-                for i, example in zip(batch, h.cpu(), strict=True):  # [L, T, D] each: faster than all at once
-                    acts[site][:, :, i - rows.start] = example
+                # One example [L, T, D] at a time: the memory between device and shard stays small and is used again.
+                for i, example in zip(batch, h, strict=True):
+                    acts[site][:, :, i - rows.start] = example.cpu()
             advance(batch)
         return made
