@@ -15,6 +15,7 @@ from probes.analysis.auc_map import AUCMap, headline
 from probes.grid_auroc import GridAUROC
 from probes.settings import check_precision
 from probes.solver.inputs import NotFiniteError
+from probes.solver.precision import full_precision
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class ProbeGrid(pl.LightningModule):
         """Scores [K, N] of activations [N, D] by the K probes of one cell, weight [K, D] and bias [K]."""
         return weight @ acts.mT + bias[:, None]
 
+    @full_precision()
     def forward(self, acts: Tensor, cells: Tensor) -> Tensor:
         """Score examples: the higher, the likelier label 1; above 0 where that is likelier than not.
 

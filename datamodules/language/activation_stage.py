@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
+from datamodules.language.cache.entry import Files
 from datamodules.language.cache.shards import name_shard
 from datamodules.language.capture import VERSION, capture, check_finite
+from datamodules.language.file_buffers import FileBuffers
 from datamodules.language.generation import Answer
 from datamodules.language.progress import Speed
 from datamodules.language.running_model import RunningModel
@@ -61,6 +62,7 @@ class ActivationStage:
         self.positions, self.valid = tokens, valid
         self.sequences = [array("i", [*one.prompt_ids, *one.thought_ids, *one.answer_ids]) for one in answers]
         self.tokens = list(map(len, self.sequences))
+        self._buffers = FileBuffers()
         self._content = {
             "version": VERSION,
             "sequences": digest_sequences(self.sequences),
@@ -85,9 +87,7 @@ class ActivationStage:
         mean = sum(self.tokens) // len(self.tokens)
         return Speed(self.running.network).estimate_batches(n, self.running.reading.count_examples(mean), mean)
 
-    def make(
-        self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
-    ) -> dict[str, dict[str, bytes]]:
+    def make(self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]) -> dict[str, Files]:
         """Read the activations of one shard.
 
         Args:
@@ -96,25 +96,24 @@ class ActivationStage:
             advance: called with the rows of each batch that is done.
 
         Returns:
-            for each site, the content of its files by name.
+            for each site, the content of its files by name; their memory serves again once nobody holds them.
 
         Raises:
             ValueError: an activation that is not finite; names layer, position and example.
         """
         acts: dict[str, Tensor] = {}
+        made: dict[str, Files] = {}
+        names = [f"layer={layer:02d}/{name_shard(rows, 'safetensors')}" for layer in self.layers]
         for batch, captured in self.running.run(rows, self.sequences, lambda batch: self._read(batch, outputs)):
             for site, h in captured.items():
                 if site not in acts:
-                    acts[site] = torch.empty(len(self.layers), len(self.names), len(rows), h.shape[-1], dtype=STORE)
-                acts[site][:, :, [i - rows.start for i in batch]] = h.permute(1, 2, 0, 3)
+                    shape = len(self.names), len(rows), h.shape[-1]
+                    acts[site], files = self._buffers.lend(len(self.layers), shape, STORE)
+                    made[site] = dict(zip(names, files, strict=True))
+                for i, example in zip(batch, h, strict=True):  # [L, T, D] each: faster than all at once
+                    acts[site][:, :, i - rows.start] = example
             advance(batch)
-        return {
-            site: {
-                f"layer={layer:02d}/{name_shard(rows, 'safetensors')}": save({"h": h[i]})
-                for i, layer in enumerate(self.layers)
-            }
-            for site, h in acts.items()
-        }
+        return made
 
     def _read(self, batch: list[int], outputs: Sequence[str]) -> dict[str, Tensor]:
         """For each site [n, L, T, D] of a batch as it is stored, on the CPU: nothing is left on the device."""

@@ -2,14 +2,14 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch.distributed as dist
 
 from datamodules.language.cache.cached_activations import CachedActivations, find_larger
-from datamodules.language.cache.entry import CacheEntry, compute_key, find_missing
+from datamodules.language.cache.entry import CacheEntry, Files, compute_key, find_missing
 from datamodules.language.cache.shards import count_shards, get_rows
 from datamodules.language.progress import format_duration, format_size, show_bar
 from datamodules.language.running_model import RunningModel
@@ -43,7 +43,7 @@ class Stage(Protocol):
 
     def make(
         self, rows: range, outputs: Sequence[str], advance: Callable[[Sequence[int]], None]
-    ) -> dict[str, dict[str, bytes]]:
+    ) -> Mapping[str, Files]:
         """For each output, the content of one shard's files by name."""
         ...
 
@@ -85,12 +85,10 @@ class StageRunner:
     def build(self, stage: Stage, entries: dict[str, CacheEntry]) -> None:
         """Make the missing shards of all outputs of a stage; outputs that lack the same shard are made together."""
 
-        def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> dict[str, bytes]:
+        def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> Mapping[CacheEntry, Files]:
             also = [other for other, entry in entries.items() if other != output and shard in entry.list_missing()]
-            files = stage.make(get_rows(shard, len(stage.tokens)), [output, *also], advance)
-            for other in also:
-                entries[other].offer(shard, files[other], wait=self.running.split)
-            return files[output]
+            made = stage.make(get_rows(shard, len(stage.tokens)), [output, *also], advance)
+            return {entries[name]: files for name, files in made.items()}
 
         for output in sorted(entries):  # the same order in all processes that build them
             lacking = {output} | {other for other, entry in entries.items() if entry.list_missing()}
@@ -102,7 +100,7 @@ class StageRunner:
         output: str,
         entry: CacheEntry,
         bytes_each: int,
-        make: Callable[[str, int, Callable[[Sequence[int]], None]], dict[str, bytes]],
+        make: Callable[[str, int, Callable[[Sequence[int]], None]], Mapping[CacheEntry, Files]],
     ) -> None:
         """Build what an entry lacks, with a bar, or say that nothing is lacking."""
         costs, n = stage.tokens, len(stage.tokens)
@@ -122,11 +120,14 @@ class StageRunner:
             def advance(rows: Sequence[int]) -> None:
                 done(len(rows), sum(costs[i] for i in rows))
 
-            entry.build(
-                make=lambda shard: make(output, shard, advance),
-                skip=lambda shard: advance(get_rows(shard, n)),
-                together=self.running.split,
-            )
+            def make_shard(shard: int, check: Callable[[], None]) -> Mapping[CacheEntry, Files]:
+                def advance_or_fail(rows: Sequence[int]) -> None:
+                    check()  # a full disk ends the run here, not after the rest of the shard
+                    advance(rows)
+
+                return make(output, shard, advance_or_fail)
+
+            entry.build(make_shard, lambda shard: advance(get_rows(shard, n)), together=self.running.split)
 
     def say(self, line: str) -> None:
         """Log a line for people, on one rank."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from uuid import uuid4
 
 
-def replace_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, sync it, and rename it. A failed write leaves no file.
+def replace_whole(path: Path, content: bytes | memoryview) -> os.stat_result:
+    """Write a file under a temporary name beside its own, sync it, and rename it; of a failed write nothing is left.
 
-    The folder is created if missing.
+    The folder is made if missing. Returns what the system says of the file as it was written.
 
     Raises:
         OSError: as the system gives it.
@@ -24,6 +24,7 @@ def replace_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            written = os.fstat(file.fileno())
         temporary.replace(path)
     finally:
         with suppress(OSError):
@@ -33,6 +34,7 @@ def replace_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)  # so that the new name also survives a power failure
     finally:
         os.close(folder)
+    return written
 
 
 def write_whole(path: Path, content: bytes) -> Path:

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from torch._C._distributed_c10d import ProcessGroupGloo
+from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
 from probes.exact_grid import LogisticGrid
-from tests.probes.test_targets_of_a_grid import Data
+from tests.support.named_cells import NamedCells
 from tests.support.trainers import quiet_trainer
 
 
@@ -19,7 +19,7 @@ def group():
         return ProcessGroupGloo(store, rank, size, timeout)
 
     dist.Backend.register_backend("without_cpu", create, devices=["cuda"])
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield dist.new_group([0], backend="without_cpu")
     dist.destroy_process_group()
 
@@ -33,7 +33,7 @@ def test_maps_are_logged_without_moving_tensors_of_the_cpu(group, tmp_path):
 
     with pytest.raises(RuntimeError, match="No backend type associated with device type cpu"):
         Strategy().reduce(torch.ones(1))
-    grid, data = LogisticGrid(), Data(names=("correctness",))
+    grid, data = LogisticGrid(), NamedCells(names=("correctness",))
     trainer = quiet_trainer(tmp_path, strategy=Strategy(accelerator=None, device=torch.device("cpu")))
     trainer.fit(grid, data)
     trainer.test(grid, data, verbose=False)
@@ -44,4 +44,4 @@ def test_a_precision_that_rounds_probes_is_refused(tmp_path):
     for precision in ("bf16-true", "16-true"):
         trainer = quiet_trainer(tmp_path, precision=precision)
         with pytest.raises(ValueError, match=f"^trainer.precision: expected 32-true, .* got {precision}; leave it out"):
-            trainer.fit(LogisticGrid(), Data(names=("correctness",)))
+            trainer.fit(LogisticGrid(), NamedCells(names=("correctness",)))

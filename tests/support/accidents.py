@@ -5,11 +5,12 @@
 undisturbed and counts its steps on files; then, N times, starts anew, is killed before a step, and goes on.
 """
 
+import itertools
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -78,12 +79,10 @@ def kill(model: str, questions: str, folder: str, n: int) -> list[dict]:
     told = []
     for k in range(n):
         root, moment = f"{folder}/killed-{k}", round((k + 0.5) * total / n)
-        seen = 0
+        numbers = itertools.count(1)  # of two threads, so each has to have a number of its own
 
-        def at_its_moment(event: str, moment: int = moment) -> None:
-            nonlocal seen
-            seen += 1
-            if seen == moment:
+        def at_its_moment(event: str, moment: int = moment, numbers: Iterator[int] = numbers) -> None:
+            if next(numbers) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         status = forked(root, lambda root=root: build(model, questions, root), at_its_moment)

@@ -1,12 +1,12 @@
 """Content-addressed, crash-safe store of the results of the language-model stages.
 
 An entry is a folder named by the hash of everything its content depends on. Its content comes in shards; a shard is
-finished once its record, which lists its files with size and checksum, exists next to them. Files are written under a
-temporary name, synced and renamed, so a file with its final name is complete. Any number of processes build one entry
-together: each shard is claimed by a file lock, which the system releases when its holder ends.
+finished once its record, which names its files with size and checksum, stands beside them. Files are written under a
+temporary name, synced and renamed, so whatever has its final name is whole. Any number of processes, on any number of
+machines, build one entry together: each shard is claimed, as `claim.py` says, until its record is written.
 
-The bytes of an entry do not depend on the process that built it, except in its folder `.local`, which has the locks and
-the time at which each shard was last checked.
+An entry's bytes are the same whoever built it, but for its folder `.local`: claims, and the times of each shard's files
+when they were written or last held against their checksums.
 """
 
 import fcntl
@@ -14,16 +14,25 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.language.cache.checksums import find_difference, read_times
+from datamodules.language.cache.checksums import check_files, write_seal
+from datamodules.language.cache.claim import POLL, Claim
+from datamodules.language.cache.shard_writer import ShardWriter
 from datamodules.stream.whole_file import replace_whole
 
 VERSION = 1  # layout of an entry
+THREADS = 4  # that hash and write the files of a shard
+
+Content = bytes | memoryview
+Files = Mapping[str, Content]  # of a shard, by name
 
 
 class CacheEntry:
@@ -88,43 +97,67 @@ class CacheEntry:
 
     def build(
         self,
-        make: Callable[[int], dict[str, bytes]],
+        make: Callable[[int, Callable[[], None]], "Mapping[CacheEntry, Files]"],
         skip: Callable[[int], Any],
         together: bool = False,
     ) -> None:
         """Make every missing shard, sharing the work with other processes that build the same entry.
 
+        A shard is stored while the next one is made; on return, and after an error, none is half stored.
+
         Args:
-            make: gives the files of a shard, name to bytes. Its result must depend on the shard number alone.
+            make: gives the files of a shard for each entry that lacks it, this one among them. They must depend on the
+                shard number alone. Its second argument, called now and then, raises what storing another shard raised.
             skip: called with each shard that another process made meanwhile.
             together: make every shard, as all processes that hold parts of one model must; one of them stores it.
+
+        Raises:
+            OSError: a shard cannot be stored.
         """
         missing = self.list_missing()
-        if together:
-            for shard in missing:
-                self.offer(shard, make(shard), wait=True)
-            return
-        # First the shards that no process has claimed; then wait for the rest, in case their process ends.
-        for wait in (False, True):
-            held = []
-            for shard in missing:
-                with self._claim(f"shard-{shard:05d}", wait) as mine:
-                    if not mine:
-                        held.append(shard)
+        with ExitStack() as claims, ShardWriter() as writer:  # an error lets go of claims once the writer has stopped
+            if together:
+                for shard in missing:
+                    writer.submit(partial(_offer_all, shard, make(shard, writer.check)))
+                return
+            held = [(shard, self._get_claim(shard)) for shard in missing]
+            for _, claim in held:
+                claims.callback(claim.release)
+            # First whatever nobody else holds; then wait for the rest, in case its holder dies.
+            while held:
+                left = []
+                for shard, claim in held:
+                    if self._record(shard).exists():
+                        skip(shard)
+                    elif not self._take(claim):
+                        left.append((shard, claim))
                     elif self._record(shard).exists():
+                        claim.release()
                         skip(shard)
                     else:
-                        self._finish(shard, make(shard))
-            missing = held
+                        writer.submit(partial(self._store, shard, make(shard, writer.check), claim))
+                held = left
+                if held:
+                    writer.flush()
+                    time.sleep(POLL)
 
-    def offer(self, shard: int, files: dict[str, bytes], wait: bool) -> None:
-        """Store a shard unless it exists or another process is storing it.
+    def offer(self, shard: int, files: Files, wait: bool) -> None:
+        """Store a shard that others may have made too, unless it is there; one that another process makes is its own.
 
         If `wait` is true, the shard is stored on return, by this or another process.
         """
-        with self._claim(f"shard-{shard:05d}", wait) as mine:
-            if mine and not self._record(shard).exists():
-                self._finish(shard, files)
+        claim = self._get_claim(shard)
+        while not self._record(shard).exists():
+            if self._take(claim):
+                try:
+                    if not self._record(shard).exists():
+                        self._finish(shard, files, claim)
+                finally:
+                    claim.release()
+            elif wait:
+                time.sleep(POLL)
+            else:
+                return
 
     def check_files(self, shard: int) -> dict[str, Path]:
         """Return the paths of the files of a finished shard by name, after a check of each against its record.
@@ -132,48 +165,28 @@ class CacheEntry:
         Raises:
             ValueError: a file is missing, truncated or altered; says how to rebuild it.
         """
-        try:
-            recorded = json.loads(self._record(shard).read_bytes())
-            kinds = [(type(record["bytes"]), type(record["sha256"])) for record in recorded.values()]
-            if set(kinds) != {(int, str)}:
-                raise ValueError
-        except (ValueError, AttributeError, TypeError, KeyError):
-            raise ValueError(
-                f"cache: record {self._record(shard)} is altered; rebuild its shard with: rm '{self._record(shard)}' "
-                "and the same run again"
-            ) from None
-        paths = {name: self.folder / name for name in recorded}
-        seal = self.folder / ".local" / f"shard-{shard:05d}.seal"
-        sealed = seal.read_bytes() if seal.exists() else b""
-        # A file with the size and time of change of its last check is not read again: a cache can be large.
-        if not sealed or sealed != read_times(paths.values()):
-            for name, path in paths.items():
-                problem = find_difference(path, recorded[name])
-                if problem:
-                    raise ValueError(
-                        f"cache: shard {path} {problem}; "
-                        f"rebuild it with: rm '{self._record(shard)}' and the same run again"
-                    )
-            with suppress(OSError):  # a cache that others own can be read all the same
-                seal.write_bytes(read_times(paths.values()))
-        return paths
+        return check_files(self._record(shard), self._get_seal(shard))
 
     def write_once(self, name: str, content: bytes) -> Path:
-        """Write one file, unless it exists with this content."""
-        path = self.folder / name
-        if not (path.exists() and path.read_bytes() == content):
-            with self._claim(name, wait=True):
+        """Write one file, unless it is there with this content."""
+        path, claim = self.folder / name, Claim(self.folder / ".local", name)
+        while not (path.exists() and path.read_bytes() == content):
+            if not self._take(claim):
+                time.sleep(POLL)
+                continue
+            try:
                 for leftover in path.parent.glob(f".{name}.*.tmp"):
                     leftover.unlink()  # of a process that was killed while it held this claim
                 self.write(name, content)
+            finally:
+                claim.release()
         return path
 
-    def write(self, name: str, content: bytes) -> Path:
-        """Write one file so that it is complete or does not exist."""
+    def write(self, name: str, content: Content) -> os.stat_result:
+        """Write one file so that it is there whole or not at all; returns its size and times."""
         path = self.folder / name
         with _explain_error(f"room for {len(content) / 1e6:,.1f} MB at {path}"):
-            replace_whole(path, content)
-        return path
+            return replace_whole(path, content)
 
     def _check_version(self) -> None:
         path = self.folder / "manifest.json"
@@ -192,35 +205,61 @@ class CacheEntry:
     def _record(self, shard: int) -> Path:
         return _name_record(self.folder, shard)
 
-    def _finish(self, shard: int, files: dict[str, bytes]) -> None:
+    def _get_claim(self, shard: int) -> Claim:
+        return Claim(self.folder / ".local", f"shard-{shard:05d}")
+
+    def _take(self, claim: Claim) -> bool:
+        with _explain_error(f"a folder that can be written, got {self.folder}"):
+            return claim.take()
+
+    def _store(self, shard: int, made: "Mapping[CacheEntry, Files]", claim: Claim) -> None:
+        """Store a shard that is claimed here, and offer what was made of it for other entries."""
+        try:
+            for entry, files in made.items():
+                if entry is not self:
+                    entry.offer(shard, files, wait=False)
+            self._finish(shard, made[self], claim)
+        finally:
+            claim.release()
+
+    def _finish(self, shard: int, files: Files, claim: Claim | None = None) -> None:
         for leftover in self.folder.glob(f"**/.*shard-{shard:05d}.*.tmp"):
             leftover.unlink()  # of a process that was killed while it held this claim
-        written: list[Path] = []
+
+        def store(name: str) -> tuple[dict[str, int | str], os.stat_result]:
+            self._require(claim)
+            content = files[name]
+            digest = hashlib.sha256(content).hexdigest()
+            return {"bytes": len(content), "sha256": digest}, self.write(name, content)
+
         try:
-            for name, content in files.items():
-                written.append(self.write(name, content))
-            record = {
-                name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                for name, content in files.items()
-            }
+            with ThreadPoolExecutor(THREADS) as pool:  # hashing and writing let other threads run
+                stored = dict(zip(files, pool.map(store, files), strict=True))
+            # What was just written need not be read again. Whoever finds the record finds the seal, so it comes first.
+            write_seal(self._get_seal(shard), [stat for _, stat in stored.values()])
+            record = {name: described for name, (described, _) in stored.items()}
+            self._require(claim)
             self.write(self._record(shard).name, json.dumps(record, indent=1).encode())
         except BaseException:
-            for path in written:
-                path.unlink(missing_ok=True)
+            if claim is None or claim.held():
+                for name in files:
+                    (self.folder / name).unlink(missing_ok=True)
             raise
 
-    @contextmanager
-    def _claim(self, name: str, wait: bool) -> Iterator[bool]:
-        """Lock a shard or a file; yields whether the lock was acquired."""
-        with ExitStack() as claim:
-            with _explain_error(f"a folder that can be written, got {self.folder}"):
-                lock = claim.enter_context((self.folder / ".local" / f"{name}.lock").open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True  # closing the file drops the lock
+    def _require(self, claim: Claim | None) -> None:
+        if claim is not None and not claim.held():
+            raise OSError(
+                f"cache.root: expected a claim that lasts, got {claim.name} of {self.folder} taken over by another "
+                "machine, as this process had stopped; the same run again goes on where it stands"
+            )
+
+    def _get_seal(self, shard: int) -> Path:
+        return self.folder / ".local" / f"shard-{shard:05d}.seal"
+
+
+def _offer_all(shard: int, made: Mapping[CacheEntry, Files]) -> None:
+    for entry, files in made.items():
+        entry.offer(shard, files, wait=True)
 
 
 def compute_key(content: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from uuid import uuid4
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.language.cache.claim import NO_LOCKS
 from datamodules.language.progress import format_size
 from datamodules.stream.local_paths import expand_user
 
@@ -76,7 +77,7 @@ def _read_entry(folder: Path) -> HeldEntry:
     except ValueError:
         manifest = {}
     sizes = []
-    for file in folder.rglob("*"):
+    for file in (path for path in folder.rglob("*") if path.parent.name != ".local"):
         with suppress(FileNotFoundError):  # a file that is being written gets another name
             sizes.append(file.stat().st_size if file.is_file() else 0)
     return HeldEntry(
@@ -134,7 +135,14 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
                     f"cache.prune: expected entries that no run is using, got {folder.name}; wait for that run, or "
                     "stop it"
                 ) from None
-        for folder in chosen:  # runs no longer find them, so an interrupted removal leaves no partial entry
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                raise ValueError(
+                    f"cache.prune: expected a cache.root whose file system has locks, which tell that no run is using "
+                    f"an entry, got {root} without flock; mount it with flock, or stop all runs and: rm -r '{folder}'"
+                ) from None
+        for folder in chosen:  # no run finds them any more, so a removal that is cut short leaves nothing half
             folder.rename(folder.with_name(f".{folder.name}.{uuid4().hex}{REMOVED}"))
     for folder in expand_user(root, "cache.root").glob(f"*/.*{REMOVED}"):  # and those of an interrupted removal
         shutil.rmtree(folder)

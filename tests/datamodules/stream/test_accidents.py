@@ -95,13 +95,13 @@ from tests.support.places import ROOT
 root, room = sys.argv[1], Path(sys.argv[1]) / "others"
 entry = CacheEntry(root, "answers", {}, 6)
 
-def make(shard):
-    return {f"shard-{shard:05d}.bin": bytes([shard]) * 120_000}
+def make(shard, check):
+    return {entry: {f"shard-{shard:05d}.bin": bytes([shard]) * 120_000}}
 
-def crowded(shard):
+def crowded(shard, check):
     if shard == 3:
         room.write_bytes(bytes(600_000))  # of others, after the estimate
-    return make(shard)
+    return make(shard, check)
 
 entry.require_room(120_000)
 try:
@@ -111,7 +111,7 @@ except OSError as error:
     room.unlink()
     entry = CacheEntry(root, "answers", {}, 6)
     made = []
-    entry.build(lambda shard: made.append(shard) or make(shard), lambda shard: None)
+    entry.build(lambda shard, check: made.append(shard) or make(shard, check), lambda shard: None)
     print(made, entry.list_missing(), [len(entry.check_files(shard)) for shard in range(6)])
 """
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from datamodules.language.cache import checksums
 from datamodules.language.cache import entry as cache
 from datamodules.language.cache.entry import CacheEntry
 from tests.support.places import ROOT
@@ -22,7 +23,7 @@ def make(shard):
 
 
 def build(cache_entry, maker=make):
-    cache_entry.build(maker, skip=lambda shard: None)
+    cache_entry.build(lambda shard, check: {cache_entry: maker(shard)}, skip=lambda shard: None)
 
 
 def tree(folder):
@@ -37,7 +38,7 @@ def test_a_checked_shard_is_not_read_again(tmp_path, monkeypatch):
     built = entry(tmp_path)
     build(built)
     built.check_files(1)
-    monkeypatch.setattr(cache, "find_difference", lambda *_: pytest.fail("was read again"))
+    monkeypatch.setattr(checksums, "find_difference", lambda *_: pytest.fail("was read again"))
     assert len(entry(tmp_path).check_files(1)) == 2
 
 
@@ -164,7 +165,7 @@ def test_shards_claimed_by_another_process_are_left_to_it(tmp_path):
                 fcntl.flock(lock, fcntl.LOCK_UN)
             return make(shard)
 
-        shared.build(other_finishes_the_first, elsewhere.append)
+        shared.build(lambda shard, check: {shared: other_finishes_the_first(shard)}, elsewhere.append)
     assert made == [1, 2, 3]
     assert elsewhere == [0]
     assert shared.list_missing() == []
@@ -179,7 +180,7 @@ def test_a_shard_that_another_process_finished_meanwhile_is_not_made_again(tmp_p
             entry(tmp_path).offer(2, {"shard-00002.txt": b"theirs"}, wait=True)
         return make(shard)
 
-    shared.build(other_is_faster, elsewhere.append)
+    shared.build(lambda shard, check: {shared: other_is_faster(shard)}, elsewhere.append)
     assert (made, elsewhere) == ([0, 1, 3], [2])
     shared.offer(2, make(2), wait=True)
     assert [path.read_bytes() for path in shared.check_files(2).values()] == [b"theirs"]
@@ -208,10 +209,11 @@ WORKER = """
 import sys, time
 from datamodules.language.cache.entry import CacheEntry
 from tests.support.places import ROOT
-def make(shard):
+entry = CacheEntry(sys.argv[1], "answers", {}, 12)
+def make(shard, check):
     time.sleep(0.05)
-    return {f"layer=00/shard-{shard:05d}.bin": bytes([shard]) * 100_000}
-CacheEntry(sys.argv[1], "answers", {}, 12).build(make, lambda shard: None)
+    return {entry: {f"layer=00/shard-{shard:05d}.bin": bytes([shard]) * 100_000}}
+entry.build(make, lambda shard: None)
 """
 
 
