@@ -33,6 +33,7 @@ CPU_PATIENCE = (20, 80)
 # and 0.3 ms by itself; a factorisation of 4,096 columns takes about 12 ms.
 GPU_PATIENCE = 48
 FAR = 4.0  # after a step that changed a logit by more, in units of max(1, |logit|), a factor has surely grown stale
+GPU_MOST = 400  # products of a direction on a GPU: a factor that takes more is spoilt by rounding
 GPU_CHECK = (
     4  # products between looks at whether all problems are done: the device has to finish before the CPU can know
 )
@@ -189,7 +190,8 @@ def _direction(
     r, r_border = -q - space.lift(curvature * dlogit), torch.zeros_like(q_border)
     p, p_border, p_image = q, q_border, curvature  # of no weight in the first direction
     rho = goal = torch.full_like(l2.expand(active.shape), torch.inf)
-    for iteration in range(3 * curvature.shape[-1]):
+    most = 3 * curvature.shape[-1]
+    for iteration in range(min(most, GPU_MOST) if Z.is_cuda else most):
         if iteration == patience:
             factor = space.factor(curvature, l2, active)
             rho = goal = torch.full_like(rho, torch.inf)  # begin again from where we are
