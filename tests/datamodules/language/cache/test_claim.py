@@ -105,6 +105,22 @@ def test_another_failure_of_the_lock_is_one_line(tmp_path, monkeypatch):
         CacheEntry(tmp_path, "answers", {}, 1)
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "failure"),
+    [(os, "fdopen", OSError(errno.ENOSPC, "no space")), (threading.Thread, "start", RuntimeError("no new thread"))],
+)
+def test_a_claim_that_fails_is_over_at_once(tmp_path, monkeypatch, module, name, failure):
+    def fail(*_, **__):
+        raise failure
+
+    with monkeypatch.context() as patch, pytest.raises(type(failure), match=str(failure.args[-1])):
+        patch.setattr(module, name, fail)
+        Claim(tmp_path, "shard-00000").take()
+    again = Claim(tmp_path, "shard-00000")
+    assert again.take()
+    again.release()
+
+
 def test_one_at_a_time_and_again_after_release(tmp_path):
     first, second = Claim(tmp_path, "shard-00000"), Claim(tmp_path, "shard-00000")
     assert first.take()
