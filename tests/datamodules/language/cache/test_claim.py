@@ -113,9 +113,11 @@ def test_a_claim_that_fails_is_over_at_once(tmp_path, monkeypatch, module, name,
     def fail(*_, **__):
         raise failure
 
-    with monkeypatch.context() as patch, pytest.raises(type(failure), match=str(failure.args[-1])):
+    failing = Claim(tmp_path, "shard-00000")
+    with monkeypatch.context() as patch:
         patch.setattr(module, name, fail)
-        Claim(tmp_path, "shard-00000").take()
+        with pytest.raises(type(failure), match=str(failure.args[-1])):
+            failing.take()
     again = Claim(tmp_path, "shard-00000")
     assert again.take()
     again.release()
