@@ -273,3 +273,4 @@ def test_a_spread_model_and_several_processes_are_refused_before_any_work(tmp_pa
         check(composed(tmp_path, *spread).checks)
     check(composed(tmp_path, *several).checks)
     check(composed(tmp_path, "+model.device_map=auto", "trainer.devices=auto").checks)  # only the machine tells
+    check(composed(tmp_path, "+model.device_map=auto", "trainer.devices=null").checks)  # Lightning's to refuse

@@ -6,7 +6,7 @@ from typing import Any
 
 def check_devices(
     accelerator: str,
-    devices: int | str | Sequence[int],
+    devices: int | str | Sequence[int] | None,
     num_nodes: int = 1,
     device_map: str | Mapping[str, Any] | None = None,
 ) -> None:
@@ -41,11 +41,11 @@ def require_one_process(n: int) -> None:
         )
 
 
-def _count(devices: int | str | Sequence[int]) -> int:
+def _count(devices: int | str | Sequence[int] | None) -> int:
     """How many devices a trainer is given; one where only the machine tells."""
     if isinstance(devices, str):
         devices = [int(one) for one in devices.split(",") if one.strip().isdigit()] if "," in devices else 1
-    return devices if isinstance(devices, int) else len(devices)
+    return devices if isinstance(devices, int) else len(devices or [0])  # Lightning refuses null by itself
 
 
 def _is_apples() -> bool:

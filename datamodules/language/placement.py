@@ -134,4 +134,11 @@ class Weights:
 
 def _say_free(device: torch.device, spread: bool) -> str:
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if spread else []
-    return " and ".join(f"{measure_free_bytes(one) / 1e9:,.1f} GB free on {one}" for one in devices or [device])
+    return " and ".join(map(_say_free_on, devices or [device]))
+
+
+def _say_free_on(device: torch.device) -> str:
+    try:
+        return f"{measure_free_bytes(device) / 1e9:,.1f} GB free on {device}"
+    except RuntimeError:  # a device so full that it has no room for a context, which tells
+        return f"no room at all on {device}"

@@ -78,11 +78,12 @@ class Claim:
                         break
                     self._number += 1
                     continue
+                self._released = threading.Event()  # from here on there is a claim to release
                 with os.fdopen(file, "wb", buffering=0) as claim:
                     claim.write(json.dumps(identify_owner()).encode())
-                self._released = threading.Event()
-                self._heart = threading.Thread(target=_beat, args=(self._path, self._released), daemon=True)
-                self._heart.start()
+                heart = threading.Thread(target=_beat, args=(self._path, self._released), daemon=True)
+                heart.start()
+                self._heart = heart
                 return True
         except BaseException:
             self.release()
@@ -92,9 +93,10 @@ class Claim:
 
     def release(self) -> None:
         """Let go of it, if it is held."""
-        if self._released is not None and self._heart is not None:
+        if self._released is not None:
             self._released.set()
-            self._heart.join()
+            if self._heart is not None:  # None if `take` failed
+                self._heart.join()
             self._released = self._heart = None
             with suppress(OSError):
                 os.utime(self._path, (0, 0))

@@ -48,6 +48,14 @@ def test_a_model_too_large_for_its_device_is_told_in_one_line(language_model, mo
     assert caught.value.__context__ is None  # nothing keeps what was loaded
 
 
+def test_a_device_too_full_to_tell_is_told_in_one_line(language_model, monkeypatch):
+    full = torch.OutOfMemoryError("CUDA error: out of memory")
+    monkeypatch.setattr(LlamaForCausalLM, "to", fail(full))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail(full))
+    with pytest.raises(ValueError, match=r"got no room at all on cuda:0; choose"):
+        language_model.load("cuda:0")
+
+
 @pytest.mark.parametrize("settings", [{"device_map": "cpu"}, {"tp_plan": "auto"}, {}])
 def test_memory_that_runs_out_while_loading_is_told_too(language_model, monkeypatch, settings):
     monkeypatch.setenv("WORLD_SIZE", "1")
