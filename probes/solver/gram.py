@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-PANEL = 128  # rows taken at a time
+PANEL = 128  # rows taken at a time, at least
 
 
 def symmetric_product(X: Tensor) -> Tensor:
     """XX' [.., n, n] from X [.., n, D], in its dtype: half of it is computed, the rest mirrored."""
     n = X.shape[-2]
     G = X.new_empty(*X.shape[:-1], n)
-    for start in range(0, n, PANEL):
-        stop = min(start + PANEL, n)
+    panel = max(PANEL, n // 8) if X.is_cuda else PANEL  # a GPU needs large products to be busy
+    for start in range(0, n, panel):
+        stop = min(start + panel, n)
         G[..., start:stop, :stop] = X[..., start:stop, :] @ X[..., :stop, :].mT
         G[..., :start, start:stop] = G[..., start:stop, :start].mT
     return G
