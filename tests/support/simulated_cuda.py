@@ -22,16 +22,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.support.device_rules import BY_INDEX, COPIES, NO_LAUNCH, WAITS, indexes_by_mask, is_cuda, require_one_device
+
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
-BY_INDEX = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}  # their indices may be elsewhere
-# Unlike arithmetic, they take no single number from the CPU as a tensor.
-STRICT = {"gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "index_select", "index_add", "index_add_"}
-STRICT |= {"index_fill", "index_fill_", "cat", "stack", "take_along_dim"}
-COPIES = {"_to_copy", "to", "copy_", "copy"}
-WAITS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_linalg_check_errors"}
-WAITS |= {"_unique", "_unique2", "unique_dim", "unique_consecutive"}  # their results have a shape that depends on data
-NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "set_"}
 
 
 class SimulatedTensor(Tensor):
@@ -224,7 +218,7 @@ class _Functions(TorchFunctionMode):
         if name in ("pin_memory", "is_pinned"):
             return first if name == "pin_memory" else False
         kwargs.pop("pin_memory", None)
-        if name in ("tensor", "as_tensor", "asarray") and _is_cuda(kwargs.get("device")):
+        if name in ("tensor", "as_tensor", "asarray") and is_cuda(kwargs.get("device")):
             return self._move(func(*args, **(kwargs | {"device": CPU})), CUDA, None, False)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
@@ -246,7 +240,7 @@ class _Functions(TorchFunctionMode):
         self, tensor: Tensor, device: torch.device, dtype: torch.dtype | None, waits: bool, copy: bool = False
     ) -> Tensor:
         here, dtype = isinstance(tensor, SimulatedTensor), dtype or tensor.dtype
-        if here == _is_cuda(device):
+        if here == is_cuda(device):
             with torch._C.DisableTorchFunctionSubclass():
                 return Tensor.to(tensor, dtype=dtype, copy=copy)
         inner = tensor.inner if isinstance(tensor, SimulatedTensor) else tensor
@@ -267,26 +261,26 @@ class _Operations(TorchDispatchMode):
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         there = [one for one in tensors if isinstance(one, SimulatedTensor)]
         wanted = next((one for one in [*args, *kwargs.values()] if isinstance(one, torch.device)), None)
-        if not there and not _is_cuda(wanted):
+        if not there and not is_cuda(wanted):
             return func(*args, **kwargs)
         if name not in COPIES:
-            _require_one_device(name, args, tensors)
-        stays = _is_cuda(wanted) if wanted is not None else True
+            require_one_device(name, args, tensors, SimulatedTensor)
+        stays = is_cuda(wanted) if wanted is not None else True
         crosses = (name in COPIES and wanted is not None and stays != bool(there)) or (
             name in ("copy_", "copy") and len(there) < len(tensors)
         )
         if crosses:
             source, behind = tensors[-1], kwargs.get("non_blocking", args[2:3] == (True,))
             self.cuda._count_copy(source, waits=isinstance(source, SimulatedTensor) or not behind)
-            stays = _is_cuda(wanted) if wanted is not None else isinstance(tensors[0], SimulatedTensor)
+            stays = is_cuda(wanted) if wanted is not None else isinstance(tensors[0], SimulatedTensor)
         elif not func.is_view and name not in NO_LAUNCH:
             self.cuda.launches += 1
             self.cuda.operations[name] += 1
-        if name in WAITS or (name in BY_INDEX and _indexes_by_mask(args)):
+        if name in WAITS or (name in BY_INDEX and indexes_by_mask(args)):
             self.cuda._wait()
         args, kwargs = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
-        kwargs = {key: CPU if _is_cuda(value) else value for key, value in kwargs.items() if key != "pin_memory"}
-        args = tuple(CPU if _is_cuda(one) else one for one in args)
+        kwargs = {key: CPU if is_cuda(value) else value for key, value in kwargs.items() if key != "pin_memory"}
+        args = tuple(CPU if is_cuda(one) else one for one in args)
         given = {id(one.inner): one for one in there}
         result = func(*args, **kwargs)
 
@@ -298,27 +292,5 @@ class _Operations(TorchDispatchMode):
         return tree_map(wrap, result)
 
 
-def _is_cuda(device: Any) -> bool:
-    if isinstance(device, str):  # or the name of a function
-        return device.partition(":")[0] == "cuda"
-    return isinstance(device, torch.device) and device.type == "cuda"
-
-
 def _unwrap(one: Any) -> Any:
     return one.inner if isinstance(one, SimulatedTensor) else one
-
-
-def _indexes_by_mask(args: Any) -> bool:
-    return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in args[1])
-
-
-def _require_one_device(name: str, args: Any, tensors: list[Tensor]) -> None:
-    """Refuse tensors of two devices, but for single numbers and for indices on the CPU."""
-    if name in BY_INDEX:
-        if not isinstance(args[0], SimulatedTensor) and any(isinstance(one, SimulatedTensor) for one in tensors):
-            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
-        tensors = [args[0], *(one for one in args[2:] if isinstance(one, Tensor))]
-    elsewhere = [one for one in tensors if not isinstance(one, SimulatedTensor) and (one.dim() or name in STRICT)]
-    if elsewhere and len(elsewhere) < len(tensors):
-        shapes = ", ".join(f"{list(one.shape)} on {one.device}" for one in tensors)
-        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got {shapes}")
