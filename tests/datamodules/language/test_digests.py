@@ -95,8 +95,10 @@ def test_a_copy_elsewhere_has_the_same_digest(weights, tmp_path):
     memory, copy, link = tmp_path / "memory", tmp_path / "copy", tmp_path / "link"
     subprocess.run(["cp", "-p", weights, copy], check=True)
     link.symlink_to(weights)
-    assert len(set(digest_files([weights, copy, link], memory).values())) == 1
-    assert len(records(memory)) == 3
+    later = shutil.copyfile(weights, tmp_path / "later")
+    os.utime(later, (1, 1))
+    assert len(set(digest_files([weights, copy, link, later], memory).values())) == 1
+    assert len(records(memory)) == 4
 
 
 def test_a_link_to_other_weights_is_noticed(weights, tmp_path):

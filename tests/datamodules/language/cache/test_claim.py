@@ -45,15 +45,16 @@ def have_local_locks(monkeypatch):
 
 def build_in_threads(root, n=2):
     """Build one entry in threads that write different bytes; returns which thread made each shard."""
-    made, failures = [], []
+    made, failures, all_at_work = [], [], threading.Barrier(n, timeout=60)
 
     def build():
         name = threading.current_thread().name
         entry = CacheEntry(root, "answers", {}, SHARDS)
 
         def make(shard, check):
+            if name not in dict(made).values():
+                all_at_work.wait()
             made.append((shard, name))
-            time.sleep(0.02)
             return {entry: {f"{part}/shard-{shard:05d}.bin": f"{name} {shard}".encode() * 9 for part in "ab"}}
 
         try:
