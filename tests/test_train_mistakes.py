@@ -65,7 +65,7 @@ OWN = {
         (["--config-dir=OWN", "positions=broken"], "while parsing a flow mapping"),
         (
             ["--config-dir=OWN", "model=empty"],
-            "model: expected a configuration with a _target_, got an empty one; begin it",
+            "model: expected a configuration with a _target_, got an empty one; start its file",
         ),
         (["--config-dir=OWN", "dataset=nowhere"], "configuration: Error loading 'nosuchmodule.Questions'"),
         (["--config-dir=OWN", "positions=far"], "positions: expected examples that have one of far, got none of 2000"),
