@@ -15,7 +15,7 @@ def full_precision() -> Iterator[None]:
 
     Autocast belongs to the thread, the other two to the process.
 
-        >>> with full_precision():
+        >>> with full_precision():  # doctest: +SKIP
         ...     scores = weight @ acts.mT  # in the dtype of its operands
     """
     every: Any = torch.backends  # whose attributes are not declared

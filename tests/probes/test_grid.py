@@ -144,7 +144,7 @@ def test_the_penalty_that_each_cell_takes_is_reported(tmp_path, l2):
 
 def test_the_shape_comes_from_the_card():
     grid = LogisticGrid()
-    grid._trainer = cast(Any, SimpleNamespace(datamodule=Blocks()))
+    grid._trainer = cast(Any, SimpleNamespace(datamodule=Blocks(), precision="32-true"))
     grid.setup("fit")
     assert grid.weight.shape == (1, L, T, D)
     assert grid.bias.shape == (1, L, T)
