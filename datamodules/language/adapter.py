@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from datamodules.stream.local_paths import expand_user
+from datamodules.stream.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -270,6 +271,8 @@ def _explain_refusal(expected: str, advice: str) -> Iterator[None]:
         *(ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError, EOFError, ImportError),
         *(SafetensorError, pickle.UnpicklingError),
     ) as error:
+        if is_out_of_memory(error):  # no matter of the adapter
+            raise
         text = re.sub(r"\x1b\[\d*m", "", str(error))  # torch prints parts of a message in bold
         if isinstance(error, KeyError):
             text = f"no {error.args[0]}"

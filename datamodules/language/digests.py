@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
+
+from datamodules.stream.whole_file import replace_whole
 
 REMEMBERED_BYTES = 2**22  # smaller files are read each time, in about 2 ms
 SETTLED_SECONDS = 3.0  # since a file's last change; within a tick of its clock (2 s on FAT) it may change unseen
@@ -75,12 +76,6 @@ def _recall(record: Path, state: dict[str, int]) -> str | None:
 
 
 def _remember(record: Path, known: dict[str, int | str]) -> None:
-    """Write a record so that other processes find it whole or not at all."""
-    temporary = record.with_name(f".{record.name}.{uuid4().hex}.tmp")
-    with suppress(OSError, UnicodeEncodeError):
-        try:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(known))
-            temporary.replace(record)
-        finally:
-            temporary.unlink(missing_ok=True)
+    """Write a record; without it the next run is only slower."""
+    with suppress(OSError):
+        replace_whole(record, json.dumps(known).encode())

@@ -139,6 +139,8 @@ class LanguageModel:
             raise ValueError(f"model.device: expected cpu, cuda, mps or null, got {self.device!r}; choose one")
         if self.device and (self.device_map or self.tp_plan):
             raise ValueError("model: expected device, or one of device_map and tp_plan, got both; leave one null")
+        if self.device and self.quantisation:
+            raise ValueError("model: expected device or quantisation, which chooses a GPU, got both; leave one null")
         if type(self.thinking_tokens) is not int or self.thinking_tokens < 0:
             raise ValueError(
                 f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"

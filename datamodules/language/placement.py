@@ -41,7 +41,9 @@ def choose_device(named: str | None, trainers: torch.device) -> torch.device:
             f"model.device: expected a device of this machine, got {named}, which torch does not find; choose "
             f"{' or '.join(name for name, found in there.items() if found)}"
         )
-    return torch.device(named, 0) if named == "cuda" else torch.device(named)
+    if named == "cuda":  # processes on the CPU share the GPUs of their machine
+        return torch.device(named, int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count()))
+    return torch.device(named)
 
 
 def require_equal_parts(config: PretrainedConfig, n_processes: int) -> None:
@@ -50,10 +52,11 @@ def require_equal_parts(config: PretrainedConfig, n_processes: int) -> None:
     Raises:
         ValueError: names the number of heads.
     """
-    for name in ("num_attention_heads", "num_key_value_heads"):
-        heads = getattr(config, name, None)
-        if heads and heads % n_processes:
-            fitting = [n for n in range(2, n_processes) if heads % n == 0]
+    names = "num_attention_heads", "num_key_value_heads"
+    counts = {name: heads for name in names if (heads := getattr(config, name, None))}
+    for name, heads in counts.items():
+        if heads % n_processes:
+            fitting = [n for n in range(2, n_processes) if not any(one % n for one in counts.values())]
             raise ValueError(
                 f"model.tp_plan: expected a number of processes that divides the {heads} heads ({name}), got "
                 f"{n_processes}; start {' or '.join(map(str, fitting)) or 'one'}, or set model.device_map=auto"
@@ -89,7 +92,7 @@ class Weights:
         if self.tp_plan:
             if "WORLD_SIZE" not in os.environ:
                 raise ValueError(
-                    "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; begin "
+                    "model.tp_plan: expected torchrun, which starts the processes, got one started by itself; start "
                     "the command with torchrun --standalone --nproc-per-node=2"
                 )
             require_equal_parts(self.checkpoint.load_config(), int(os.environ["WORLD_SIZE"]))

@@ -85,25 +85,14 @@ class StageRunner:
     def build(self, stage: Stage, entries: dict[str, CacheEntry]) -> None:
         """Make the missing shards of all outputs of a stage; outputs that lack the same shard are made together."""
 
-        def make(output: str, shard: int, advance: Callable[[Sequence[int]], None]) -> Mapping[CacheEntry, Files]:
-            also = [other for other, entry in entries.items() if other != output and shard in entry.list_missing()]
-            made = stage.make(get_rows(shard, len(stage.tokens)), [output, *also], advance)
-            return {entries[name]: files for name, files in made.items()}
-
         for output in sorted(entries):  # the same order in all processes that build them
-            lacking = {output} | {other for other, entry in entries.items() if entry.list_missing()}
-            self._run(stage, output, entries[output], stage.cost(sorted(lacking)), make)
+            self._build_one(stage, output, entries)
 
-    def _run(
-        self,
-        stage: Stage,
-        output: str,
-        entry: CacheEntry,
-        bytes_each: int,
-        make: Callable[[str, int, Callable[[Sequence[int]], None]], Mapping[CacheEntry, Files]],
-    ) -> None:
-        """Build what an entry lacks, with a bar, or say that nothing is lacking."""
-        costs, n = stage.tokens, len(stage.tokens)
+    def _build_one(self, stage: Stage, output: str, entries: dict[str, CacheEntry]) -> None:
+        """Build what the entry of an output lacks, with a bar, or say that nothing is lacking."""
+        entry, costs, n = entries[output], stage.tokens, len(stage.tokens)
+        lacking = {output} | {other for other, one in entries.items() if one.list_missing()}
+        bytes_each = stage.cost(sorted(lacking))
         missing = [get_rows(shard, n) for shard in entry.list_missing()]
         if not missing:
             return self.say(f"{output}: {n} reused from {entry.folder}")
@@ -120,14 +109,16 @@ class StageRunner:
             def advance(rows: Sequence[int]) -> None:
                 done(len(rows), sum(costs[i] for i in rows))
 
-            def make_shard(shard: int, check: Callable[[], None]) -> Mapping[CacheEntry, Files]:
+            def make(shard: int, check: Callable[[], None]) -> Mapping[CacheEntry, Files]:
                 def advance_or_fail(rows: Sequence[int]) -> None:
                     check()  # a full disk ends the run here, not after the rest of the shard
                     advance(rows)
 
-                return make(output, shard, advance_or_fail)
+                also = [other for other, one in entries.items() if other != output and shard in one.list_missing()]
+                made = stage.make(get_rows(shard, n), [output, *also], advance_or_fail)
+                return {entries[name]: files for name, files in made.items()}
 
-            entry.build(make_shard, lambda shard: advance(get_rows(shard, n)), together=self.running.split)
+            entry.build(make, lambda shard: advance(get_rows(shard, n)), together=self.running.split)
 
     def say(self, line: str) -> None:
         """Log a line for people, on one rank."""

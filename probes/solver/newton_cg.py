@@ -34,9 +34,7 @@ CPU_PATIENCE = (20, 80)
 GPU_PATIENCE = 48
 FAR = 4.0  # after a step that changed a logit by more, in units of max(1, |logit|), a factor has surely grown stale
 GPU_MOST = 400  # products of a direction on a GPU: a factor that takes more is spoilt by rounding
-GPU_CHECK = (
-    4  # products between looks at whether all problems are done: the device has to finish before the CPU can know
-)
+GPU_CHECK = 4  # products between looks at whether all problems are done: the CPU has to wait for the device to know
 
 
 def border(X: Tensor) -> tuple[Tensor, Tensor]:

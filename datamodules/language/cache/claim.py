@@ -31,7 +31,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
-from uuid import uuid4
 
 BEAT = 5.0  # seconds between two touches of a claim that is held
 STALE = 60.0  # seconds without a touch after which a claim on another machine is over
@@ -146,7 +145,8 @@ class Claim:
 def identify_owner() -> dict[str, str | int]:
     """Who this process is, for others that meet its claims.
 
-    `machine` tells running systems apart, `space` also containers, whose process numbers mean other processes.
+    `machine` tells running systems apart, `space` also containers, whose process numbers mean other processes. `host`
+    is for people who look into the folder.
     """
     host = machine = socket.gethostname()
     with suppress(OSError):
@@ -154,7 +154,7 @@ def identify_owner() -> dict[str, str | int]:
     space = f"{host} {machine}"
     with suppress(OSError):
         space = f"{machine} {os.readlink('/proc/self/ns/pid')}"
-    return {"host": host, "machine": machine, "space": space, "pid": os.getpid(), "token": uuid4().hex}
+    return {"host": host, "machine": machine, "space": space, "pid": os.getpid()}
 
 
 def _read_owner(content: bytes) -> dict[str, str | int]:

@@ -139,6 +139,15 @@ def test_weights_that_cannot_be_added_to_are_refused(adapter):
     assert "left on disk by model.device_map" in refusal(elsewhere.to("meta"), adapter)
 
 
+def test_memory_that_runs_out_in_a_merge_is_no_matter_of_the_adapter(adapter, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(peft.tuners.lora.LoraModel, "merge_and_unload", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        apply_adapter(build("llama"), adapter, "llama")
+
+
 def test_another_name_of_the_base_model_is_said(adapter, caplog):
     for base, name, said in [
         ("org/Model-7B", "/models/model-7b/", False),

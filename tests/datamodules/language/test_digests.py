@@ -180,7 +180,7 @@ def test_a_memory_that_cannot_be_written_is_only_slower(weights, tmp_path, monke
     def no_room(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(full), "write_text", no_room)
+    monkeypatch.setattr("datamodules.stream.whole_file.os.fsync", no_room)
     assert digest(weights, full) == before
     assert records(full) == []
 

@@ -99,6 +99,7 @@ def test_a_folder_without_weights_is_refused(language_model, tmp_path):
         ({"batch_size": "auto"}, "model.batch_size: expected a whole number above 0, got 'auto'"),
         ({"answer_batch_size": 0}, "model.answer_batch_size: expected a whole number above 0 or auto, got 0"),
         ({"device": "gpu"}, "model.device: expected cpu, cuda, mps or null, got 'gpu'; choose one"),
+        ({"device": "cpu", "quantisation": {"load_in_4bit": True}}, "model: expected device or quantisation, which"),
         ({"device": "cpu", "device_map": "auto"}, "model: expected device, or one of device_map and tp_plan, got both"),
         ({"max_new_tokens": "many"}, "model.max_new_tokens: expected a whole number above 0, got 'many'"),
         ({"thinking_tokens": -1}, "model.thinking_tokens: expected a whole number, 0 or above, got -1"),

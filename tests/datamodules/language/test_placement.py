@@ -133,6 +133,9 @@ def test_the_device_is_that_of_the_trainer_or_the_one_named(monkeypatch):
     assert choose_device(None, second) == second
     assert choose_device("cuda", second) == second
     assert choose_device("cuda", CPU) == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("cuda", CPU) == second  # the fourth process on a machine with two
     assert choose_device("cpu", second) == CPU
     assert choose_device("mps", CPU) == torch.device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -140,6 +143,12 @@ def test_the_device_is_that_of_the_trainer_or_the_one_named(monkeypatch):
         ValueError, match=r"model.device: expected a device of this machine, got mps, .* choose cpu or cu"
     ):
         choose_device("mps", CPU)
+
+
+def test_the_numbers_of_processes_that_are_named_divide_all_heads():
+    config = LlamaConfig(hidden_size=12, num_attention_heads=12, num_key_value_heads=4)
+    with pytest.raises(ValueError, match=r"divides the 12 heads \(num_attention_heads\), got 8; start 2 or 4, or set"):
+        require_equal_parts(config, 8)
 
 
 def test_heads_that_do_not_divide_are_refused_before_loading(language_model, monkeypatch):

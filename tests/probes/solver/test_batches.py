@@ -94,7 +94,6 @@ def test_a_batch_takes_few_products_factors_launches_and_waits(size, steps, monk
         fit = fit_logistic(there, torch.stack((labels, 1 - labels)))
         taken = int(fit.iterations.max())
     assert taken <= steps
-    print(size, taken, counted, device.launches / taken, device.synchronisations / taken)
     assert counted["image"] <= 60 * taken
     assert counted["factor"] <= taken
     assert device.launches <= 4000 * taken

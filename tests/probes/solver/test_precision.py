@@ -104,3 +104,19 @@ def test_what_follows_a_setting_for_all_goes_on_following_it():
     finally:
         BACKENDS.fp32_precision = "none"
     assert BACKENDS.mkldnn.matmul.fp32_precision == "none"
+
+
+def test_threads_share_the_setting_until_the_last_one_is_out():
+    """A thread that leaves takes nothing from one that is still inside, and the setting outside comes back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_float32_matmul_precision() == "highest"
+        second.__exit__(None, None, None)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
