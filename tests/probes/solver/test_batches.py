@@ -14,13 +14,13 @@ from probes.solver.spaces import Combinations, Weights
 from tests.probes.solver.test_methods import assert_optimal, made
 from tests.support.simulated_cuda import SimulatedCuda, simulate
 
-SMALL, FEW_ROWS, MANY_ROWS, GRAM = (60, 600), (270, 560), (800, 520), (640, 700)
+SMALL, FEW_ROWS, MANY_ROWS, GRAM = (60, 600), (270, 560), (560, 520), (320, 700)
 
 
 @pytest.fixture
 def many_rows(monkeypatch):
-    """More than 600 rows are many."""
-    monkeypatch.setattr(methods, "GRAM_ROWS", 600)
+    """More than 300 rows are many."""
+    monkeypatch.setattr(methods, "GRAM_ROWS", 300)
 
 
 def on_cpu(fields):
