@@ -73,13 +73,14 @@ def run(cfg: DictConfig) -> float | None:
     trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     folder = Path(HydraConfig.get().runtime.output_dir)
     trainer.fit(probe, datamodule)
+    metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
     if trainer.max_epochs == 0:  # experiment=cache_only: setting up has built what the cache lacked
         return None
     trainer.save_checkpoint(folder / "probe.ckpt")
     trainer.test(probe, datamodule, verbose=False)
     if trainer.is_global_zero:
         _point_to(folder)
-    objective = trainer.callback_metrics.get(cfg.objective)
+    objective = (metrics | trainer.callback_metrics).get(cfg.objective)
     return None if objective is None else float(objective)
 
 

@@ -11,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from datamodules.card import Card
-from probes.analysis.auc_map import AUCMap, headline
+from probes.analysis.auc_map import AUCMap, choose_cell, headline
 from probes.grid_auroc import GridAUROC
 from probes.settings import check_precision
 from probes.solver.inputs import NotFiniteError
@@ -229,8 +229,15 @@ class ProbeGrid(pl.LightningModule):
             AUCMap(target.name, split, layers, positions, *of_target)
             for target, of_target in zip(self.tested.targets, tensors, strict=True)
         ]
-        found = [one.auc[one.readable()] for one in headline(self.maps[split], self.tested)]
-        if all(map(len, found)):
-            best, mean = (torch.stack([getattr(auc, of)() for auc in found]).mean() for of in ("max", "mean"))
+        shown = headline(self.maps[split], self.tested)
+        by = headline(self.maps["val"], self.tested) if "val" in self.maps else [None] * len(shown)
+        chosen = [choose_cell(one, of_val) for one, of_val in zip(shown, by, strict=True)]
+        found = [
+            (one.auc[choice.cell], one.auc[one.readable()].mean())
+            for one, choice in zip(shown, chosen, strict=True)
+            if choice
+        ]
+        if len(found) == len(shown):
+            best, mean = (torch.stack(values).mean() for values in zip(*found, strict=True))
             # The same on every rank. To sync would take tensors of the CPU through a backend that may have none.
             self.log_dict({f"{split}/auc_best": best, f"{split}/auc_mean": mean}, prog_bar=True, sync_dist=False)

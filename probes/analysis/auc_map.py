@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -103,6 +104,53 @@ def average_maps(maps: Sequence[AUCMap], target: str) -> AUCMap:
         n_positive=n_positive,
         spread="SD",
     )
+
+
+class Choice(NamedTuple):
+    """One cell of a map.
+
+    Attributes:
+        row: of the map, counted from 0.
+        column: likewise.
+        on: the split whose AUC was the highest there.
+    """
+
+    row: int
+    column: int
+    on: str
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Index into a tensor [L, T]."""
+        return self.row, self.column
+
+
+def choose_cell(test: AUCMap, val: AUCMap | None = None) -> Choice | None:
+    """Choose the best cell by its validation AUC, so that its test AUC is not too high by luck.
+
+    Args:
+        test: the map that the cell is reported on.
+        val: of the same grid and probes.
+
+    Returns:
+        The cell with the highest validation AUC among those readable in both maps; of equals the first. Without such a
+        cell, as where there are no validation rows, the one with the highest test AUC: its AUC is then optimistic, and
+        `on` says so. None if no cell of the test map is readable.
+
+    Example:
+        >>> n = torch.full((2, 1), 40)
+        >>> val, test = (AUCMap("correctness", split, (0, 4), ("last",), torch.tensor(auc)[:, None], n / 999, n, n // 2)
+        ...     for split, auc in (("val", [0.6, 0.8]), ("test", [0.7, 0.6])))
+        >>> choose_cell(test, val)
+        Choice(row=1, column=0, on='val')
+    """
+    readable = test.readable()
+    both = readable & val.readable() if val is not None else torch.zeros_like(readable)
+    chosen_by, allowed = (val, both) if val is not None and both.any() else (test, readable)
+    if not allowed.any():
+        return None
+    cell = int(chosen_by.auc.where(allowed, -torch.inf).argmax())
+    return Choice(*divmod(cell, len(test.positions)), chosen_by.split)
 
 
 def headline(maps: Sequence[AUCMap], card: Card) -> list[AUCMap]:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from probes.analysis.auc_map import AUCMap
+from probes.analysis.auc_map import AUCMap, Choice, choose_cell
 
 NAN = math.nan
 
@@ -53,3 +53,14 @@ def test_readable_needs_ten_of_either_class_and_a_finite_auc():
 def test_wrong_shape_is_refused(name):
     with pytest.raises(ValueError, match=rf"{name} must be \[layers, positions\] = \[2, 3\], got \[3, 2\]"):
         a_map(**{name: getattr(a_map(), name).T})
+
+
+def test_the_best_cell_is_chosen_on_validation_rows_and_not_by_test_rows():
+    n = torch.full((2, 3), 40)
+    test = a_map(split="test", n=n, n_positive=n // 2, auc=torch.tensor([[0.9, 0.8, 0.7], [NAN, 0.6, 0.5]]).double())
+    val = a_map(n=n, n_positive=n // 2, auc=torch.tensor([[0.6, 0.7, 0.8], [0.99, NAN, 0.5]]).double())
+    assert choose_cell(test, val) == Choice(0, 2, "val")  # .99 is of a cell that the test cannot read
+    assert choose_cell(test) == Choice(0, 0, "test")
+    unread = a_map(n=n, n_positive=0 * n)
+    assert choose_cell(test, unread) == Choice(0, 0, "test")
+    assert choose_cell(unread, val) is None
