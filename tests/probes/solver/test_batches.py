@@ -49,9 +49,9 @@ def test_label_sets_and_penalties_on_the_device_are_those_on_the_cpu(size):
     valid = torch.rand(3, 2, size[0], generator=torch.Generator().manual_seed(1)) < 0.9
     sets = torch.stack((labels, 1 - labels, labels.flip(-1)))
     sets[2, 1] = 1  # one class only
-    expected = fit_logistic(acts, sets, valid, l2=[0.1, 1.0, 100.0], standardize=True)
+    expected = fit_logistic(acts, sets, valid, l2=[1.0, 100.0], standardize=True)
     with SimulatedCuda():
-        fit = fit_logistic(simulate(acts), sets, valid, l2=[0.1, 1.0, 100.0], standardize=True)
+        fit = fit_logistic(simulate(acts), sets, valid, l2=[1.0, 100.0], standardize=True)
         fit = LogisticFit._make(on_cpu(fit))
     torch.testing.assert_close(fit.objective, expected.objective, rtol=3e-7, atol=0, equal_nan=True)
     torch.testing.assert_close(fit.weight, expected.weight, rtol=1e-4, atol=1e-5, equal_nan=True)
