@@ -141,7 +141,7 @@ class ProbeGrid(pl.LightningModule):
 
         Returns:
             scores [K, C, N] float32, NaN where not valid; cells [C] in the grid of the probes; and of the block labels
-            [K, N], held [K, N] and examples [N]. C is 0 where the probes have none of the cells.
+            [K, N], held [K, N], examples [N] and groups [N]. C is 0 where the probes have none of the cells.
 
         Raises:
             ValueError: a valid activation that is not finite; names layer, position and example.
@@ -159,12 +159,14 @@ class ProbeGrid(pl.LightningModule):
         metric = cast(GridAUROC, self.aurocs[split])
         of_target = torch.arange(K, device=cells.device)[:, None] * (metric.auc.numel() // K)
         each = (scores, labels[:, None].expand_as(valid), valid, of_target + cells)
-        metric.update(*(part.flatten(0, 1) for part in each))
+        flat = [part.flatten(0, 1) for part in each]
+        metric.update(*flat, groups=block["groups"])
         return {
             "scores": scores.where(valid, torch.nan),
             "cells": cells,
             "labels": labels,
             "examples": block["examples"],
+            "groups": block["groups"],
             "held": block["held"].expand(K, -1),
         }
 

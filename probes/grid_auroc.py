@@ -8,7 +8,9 @@ from probes.analysis.auroc import auroc_with_variance
 
 
 class GridAUROC(Metric):
-    """AUROC and its standard error for every cell of a grid, each cell scored whole, in one update, on one rank.
+    """AUROC and its clustered standard error for every cell of a grid.
+
+    Each cell is scored whole, in one update, on one rank.
 
     The state is one number per cell, zero until the cell is scored, and is summed over ranks: after a sync every rank
     holds the whole grid, and what travels does not grow with the number of examples.
@@ -33,7 +35,9 @@ class GridAUROC(Metric):
         for name in ("n", "n_positive", "updates"):
             self.add_state(name, torch.zeros(n_cells, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, scores: Tensor, labels: Tensor, valid: Tensor, cells: Tensor) -> None:
+    def update(
+        self, scores: Tensor, labels: Tensor, valid: Tensor, cells: Tensor, groups: Tensor | None = None
+    ) -> None:
         """Score a block of cells.
 
         Args:
@@ -41,6 +45,8 @@ class GridAUROC(Metric):
             labels: [N] or [C, N], 0 or 1 where valid.
             valid: [C, N] bool.
             cells: [C] int64, where in the grid the block's cells stand.
+            groups: [N] integers, equal for examples of one group, which the standard error respects; each example its
+                own by default.
 
         Raises:
             ValueError: shapes that do not fit, a cell outside the grid, and what `auroc` raises.
@@ -52,7 +58,7 @@ class GridAUROC(Metric):
         outside = cells[(cells < 0) | (cells >= n_cells)]
         if outside.numel():
             raise ValueError(f"cells must be from 0 to {n_cells - 1}, got {outside[0].item()}")
-        area, variance = auroc_with_variance(scores, labels, valid)
+        area, variance = auroc_with_variance(scores, labels, valid, groups)
         self.auc.index_add_(0, cells, area)
         self.variance.index_add_(0, cells, variance)
         self.n.index_add_(0, cells, valid.sum(-1))

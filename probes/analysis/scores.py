@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -15,7 +16,23 @@ from probes.analysis.auroc import auroc_with_variance
 
 SCORES = "scores.safetensors"
 PARTS = {"val": 1, "test": 2}  # numbers of `part`; 0 is neither
-TENSORS = ("scores", "examples", "part", "labels")
+TENSORS = ("scores", "examples", "part", "labels")  # of every record; newer ones also hold groups
+
+
+class Rows(NamedTuple):
+    """The m examples of one split of one target.
+
+    Attributes:
+        scores: [L, T, m] float32, NaN where the example lacks the position.
+        labels: [m] uint8, 0 or 1.
+        examples: [m] int64, row numbers in examples.parquet.
+        groups: [m] int64, equal for examples of one group.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    examples: Tensor
+    groups: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +44,8 @@ class Scores:
         examples: [n] int64, ascending, row numbers in examples.parquet.
         part: [K, n] uint8, which split of a target the example is in, by the numbers of `PARTS`.
         labels: [K, n] uint8, 0 or 1.
+        groups: [n] int64, equal for examples of one group. Files of earlier versions hold none; each example is then a
+            group of its own.
         card: of the data that was scored.
     """
 
@@ -34,23 +53,24 @@ class Scores:
     examples: Tensor
     part: Tensor
     labels: Tensor
+    groups: Tensor
     card: Card
 
-    def of(self, split: str, k: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores [L, T, m], labels [m] and examples [m] of the m examples in a split of target k."""
+    def of(self, split: str, k: int = 0) -> Rows:
+        """The examples in a split, val or test, of target k."""
         here = self.part[k] == PARTS[split]
-        return self.scores[k][:, :, here], self.labels[k, here], self.examples[here]
+        return Rows(self.scores[k][:, :, here], self.labels[k, here], self.examples[here], self.groups[here])
 
     def maps(self, split: str) -> list[AUCMap]:
-        """The AUC of every cell, a map for each target; those that heatmap.csv holds.
+        """The AUC of every cell and its clustered standard error, a map for each target; those of heatmap.csv.
 
         >>> load_scores("outputs/latest").maps("test")[0].auc.max()  # doctest: +SKIP
         """
         found = []
         for k, target in enumerate(self.card.targets):
-            scores, labels, _ = self.of(split, k)
+            scores, labels, _, groups = self.of(split, k)
             valid = ~scores.isnan()
-            auc, variance = auroc_with_variance(scores, labels, valid)
+            auc, variance = auroc_with_variance(scores, labels, valid, groups)
             n_positive = (valid & (labels == 1)).sum(-1)
             layers, positions = self.card.layers, self.card.positions
             found.append(AUCMap(target.name, split, layers, positions, auc, variance.sqrt(), valid.sum(-1), n_positive))
@@ -58,7 +78,7 @@ class Scores:
 
     def to_bytes(self) -> bytes:
         """The content of scores.safetensors."""
-        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
+        tensors = {name: getattr(self, name).contiguous() for name in (*TENSORS, "groups")}
         return save(tensors, {"card": json.dumps(self.card.to_json(), allow_nan=False)})
 
 
@@ -77,7 +97,8 @@ def load_scores(run: str | Path) -> Scores:
         if "card" not in metadata or not names.issuperset(TENSORS):
             raise ValueError(f"expected the scores of a run, got {path} without some of {', '.join(TENSORS)} and card")
         parts = {name: file.get_tensor(name) for name in TENSORS}
-    return Scores(**parts, card=Card.from_json(json.loads(metadata["card"])))
+        groups = file.get_tensor("groups") if "groups" in names else torch.arange(len(parts["examples"]))
+    return Scores(**parts, groups=groups, card=Card.from_json(json.loads(metadata["card"])))
 
 
 def join_parts(parts: dict[str, "Scores"]) -> Scores:
@@ -94,6 +115,7 @@ def join_parts(parts: dict[str, "Scores"]) -> Scores:
         examples,
         torch.zeros(K, len(examples), dtype=torch.uint8),
         torch.zeros(K, len(examples), dtype=torch.uint8),
+        torch.zeros_like(examples),
         first.card,
     )
     for one in parts.values():
@@ -103,4 +125,5 @@ def join_parts(parts: dict[str, "Scores"]) -> Scores:
             joined.part[k, at[held]] = one.part[k, held]
             joined.scores[k][:, :, at[held]] = one.scores[k][:, :, held]
         joined.labels[:, at] = one.labels
+        joined.groups[at] = one.groups
     return joined

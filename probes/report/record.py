@@ -104,7 +104,7 @@ class ScoreRecord(pl.Callback):
             part = outputs["held"].to(torch.uint8) * PARTS[split]
             # Zero for now, so that the ranks' cells can be summed up.
             scores, labels = torch.zeros(K, L, T, n), outputs["labels"].to(torch.uint8)
-            self._latest = Scores(scores, outputs["examples"], part, labels, module.tested)
+            self._latest = Scores(scores, outputs["examples"], part, labels, outputs["groups"], module.tested)
             self._scored = torch.zeros(L * T, dtype=torch.int64)
         assert self._scored is not None
         self._latest.scores.flatten(1, 2)[:, outputs["cells"]] = outputs["scores"]

@@ -35,12 +35,13 @@ def make_block(
     """A block of activations [C, n, D] from labels [n] or [K, n] and valid [C, n] or [K, C, n]."""
     n = acts.shape[1]
     labels, valid = labels.reshape(-1, n), valid.reshape(-1, len(acts), n)
+    examples = torch.arange(n) if examples is None else examples
     return {
         "acts": acts,
         "labels": labels.expand(len(valid), -1),
         "valid": valid,
         "cells": cells,
-        "groups": torch.arange(n),
+        "groups": examples,
         "held": torch.ones(len(valid), n, dtype=torch.bool),
-        "examples": torch.arange(n) if examples is None else examples,
+        "examples": examples,
     }

@@ -26,7 +26,7 @@ def test_the_file_is_as_documented(tmp_path):
     data = NamedCells()
     grid = run(tmp_path, LogisticGrid(), data)
     with safe_open(tmp_path / "scores.safetensors", "pt") as file:
-        assert set(file.keys()) == {"scores", "examples", "part", "labels"}
+        assert set(file.keys()) == {"scores", "examples", "part", "labels", "groups"}
         assert "card" in file.metadata()
     scores = load_scores(tmp_path)
     out = data.held("val") | data.held("test")
@@ -54,7 +54,7 @@ def test_the_heatmap_follows_from_the_record(make, tmp_path):
     assert len(rows) == 2 * 3 * 2 * 3
     for row in rows:
         k = [target.name for target in scores.card.targets].index(row["target"])
-        values, labels, _ = scores.of(row["split"], k)
+        values, labels, *_ = scores.of(row["split"], k)
         at = scores.card.layers.index(row["layer"]), scores.card.positions.index(row["position"])
         assert row["auc"] == pytest.approx(roc_auc_score(labels, values[at]), abs=1e-8)
         assert row["n"] == len(labels)

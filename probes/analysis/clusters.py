@@ -1,0 +1,85 @@
+"""Clustered errors: what each example contributes to the error of an AUROC, summed within groups.
+
+Examples of one group, such as questions whose answers name one country, are not independent. An error that ignores this
+is too small.
+"""
+
+import torch
+from torch import Tensor
+
+from probes.analysis.placements import Placements, place
+from probes.solver.precision import full_precision
+
+
+@full_precision()
+def influences(scores: Tensor, labels: Tensor, valid: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
+    """Influence of each example on the AUROC: how far its placement lies from the mean of its class, over the count.
+
+    Sums over groups, squared and summed, are the clustered variance (`clustered_variance`). The scale of a class with m
+    examples, m_g of them in the group, is 1 / sqrt(1 - m_g / m): the sum of a group lies closer to zero than it should,
+    since the group is part of the mean (Bell & McCaffrey 2002, Survey Methodology 28:169). With each example its own
+    group the result is the variance of DeLong et al. (1988) exactly; with groups of one size it is that of Obuchowski
+    (1997, Biometrics 53:567).
+
+    Args:
+        scores: [.., N], any real dtype.
+        labels: 0 or 1 where valid; broadcasts with scores.
+        valid: bool, broadcasts with scores; which examples count. All of them by default.
+        groups: [N] integers, equal for examples of one group; each example its own by default.
+
+    Returns:
+        float64 [.., N]: 0 where not valid; NaN in a cell where a class has examples of fewer than two groups, or where
+        a valid score is NaN.
+
+    Raises:
+        ValueError: what `auroc` raises; groups that are not [N] integers.
+
+    Example:
+        >>> influences(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0, 0, 1, 1]))
+        tensor([ 0.0884, -0.0884, -0.0884,  0.0884], dtype=torch.float64)
+    """
+    return weigh(place(scores, labels, valid), groups)
+
+
+def weigh(placed: Placements, groups: Tensor | None = None) -> Tensor:
+    """`influences` of examples that are already placed, float64 [.., N]."""
+    positive, negative = placed.positive, placed.negative
+    numbers = None if groups is None else number_groups(groups, positive)
+    both = _of_class(placed.wins, positive, negative, numbers) + _of_class(placed.wins, negative, positive, numbers)
+    return both.where((placed.readable & both.isfinite().all(-1))[..., None], torch.nan)
+
+
+def _of_class(wins: Tensor, members: Tensor, others: Tensor, numbers: Tensor | None) -> Tensor:
+    """Influence of the members of a class, 0 elsewhere: [.., N]."""
+    n = members.sum(-1, keepdim=True)
+    placement = wins.double() / (2 * others.sum(-1, keepdim=True))
+    mean = torch.where(members, placement, 0.0).sum(-1, keepdim=True) / n
+    of_group = 1 if numbers is None else sum_by_group(members.long(), numbers).gather(-1, numbers.expand(wins.shape))
+    influence = torch.where(members, placement - mean, 0.0) / (n * (n - of_group)).double().sqrt()
+    return torch.where(members & (n == of_group), torch.nan, torch.where(members | (n == 0), influence, 0.0))
+
+
+def clustered_variance(influence: Tensor, groups: Tensor | None = None) -> Tensor:
+    """Variance [..] of the AUROCs whose influences [.., N] were taken with the same groups [N]."""
+    if groups is not None:
+        influence = sum_by_group(influence, number_groups(groups, influence))
+    return influence.square().sum(-1)
+
+
+def sum_by_group(values: Tensor, numbers: Tensor) -> Tensor:
+    """Sum values [.., N] within groups: [.., G], by the numbers [N] of `number_groups`."""
+    n_groups = int(numbers.max()) + 1 if len(numbers) else 0
+    return values.new_zeros(*values.shape[:-1], n_groups).scatter_add_(-1, numbers.expand(values.shape), values)
+
+
+def number_groups(groups: Tensor, values: Tensor) -> Tensor:
+    """Number the groups [N] of values [.., N] from 0 to G - 1, on the device of the values.
+
+    Raises:
+        ValueError: groups that are not [N] integers.
+    """
+    if groups.shape != values.shape[-1:] or groups.is_floating_point():
+        raise ValueError(
+            f"groups must be [{values.shape[-1]}] integers, one for each example, got {[*groups.shape]} {groups.dtype}"
+        )
+    return groups.to(values.device).unique(return_inverse=True)[1]
