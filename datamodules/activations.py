@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from datamodules.labels.report import summarise_labels, write_label_report
 from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
+from datamodules.language.cache.cached_activations import CachedActivations
 from datamodules.language.device_settings import require_one_process
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
@@ -107,7 +109,7 @@ class ActivationDataModule(GridDataModule):
         if self.card:
             return
         self.dataset.check_unmoved(self.cache_root)
-        with LanguageModelStages(self.model, self.dataset, self.cache_root, self.root_device, self.quiet) as stages:
+        with self._start(self.model.trained) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)
             dataset = self.dataset if self.split.by in KEYWORDS else self.dataset.group_by(self.split.by)
             questions = dataset.load(log.info if not self.quiet else lambda line: None)
@@ -133,14 +135,15 @@ class ActivationDataModule(GridDataModule):
             self._keep_examples(stages, examples, tokens, valid, targets)
             with self.timed("activations"):
                 # Keep a reference, so that the entry is not removed while it is streamed.
-                self._cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
+                wanted = ids, examples.answers, names, tokens, valid, self.sites, layers
+                self._cached = self._capture(stages, wanted)
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files
         store = Shards(self._cached.files, self._cached.positions)
         shown = valid & kept[:, None]
         shares = compute_coincidence(tokens, shown).tolist()
         card = Card(
-            model=str(self.model.name),
+            model=self.model.title,
             revision=revision,
             dataset=self.dataset.name,
             site=self.sites[0],
@@ -199,6 +202,17 @@ class ActivationDataModule(GridDataModule):
                 f"positions: {n:,} of {len(out):,} examples {why} and are left out: {n - right:,} {self.classes[0]}, "
                 f"{right:,} {self.classes[1]}; {cure}"
             )
+
+    def _start(self, model: LanguageModel) -> LanguageModelStages:
+        return LanguageModelStages(model, self.dataset, self.cache_root, self.root_device, self.quiet)
+
+    def _capture(self, stages: LanguageModelStages, wanted: tuple[Any, ...]) -> CachedActivations:
+        """Read the wanted activations; with random weights, of the answers that the trained model wrote."""
+        if not self.model.random_weights:
+            return stages.capture(*wanted)
+        stages.running.free()
+        with self._start(self.model) as others:
+            return others.capture(*wanted)
 
     def _keep_examples(
         self,
