@@ -107,11 +107,8 @@ class Weights:
         empty_caches()  # behind the handler, which would keep the weights that were loaded
         spread = self.device_map or self.tp_plan
         cures = [] if spread or self.random_weights else ["model.device_map=auto, which spreads them over all devices"]
-        cures += (
-            []
-            if self.quantisation or self.checkpoint.gguf or self.random_weights
-            else ["model.quantisation={load_in_4bit: true}"]
-        )
+        whole = self.quantisation or self.checkpoint.gguf or self.random_weights
+        cures += [] if whole else ["model.quantisation={load_in_4bit: true}"]
         cures += ["model.dtype=bfloat16"] if self.dtype.itemsize > 2 else []
         raise ValueError(
             f"model: expected memory for the weights of {self.name}{self._say_size(head)}, got "
