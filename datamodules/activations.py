@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from datamodules.base import GridDataModule
-from datamodules.card import Card
+from datamodules.card import MIN_PER_CLASS, Card
 from datamodules.examples import LabelledExamples, write_examples
 from datamodules.labels.judge import Judge
 from datamodules.labels.labelling import LabelRule, label_examples
@@ -15,6 +18,7 @@ from datamodules.labels.report import summarise_labels, write_label_report
 from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
+from datamodules.language.cache.cached_activations import CachedActivations
 from datamodules.language.device_settings import require_one_process
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
@@ -23,10 +27,11 @@ from datamodules.language.sites import choose_layers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.near_duplicates import tell_near_duplicates
 from datamodules.questions.question import QuestionSet
-from datamodules.split import GroupSplit
+from datamodules.questions.split_by import KEYWORDS, describe_groups, find_tested, regroup
+from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import Shards
-from datamodules.targets import Targets, split_targets
+from datamodules.targets import Targets
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,7 @@ class ActivationDataModule(GridDataModule):
         cache_root: folder of the cache.
         layers: which blocks to read, the rows of the grid; all where None.
         also: more sites to cache from the same forward passes.
-        folder, block_bytes, batch_size, seed: see `GridDataModule`.
+        folder, block_bytes, batch_size, seed, control_labels: see `GridDataModule`.
 
     Example:
         >>> parts = model, dataset, rule, spans, positions  # doctest: +SKIP
@@ -70,8 +75,9 @@ class ActivationDataModule(GridDataModule):
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
+        control_labels: bool = False,
     ) -> None:
-        super().__init__(split, folder, block_bytes, batch_size, seed)
+        super().__init__(split, folder, block_bytes, batch_size, seed, control_labels)
         for group, part in (
             ("model", model), ("dataset", dataset), ("rule", rule), ("spans", spans), ("positions", positions),
         ):  # fmt: skip
@@ -81,6 +87,7 @@ class ActivationDataModule(GridDataModule):
                     "with defaults: [NAME], where NAME is an existing configuration"
                 )
         _require_rule_for(dataset, rule)
+        _require_groups_for(dataset, positions, split.by)
         if not isinstance(cache_root, str) or not cache_root:
             raise ValueError(f"cache.root: expected a folder, got {cache_root!r}; name one")
         check_sites(site, also)
@@ -102,14 +109,16 @@ class ActivationDataModule(GridDataModule):
         if self.card:
             return
         self.dataset.check_unmoved(self.cache_root)
-        with LanguageModelStages(self.model, self.dataset, self.cache_root, self.root_device, self.quiet) as stages:
+        with self._start(self.model.trained) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)
-            questions = self.dataset.load(log.info if not self.quiet else lambda line: None)
+            dataset = self.dataset if self.split.by in KEYWORDS else self.dataset.group_by(self.split.by)
+            questions = dataset.load(log.info if not self.quiet else lambda line: None)
             if not self.split.own_test:
                 questions = [question for question in questions if question.split != "test"]
             find_spans = self.spans if self.positions.need_exact_answers else None
             with self.timed("answers and labels"):
                 examples = label_examples(stages, questions, self.rule, find_spans)
+            examples = replace(examples, questions=regroup(examples.questions, examples.said, self.split.by))
             tokens, valid = self.positions.resolve(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
@@ -117,29 +126,24 @@ class ActivationDataModule(GridDataModule):
                 examples.span_tokens,
                 [answer.thought_ids for answer in examples.answers],
             )
-            if not valid.any():
-                raise ValueError(
-                    f"positions: expected examples that have one of {', '.join(self.positions.names)}, got none of "
-                    f"{len(valid)}; choose others"
-                )
-            if self.positions.require_exact_answer and not self.quiet:
-                without = sum(span is None for span in examples.span_tokens)
-                log.info(f"positions: {without} of {len(valid)} examples without an exact answer are in no column")
+            kept = self._choose_rows(examples, valid)
             names, ids = self.positions.names, [question.id for question in examples.questions]
             groups = [question.group for question in examples.questions]
             sources = [question.split for question in examples.questions]
             label = "label" if self.dataset.stated else "correctness"
-            targets = split_targets(examples.labels[None], [label], self.split, groups, sources)
+            targets = self.split_labels(examples.labels[None], [label], groups, sources, kept)
             self._keep_examples(stages, examples, tokens, valid, targets)
             with self.timed("activations"):
                 # Keep a reference, so that the entry is not removed while it is streamed.
-                self._cached = stages.capture(ids, examples.answers, names, tokens, valid, self.sites, layers)
+                wanted = ids, examples.answers, names, tokens, valid, self.sites, layers
+                self._cached = self._capture(stages, wanted)
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files
         store = Shards(self._cached.files, self._cached.positions)
-        shares = compute_coincidence(tokens, valid).tolist()
+        shown = valid & kept[:, None]
+        shares = compute_coincidence(tokens, shown).tolist()
         card = Card(
-            model=str(self.model.name),
+            model=self.model.title,
             revision=revision,
             dataset=self.dataset.name,
             site=self.sites[0],
@@ -149,12 +153,66 @@ class ActivationDataModule(GridDataModule):
             targets=targets.cards(),
             classes=self.classes,
             coincidence=tuple(tuple(None if share != share else share for share in row) for row in shares),
-            n_valid=tuple(valid.sum(0).tolist()),
+            n_valid=tuple(shown.sum(0).tolist()),
             cache=cache,
         )
-        self.serve(store, targets, valid, groups, card)
+        self.serve(store, targets, valid, card)
         if not self.quiet:
-            tell_near_duplicates([q.text for q in examples.questions], targets.rows_of(0, "test"), log.info)
+            texts = [question.text for question, shown in zip(examples.questions, kept.tolist(), strict=True) if shown]
+            in_test = (targets.splits[0, kept] == SPLITS.index("test")).nonzero()[:, 0]
+            tell_near_duplicates(texts, in_test.tolist(), log.info)
+
+    def _choose_rows(self, examples: LabelledExamples, valid: Tensor) -> Tensor:
+        """Choose the examples that are split, [N] bool, and tell which are left out.
+
+        Raises:
+            ValueError: none is left that has a position, or too few of a class.
+        """
+        kept = self.positions.choose_rows(valid, examples.span_tokens)
+        if not valid[kept].any():
+            raise ValueError(
+                f"positions: expected examples that have one of {', '.join(self.positions.names)}, got none of "
+                f"{len(valid)}; choose others"
+            )
+        lacking = "no exact answer" if self.positions.rows == "exact_answer" else "not every position"
+        self._tell_left_out(examples, ~kept, f"have {lacking}", "positions.rows=any keeps them")
+        right, n = int(examples.labels[kept].sum()), int(kept.sum())
+        if not kept.all() and min(right, n - right) < MIN_PER_CLASS:
+            raise ValueError(
+                f"positions.rows={self.positions.rows}: expected at least {MIN_PER_CLASS} {self.classes[1]} and "
+                f"{MIN_PER_CLASS} {self.classes[0]} examples, got {right} and {n - right} of {len(kept)}; set "
+                "positions.rows=any, or take more questions"
+            )
+        groups = [question.group for question in examples.questions]
+        sources = [question.split * here for question, here in zip(examples.questions, kept.tolist(), strict=True)]
+        tested = torch.tensor(find_tested(groups, sources)) & kept
+        cure = "split.own_test=false leaves out the test part instead"
+        self._tell_left_out(examples, tested, "share a group with the set's test part", cure)
+        kept &= ~tested
+        if self.split.by != "question" and not self.quiet:
+            shown = [group for group, here in zip(groups, kept.tolist(), strict=True) if here]
+            log.info(f"split.by={self.split.by}: {describe_groups(shown)}")
+        return kept
+
+    def _tell_left_out(self, examples: LabelledExamples, out: Tensor, why: str, cure: str) -> None:
+        """Tell how many examples of each class are in no split, why, and what would keep them."""
+        if out.any() and not self.quiet:
+            n, right = int(out.sum()), int(examples.labels[out].sum())
+            log.info(
+                f"positions: {n:,} of {len(out):,} examples {why} and are left out: {n - right:,} {self.classes[0]}, "
+                f"{right:,} {self.classes[1]}; {cure}"
+            )
+
+    def _start(self, model: LanguageModel) -> LanguageModelStages:
+        return LanguageModelStages(model, self.dataset, self.cache_root, self.root_device, self.quiet)
+
+    def _capture(self, stages: LanguageModelStages, wanted: tuple[Any, ...]) -> CachedActivations:
+        """Read the wanted activations; with random weights, of the answers that the trained model wrote."""
+        if not self.model.random_weights:
+            return stages.capture(*wanted)
+        stages.running.free()
+        with self._start(self.model) as others:
+            return others.capture(*wanted)
 
     def _keep_examples(
         self,
@@ -193,3 +251,19 @@ def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
             f"rule=given: expected statements with labels, got the questions of {dataset.name}; choose another rule, "
             "such as rule=gold"
         )
+
+
+def _require_groups_for(dataset: QuestionSet, positions: Positions, by: str) -> None:
+    """Raise ValueError where nothing tells what `split.by` holds out."""
+    if by == "gold" and dataset.stated:
+        raise ValueError(
+            f"split.by: expected question, exact_answer or a column for {dataset.name}, whose statements have no gold "
+            "answers, got 'gold'; choose one of these"
+        )
+    if by == "exact_answer" and not positions.need_exact_answers:
+        raise ValueError(
+            "split.by: expected a position that uses the exact answer beside 'exact_answer', got "
+            f"{', '.join(positions.names)}; add one, as in positions=paper"
+        )
+    if by not in KEYWORDS:
+        dataset.group_by(by)

@@ -2,23 +2,22 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.card import MIN_PER_CLASS, Card
+from datamodules.card import CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
 from datamodules.stream.store import Store
 from datamodules.stream.whole_file import write_whole
-from datamodules.targets import Targets
+from datamodules.targets import Targets, add_controls, split_targets
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,8 @@ class GridDataModule(pl.LightningDataModule):
         folder: the run folder, where tables and reports of the examples go; nothing is written where None.
         block_bytes: bytes for all blocks that the stream keeps in memory; chosen from the free memory where None.
         batch_size: examples of a training batch, over all ranks; where None, the train loader also gives cell blocks.
-        seed: seed of the order of training batches.
+        seed: seed of the order of training batches, and of control labels.
+        control_labels: add a target of random labels to each; see `add_controls`.
 
     Example:
         >>> datamodule.setup()  # doctest: +SKIP
@@ -53,12 +53,16 @@ class GridDataModule(pl.LightningDataModule):
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
+        control_labels: bool = False,
     ) -> None:
         super().__init__()
+        if type(control_labels) is not bool:
+            raise ValueError(f"datamodule.control_labels: expected true or false, got {control_labels!r}")
         for name, value in (("block_bytes", block_bytes), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"datamodule.{name}: expected a whole number above 0, or null, got {value}")
         self.split, self.block_bytes, self.batch_size, self.seed = split, block_bytes, batch_size, seed
+        self.control_labels = control_labels
         self.folder = None if folder is None else Path(folder)
         self.card: Card | None = None
         self.seconds: dict[str, float] = {}
@@ -73,23 +77,31 @@ class GridDataModule(pl.LightningDataModule):
         """Where the trainer puts the probes, and blocks are wanted."""
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
-    def serve(self, store: Store, targets: Targets, valid: Tensor, groups: Sequence[Any], card: Card) -> None:
+    def serve(self, store: Store, targets: Targets, valid: Tensor, card: Card) -> None:
         """Stream the examples of a store.
 
         Args:
             store: the activations, N examples.
             targets: the label sets.
             valid: [N, T] bool.
-            groups: [N] group of each example.
             card: of the grid.
+
+        Raises:
+            ValueError: a split to train or test on has one class only.
         """
+        self._require_classes(card)
         self.targets, self.card = targets, card
         self._tell_counts(card)
-        numbers = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64))
         device = self.root_device
         self._examples = {
             split: Examples(
-                store, rows, targets.labels[:, rows], targets.holds(split, rows), valid[rows], numbers[rows], device
+                store,
+                rows,
+                targets.labels[:, rows],
+                targets.holds(split, rows),
+                valid[rows],
+                targets.groups[rows],
+                device,
             )
             for split in SPLITS
             for rows in [targets.rows(split)]
@@ -111,9 +123,50 @@ class GridDataModule(pl.LightningDataModule):
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
 
+    def split_labels(
+        self,
+        labels: Tensor,
+        names: Sequence[str],
+        groups: Sequence[Any],
+        given: Sequence[str] | None = None,
+        kept: Tensor | None = None,
+    ) -> Targets:
+        """Split label sets as `split_targets` does, with a control of each where `control_labels` is true."""
+        targets = split_targets(labels, names, self.split, groups, given, kept)
+        return add_controls(targets, self.seed) if self.control_labels else targets
+
+    def _require_classes(self, card: Card) -> None:
+        """Refuse a split that has nothing to tell apart; validation can do without, and a control is random."""
+        for target in card.targets:
+            of = f" of {target.name}" if len(card.targets) > 1 else ""
+            for split in ("train", "test"):
+                n, ones = target.counts[split].n, target.counts[split].n_positive
+                if ones in (0, n) and not target.label.startswith(CONTROL):
+                    raise ValueError(
+                        f"split: expected both classes in {split}{of}, got {n} {self.classes[ones > 0]} in "
+                        f"{target.counts[split].n_groups} groups and no other; take split.by=question, another "
+                        f"split.seed, or more {self.examples}"
+                    )
+
     def _tell_counts(self, card: Card) -> None:
+        """Tell how many examples and groups each split has, and warn where they are few."""
         if self.quiet:
             return
+        each = [[target.counts[split] for target in card.targets] for split in SPLITS]
+        alone = all(count.n == count.n_groups for counts in each for count in counts)
+        told = [
+            f"{split} {_say_range(count.n for count in counts)}"
+            + ("" if alone else f" in {_say_range(count.n_groups or 0 for count in counts)} groups")
+            for split, counts in zip(SPLITS, each, strict=True)
+            if any(count.n for count in counts)
+        ]
+        log.info(f"split: {', '.join(told)}{', each a group of its own' * alone}")
+        fewest = min(count.n_groups or 0 for count in each[SPLITS.index("test")])
+        if fewest < MIN_GROUPS:
+            log.warning(
+                f"split: test has {fewest} groups; with fewer than {MIN_GROUPS} the standard errors are rough; take "
+                f"more {self.examples}, or smaller groups"
+            )
         for target in card.targets:
             of = f" of {target.name}" if len(card.targets) > 1 else ""
             for split, count in target.counts.items():
@@ -143,3 +196,9 @@ class GridDataModule(pl.LightningDataModule):
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _say_range(counts: Iterable[int]) -> str:
+    """Write equal counts as one number, others as their range."""
+    least, *_, most = sorted([*counts] * 2)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 MIN_PER_CLASS = 10  # a probe is not judged with fewer examples of a class
+CONTROL = "control"  # name of a label set that is random
+MIN_GROUPS = 20  # of a test split: standard errors from fewer are rough
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Count:
     Attributes:
         n: examples.
         n_positive: those with label 1.
+        n_groups: groups of examples that stay together; None in cards of older versions.
 
     Example:
         >>> Count(n=20, n_positive=12).n_positive
@@ -25,6 +28,7 @@ class Count:
 
     n: int
     n_positive: int
+    n_groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Card:
         classes: what labels 0 and 1 are called.
         coincidence: [T, T], share of the examples having both positions in which the two are one token, None where no
             example has both; None where the tokens are not known.
-        n_valid: [T], how many examples have the position.
+        n_valid: [T], how many examples have the position, of those that the targets do not leave out.
         cache: keys of the cache entries that were read, by stage.
 
     Example:

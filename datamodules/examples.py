@@ -97,6 +97,14 @@ class LabelledExamples:
 
         return torch.tensor([int(bool(verdict.right)) for verdict in self.verdicts])
 
+    @property
+    def said(self) -> list[str | None]:
+        """[N] texts of the exact answers; None where there is none."""
+        return [
+            answer.text[slice(*span.characters)] if span.characters else None
+            for answer, span in zip(self.answers, self.spans, strict=True)
+        ]
+
 
 def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, targets: Targets) -> bytes:
     """Make examples.parquet of N examples that a model answered.
@@ -107,6 +115,8 @@ def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, ta
     >>> content = write_examples(examples, tokens, valid, targets)  # doctest: +SKIP
     >>> pd.read_parquet(io.BytesIO(content))[["question", "answer", "label"]]  # doctest: +SKIP
     """
+
+    said = examples.said
 
     def columns(part: slice) -> dict[str, list[Any]]:
         questions, answers, spans = examples.questions[part], examples.answers[part], examples.spans[part]
@@ -122,10 +132,7 @@ def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, ta
             "thought_ids": [answer.thought_ids for answer in answers],
             "answer_ids": [answer.answer_ids for answer in answers],
             "logprobs": [answer.logprobs for answer in answers],
-            "exact_answer": [
-                answer.text[slice(*span.characters)] if span.characters else None
-                for answer, span in zip(answers, spans, strict=True)
-            ],
+            "exact_answer": said[part],
             "exact_answer_by": [span.how for span in spans],
             "first_token": tokens[part, :, 0].tolist(),
             "last_token": tokens[part, :, 1].tolist(),

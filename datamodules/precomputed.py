@@ -17,7 +17,6 @@ from datamodules.split import GroupSplit
 from datamodules.stream.byte_ranges import Header, read_header
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import TensorFile
-from datamodules.targets import split_targets
 
 AXES = "[N, L, T, D]"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -36,7 +35,7 @@ class PrecomputedDataModule(GridDataModule):
     Args:
         path: the file; it may exceed memory.
         split: assigns groups to train, val and test.
-        folder, block_bytes, batch_size, seed: see `GridDataModule`.
+        folder, block_bytes, batch_size, seed, control_labels: see `GridDataModule`.
 
     Example:
         >>> tensors = {"acts": torch.randn(400, 4, 2, 8), "labels": torch.arange(400) % 2}
@@ -58,8 +57,14 @@ class PrecomputedDataModule(GridDataModule):
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
+        control_labels: bool = False,
     ) -> None:
-        super().__init__(split, folder, block_bytes, batch_size, seed)
+        super().__init__(split, folder, block_bytes, batch_size, seed, control_labels)
+        if split.by != "question":
+            raise ValueError(
+                f"split.by: expected question with precomputed activations, whose file holds the groups, got "
+                f"{split.by!r}; write groups [N] into the file"
+            )
         self.path = expand_user(path, "datamodule.path")
 
     def setup(self, stage: str | None = None) -> None:
@@ -85,7 +90,7 @@ class PrecomputedDataModule(GridDataModule):
         if valid.dtype != torch.bool:
             self._refuse("valid in bool", valid.dtype, "convert it")
         groups = (groups.double() if groups.is_floating_point() else groups).tolist()
-        targets = split_targets(labels, names, self.split, groups)
+        targets = self.split_labels(labels, names, groups)
         card = Card(
             model=metadata.get("model", "precomputed"),
             dataset=metadata.get("dataset", self.path.stem),
@@ -105,7 +110,7 @@ class PrecomputedDataModule(GridDataModule):
             return {"row": list(range(N)[part]), "group": groups[part]}
 
         self.keep("examples.parquet", lambda: write_table(columns, schema, valid, targets))
-        self.serve(TensorFile(acts), targets, valid, groups, card)
+        self.serve(TensorFile(acts), targets, valid, card)
 
     def _label_sets(self, file: Header, N: int) -> tuple[list[str], Tensor]:
         """Return what label 1 of each label set means, and the sets [M, N] int64."""

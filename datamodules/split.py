@@ -19,6 +19,9 @@ class GroupSplit:
         seed: seed of the order in which groups are assigned; a list gives one split, and one target, for each seed.
         own_test: use the test part that questions come with. Where false, its questions are left out, and all three
             splits are made from the others.
+        by: what is held out, as no two splits share it: `question`, the groups of the question set; `gold`, the first
+            gold answer; `exact_answer`, what the model said; or a column of the questions, named as in
+            `dataset.group`. Groups of the question set stay whole in any case.
 
     Example:
         >>> rows = GroupSplit(val=0, test=0.5)(["a", "a", "b", "b"], [0, 1, 0, 1])
@@ -30,6 +33,7 @@ class GroupSplit:
     test: float = 0.25
     seed: int | list[int] = 0
     own_test: bool = True
+    by: str = "question"
 
     def __post_init__(self) -> None:
         seeds = self.seeds
@@ -39,6 +43,8 @@ class GroupSplit:
             )
         if type(self.own_test) is not bool:
             raise ValueError(f"split.own_test: expected true or false, got {self.own_test!r}")
+        if not isinstance(self.by, str) or not self.by:
+            raise ValueError(f"split.by: expected question, gold, exact_answer or a column, got {self.by!r}")
         for key in ("val", "test"):
             if type(getattr(self, key)) not in (int, float):
                 raise ValueError(f"split.{key}: expected a share such as 0.2, got {getattr(self, key)!r}")

@@ -1,14 +1,14 @@
 """Targets: K named label sets on the same activations, each with its own train, val and test rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.card import Count, TargetCard
+from datamodules.card import CONTROL, Count, TargetCard
 from datamodules.split import SPLITS, GroupSplit
 
 NO_SPLIT = len(SPLITS)  # split number of an example that a target leaves out
@@ -24,6 +24,7 @@ class Targets:
         seeds: [K], of the splits; None where the rows were given.
         labels: [K, N] int64 in {0, 1}.
         splits: [K, N] uint8, which of `SPLITS` an example is in by number, or `NO_SPLIT`.
+        groups: [N] int64, equal for examples that stay in one split.
 
     Example:
         >>> targets = split_targets(torch.tensor([[0, 1] * 4]), ["correctness"], GroupSplit(0.25, 0.25), range(8))
@@ -36,6 +37,7 @@ class Targets:
     seeds: tuple[int | None, ...]
     labels: Tensor
     splits: Tensor
+    groups: Tensor
 
     def rows(self, split: str) -> np.ndarray:
         """Examples that a split of any target holds, ascending int64."""
@@ -63,7 +65,7 @@ class Targets:
 
     def _count(self, k: int, split: int) -> Count:
         here = self.splits[k] == split
-        return Count(int(here.sum()), int(self.labels[k, here].sum()))
+        return Count(int(here.sum()), int(self.labels[k, here].sum()), len(self.groups[here].unique()))
 
 
 def split_targets(
@@ -72,6 +74,7 @@ def split_targets(
     split: GroupSplit,
     groups: Sequence[Any],
     given: Sequence[str] | None = None,
+    kept: Tensor | None = None,
 ) -> Targets:
     """Split every label set with every seed of a split.
 
@@ -81,6 +84,7 @@ def split_targets(
         split: assigns groups to train, val and test, once for each of its seeds.
         groups: [N].
         given: [N] split that an example belongs to by its source; see `GroupSplit`.
+        kept: [N] bool, examples to split; the others are in no split. All by default.
 
     Returns:
         K targets, M times the number of seeds, the seeds varying fastest. With one seed the names stay as they are.
@@ -94,12 +98,69 @@ def split_targets(
         ('correctness, seed 0', 'correctness, seed 5')
     """
     seeds = split.seeds
+    numbers = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64))
+    some = np.arange(len(numbers)) if kept is None else kept.numpy().nonzero()[0]
+    among = [groups[i] for i in some.tolist()], None if given is None else [given[i] for i in some.tolist()]
     parts = torch.full((len(names) * len(seeds), labels.shape[1]), NO_SPLIT, dtype=torch.uint8)
     targets = []
     for label, row in zip(names, labels, strict=True):
         for seed in seeds:
-            for number, rows in enumerate(split(groups, row.tolist(), given, seed).values()):
-                parts[len(targets), torch.from_numpy(rows)] = number
+            dealt = split(among[0], row[some].tolist(), among[1], seed)
+            for number, rows in enumerate(dealt.values()):
+                parts[len(targets), torch.from_numpy(some[rows])] = number
             targets.append((label if len(seeds) == 1 else f"{label}, seed {seed}", label, seed))
     full, label, given_seeds = zip(*targets, strict=True)
-    return Targets(full, label, given_seeds, labels.repeat_interleave(len(seeds), 0), parts)
+    return Targets(full, label, given_seeds, labels.repeat_interleave(len(seeds), 0), parts, numbers)
+
+
+def add_controls(targets: Targets, seed: int = 0) -> Targets:
+    """Add to each target a control: random labels on the same splits, the same for all examples of a group.
+
+    What a probe reads of them is not in the activations but learned from the train rows, so the AUC of a target counts
+    by how far it exceeds that of its control (Hewitt and Liang, 2019, "Designing and interpreting probes with control
+    tasks"). Within each split groups are drawn until as many examples are labelled 1 as in the target, or nearly as
+    many where groups are large.
+
+    Args:
+        targets: K.
+        seed: of the draw.
+
+    Returns:
+        2K targets, the given ones first. The controls are named `control`, with the target and the seed of its split
+        behind where there are several.
+
+    Example:
+        >>> targets = split_targets(torch.tensor([[0, 1] * 4]), ["correctness"], GroupSplit(0.25, 0.25), range(8))
+        >>> controlled = add_controls(targets)
+        >>> controlled.names, [count.n_positive for count in controlled.cards()[1].counts.values()]
+        (('correctness', 'control'), [2, 1, 1])
+    """
+    several = len(set(targets.label)) > 1
+    of = {label: CONTROL + f" of {label}" * several for label in targets.label}
+    drawn = [
+        _draw_labels(targets.labels[k], targets.splits[k], targets.groups, np.random.default_rng([seed, k]))
+        for k in range(len(targets.names))
+    ]
+    return replace(
+        targets,
+        names=targets.names
+        + tuple(of[label] + name.removeprefix(label) for name, label in zip(targets.names, targets.label, strict=True)),
+        label=targets.label + tuple(of[label] for label in targets.label),
+        seeds=targets.seeds * 2,
+        labels=torch.cat([targets.labels, torch.stack(drawn)]),
+        splits=targets.splits.repeat(2, 1),
+    )
+
+
+def _draw_labels(labels: Tensor, splits: Tensor, groups: Tensor, rng: np.random.Generator) -> Tensor:
+    """Draw labels [N], equal within a group, with about as many ones in each split as `labels` has."""
+    names, member = groups.unique(return_inverse=True)
+    ones = torch.zeros(len(names), dtype=labels.dtype)
+    for split in range(len(SPLITS)):
+        here = splits == split
+        sizes, wanted = member[here].bincount(minlength=len(names)).tolist(), int(labels[here].sum())
+        for group in rng.permutation(len(names)):
+            if sizes[group] and 2 * wanted >= sizes[group]:  # labelling it 1 comes no further from the number wanted
+                ones[group] = 1
+                wanted -= sizes[group]
+    return ones[member]

@@ -10,6 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 PART = "{'type': 'text'"
+# Arguments of `apply_chat_template` that the template does not get: they would cut or pad the ids, or give no ids.
+NOT_OF_TEMPLATES = {
+    "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "padding",
+    "truncation", "max_length",
+}  # fmt: skip
 # Errors of a template that does not support its input: Jinja's own errors, and Python errors inside the template.
 _FAILURES = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 

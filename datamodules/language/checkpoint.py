@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+RANDOM_SEED = 0  # of random weights; a change of it needs another `LanguageModel.identify`
 GGUF_MAGIC = b"GGUF"
 # Kinds of files that determine the results.
 CONTENT = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
@@ -114,6 +115,24 @@ class Checkpoint:
         if head:  # keep only its stop tokens: with beams, penalties or minimum lengths answers are not greedy
             model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         return model.eval().requires_grad_(False)
+
+    def init_network(self, dtype: torch.dtype, head: bool) -> PreTrainedModel:
+        """Build the architecture with random weights, as its code initialises them; the same ones on each call.
+
+        Args:
+            dtype: of weights and computation.
+            head: with the head that predicts the next token.
+
+        Raises:
+            ValueError: the configuration describes no model that transformers builds.
+        """
+        import torch
+
+        auto: Any = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+        with self._one_line("an architecture that transformers builds", ""), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(RANDOM_SEED)  # that of the CPU alone, where weights are made
+            network = auto.from_config(self._config, trust_remote_code=self.trust_remote_code, dtype=dtype)
+        return network.eval().requires_grad_(False)
 
     def count_weights(self, head: bool) -> int:
         """How many numbers the weights are, from their shapes; none is loaded."""

@@ -28,6 +28,38 @@ def check_devices(
         require_one_process(num_nodes * _count(devices))
 
 
+def check_layout(
+    device: str | None,
+    device_map: str | Mapping[str, Any] | None,
+    tp_plan: str | None,
+    quantisation: Mapping[str, Any] | None,
+    random_weights: bool,
+) -> None:
+    """Refuse settings of a model of which only one can say where its weights go.
+
+    Args:
+        device, device_map, tp_plan, quantisation, random_weights: of the model.
+
+    Raises:
+        ValueError: says which to leave out.
+    """
+    if device_map and tp_plan:
+        raise ValueError("model: expected device_map or tp_plan, got both; leave one null")
+    if device not in (None, "cpu", "cuda", "mps"):
+        raise ValueError(f"model.device: expected cpu, cuda, mps or null, got {device!r}; choose one")
+    if device and (device_map or tp_plan):
+        raise ValueError("model: expected device, or one of device_map and tp_plan, got both; leave one null")
+    if device and quantisation:
+        raise ValueError("model: expected device or quantisation, which chooses a GPU, got both; leave one null")
+    layouts = {"device_map": device_map, "tp_plan": tp_plan, "quantisation": quantisation}
+    given = [f"model.{key}" for key, one in layouts.items() if one]
+    if random_weights and given:
+        raise ValueError(
+            f"model.random_weights: expected weights made whole on one device, got {given[0]} too; leave it null, or "
+            "choose a smaller model"
+        )
+
+
 def require_one_process(n: int) -> None:
     """Refuse a number of processes each of which would spread its own copy of a model over all devices.
 

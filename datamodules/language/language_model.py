@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from datamodules.language.adapter import CONFIG as ADAPTER_CONFIG
 from datamodules.language.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from datamodules.language.adapter import find_adapter, list_adapter_files
-from datamodules.language.chat import encode_turns, find_turn_end, reads_clock
+from datamodules.language.chat import NOT_OF_TEMPLATES, encode_turns, find_turn_end, reads_clock
 from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
+from datamodules.language.device_settings import check_layout
 from datamodules.language.digests import digest_files
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 
@@ -27,11 +28,6 @@ log = logging.getLogger(__name__)
 
 DTYPES = ("bfloat16", "float16", "half", "float32", "float", "float64", "double")  # torch's names
 TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
-# Arguments of `apply_chat_template` that the template does not get: they would cut or pad the ids, or give no ids.
-NOT_OF_TEMPLATES = {
-    "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "padding",
-    "truncation", "max_length",
-}  # fmt: skip
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
@@ -68,6 +64,8 @@ class LanguageModel:
         quantisation: arguments of transformers' `BitsAndBytesConfig`, such as `load_in_4bit`; needs the extra of this
             name.
         trust_remote_code: run code that comes with the weights.
+        random_weights: read activations from this architecture with random weights, without an adapter; answers are
+            still those of the trained model (see `trained`). A control: what needs no training to be read.
 
     `\\n` and `\\t` in prompts and `stop` are a line break and a tab, and two backslashes are one: a command line cannot
     give them otherwise.
@@ -100,6 +98,7 @@ class LanguageModel:
     tp_plan: str | None = None
     quantisation: dict[str, Any] | None = None
     trust_remote_code: bool = False
+    random_weights: bool = False
 
     def __post_init__(self) -> None:
         for key in (*TEXTS, "id", "gguf", "adapter", "revision", "tp_plan"):
@@ -118,12 +117,11 @@ class LanguageModel:
             text = getattr(self, key)
             if text is not None and key != "stop" and "{question}" not in text:
                 raise ValueError(f"model.{key}: expected a text with {{question}} in it, got {text!r}; add it")
-        if type(self.trust_remote_code) is not bool:
-            raise ValueError(f"model.trust_remote_code: expected true or false, got {self.trust_remote_code!r}")
+        for key in ("trust_remote_code", "random_weights"):
+            if type(getattr(self, key)) is not bool:
+                raise ValueError(f"model.{key}: expected true or false, got {getattr(self, key)!r}")
         if not isinstance(self.chat, bool) and self.chat != "auto":
             raise ValueError(f"model.chat: expected true, false or auto, got {self.chat!r}")
-        if self.device_map and self.tp_plan:
-            raise ValueError("model: expected device_map or tp_plan, got both; leave one null")
         if self.adapter not in (None, "auto") and (self.quantisation or self.tp_plan):
             raise ValueError(
                 "model.adapter: expected whole weights that are not quantised, got model.quantisation or model.tp_plan "
@@ -135,18 +133,13 @@ class LanguageModel:
             value, auto = getattr(self, key), " or auto" * (key == "answer_batch_size")
             if not (auto and value == "auto") and (type(value) is not int or value < 1):
                 raise ValueError(f"model.{key}: expected a whole number above 0{auto}, got {value!r}")
-        if self.device not in (None, "cpu", "cuda", "mps"):
-            raise ValueError(f"model.device: expected cpu, cuda, mps or null, got {self.device!r}; choose one")
-        if self.device and (self.device_map or self.tp_plan):
-            raise ValueError("model: expected device, or one of device_map and tp_plan, got both; leave one null")
-        if self.device and self.quantisation:
-            raise ValueError("model: expected device or quantisation, which chooses a GPU, got both; leave one null")
         if type(self.thinking_tokens) is not int or self.thinking_tokens < 0:
             raise ValueError(
                 f"model.thinking_tokens: expected a whole number, 0 or above, got {self.thinking_tokens!r}; set one"
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype: expected float32, bfloat16 or float16, got {self.dtype!r}; choose one")
+        check_layout(self.device, self.device_map, self.tp_plan, self.quantisation, self.random_weights)
         _parse_day(self.date)
         self.name = self.name or (Path(self.gguf).stem if self.gguf else given)
         require_checkpoint(self.id, self.gguf)
@@ -155,6 +148,16 @@ class LanguageModel:
     def token_limit(self) -> int:
         """Highest number of tokens that it writes, thought and answer together."""
         return self.max_new_tokens + self.thinking_tokens
+
+    @property
+    def trained(self) -> LanguageModel:
+        """The same model with its own weights, which writes the answers."""
+        return replace(self, random_weights=False)
+
+    @property
+    def title(self) -> str:
+        """What people are shown: the name, and whether the weights are random."""
+        return f"{self.name}, random weights" if self.random_weights else str(self.name)
 
     def fetch(self) -> None:
         """Download a hub model, or an adapter, that is not on this machine yet; a folder or a file needs nothing."""
@@ -203,7 +206,9 @@ class LanguageModel:
         from datamodules.language.placement import Weights
 
         layout = self.device_map, self.tp_plan, self.quantisation
-        weights = Weights(self.checkpoint, self.adapter_folder, str(self.name), getattr(torch, self.dtype), *layout)
+        adapter = None if self.random_weights else self.adapter_folder
+        dtype = getattr(torch, self.dtype)
+        weights = Weights(self.checkpoint, adapter, str(self.name), dtype, *layout, self.random_weights)
         return weights.load(torch.device(device), head)
 
     def identify(self, memory: Path | None = None) -> dict[str, Any]:
@@ -213,6 +218,8 @@ class LanguageModel:
             memory: folder in which digests of large files are remembered; None: they are computed each time.
         """
         identity = {"source": self.checkpoint.identify(memory), "dtype": self.dtype}
+        if self.random_weights:
+            return identity | {"random_weights": True}
         if self.quantisation:
             identity["quantisation"] = self.quantisation
         if self.adapter_folder is not None:

@@ -72,7 +72,7 @@ class Weights:
         adapter: folder of the adapter that is merged into them; None: none is.
         name: of the model, shown to people.
         dtype: of weights and computation.
-        device_map, tp_plan, quantisation: as in `LanguageModel`.
+        device_map, tp_plan, quantisation, random_weights: as in `LanguageModel`.
     """
 
     checkpoint: Checkpoint
@@ -82,6 +82,7 @@ class Weights:
     device_map: str | dict[str, Any] | None
     tp_plan: str | None
     quantisation: dict[str, Any] | None
+    random_weights: bool = False
 
     def load(self, device: torch.device, head: bool) -> PreTrainedModel:
         """Load them, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
@@ -105,8 +106,9 @@ class Weights:
                 raise
         empty_caches()  # behind the handler, which would keep the weights that were loaded
         spread = self.device_map or self.tp_plan
-        cures = [] if spread else ["model.device_map=auto, which spreads them over all devices"]
-        cures += [] if self.quantisation or self.checkpoint.gguf else ["model.quantisation={load_in_4bit: true}"]
+        cures = [] if spread or self.random_weights else ["model.device_map=auto, which spreads them over all devices"]
+        whole = self.quantisation or self.checkpoint.gguf or self.random_weights
+        cures += [] if whole else ["model.quantisation={load_in_4bit: true}"]
         cures += ["model.dtype=bfloat16"] if self.dtype.itemsize > 2 else []
         raise ValueError(
             f"model: expected memory for the weights of {self.name}{self._say_size(head)}, got "
@@ -115,6 +117,8 @@ class Weights:
         )
 
     def _load(self, device: torch.device, head: bool) -> PreTrainedModel:
+        if self.random_weights:
+            return self.checkpoint.init_network(self.dtype, head).to(device)  # type: ignore[arg-type]
         placement: dict[str, Any] = {"device_map": self.device_map, "tp_plan": self.tp_plan}
         if self.quantisation:
             placement["quantization_config"] = transformers.BitsAndBytesConfig(**self.quantisation)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PARTS = ("prompt", "answer", "text", "whole", "exact_answer")
 FAR = 10**9  # tokens: no text is as long
+ROWS = ("exact_answer", "any", "common")
 _WORDS = {"first": 0, "before": -1, "last": 0, "after": 1}  # offset from the first token, and from the last
 
 
@@ -81,8 +82,9 @@ class Positions:
         into_prompt: allow positions of the answer or the exact answer before the answer (on the thought if there is
             one, else on the prompt). `after` an exact answer at the end of the answer is then its last token. If
             false, such positions are invalid. The study's own code does this.
-        require_exact_answer: leave examples without an exact answer out of every column, so that all columns have the
-            same examples. If false, only the columns of the exact answer lack them. The study's own code does this.
+        rows: which examples the columns have. `exact_answer`: where a column uses the exact answer, only examples that
+            have one, in every column, so that columns are compared on equal rows; the study's own code does this.
+            `any`: each column has the examples that have its position. `common`: only examples that have all positions.
 
     Example:
         >>> Positions([{"name": "end", "of": "answer", "at": -1}, {"name": "exact", "of": "exact_answer"}]).names
@@ -93,7 +95,7 @@ class Positions:
         self,
         rules: Sequence[Rule | Mapping[str, Any]],
         into_prompt: bool = False,
-        require_exact_answer: bool = False,
+        rows: str = "exact_answer",
     ) -> None:
         if (
             not isinstance(rules, Sequence)
@@ -104,10 +106,11 @@ class Positions:
                 f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
             )
         self.rules = [rule if isinstance(rule, Rule) else _build_rule(rule) for rule in rules]
-        for key, given in (("into_prompt", into_prompt), ("require_exact_answer", require_exact_answer)):
-            if type(given) is not bool:
-                raise ValueError(f"positions.{key}: expected true or false, got {given!r}")
-        self.into_prompt, self.require_exact_answer = into_prompt, require_exact_answer
+        if type(into_prompt) is not bool:
+            raise ValueError(f"positions.into_prompt: expected true or false, got {into_prompt!r}")
+        if rows not in ROWS:
+            raise ValueError(f"positions.rows: expected one of {', '.join(ROWS)}; got {rows!r}")
+        self.into_prompt, self.rows = into_prompt, rows
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}; rename some")
 
@@ -118,8 +121,8 @@ class Positions:
 
     @property
     def need_exact_answers(self) -> bool:
-        """Whether a column uses the exact answer, or examples without one are left out."""
-        return self.require_exact_answer or any(rule.of == "exact_answer" for rule in self.rules)
+        """Whether a column uses the exact answer."""
+        return any(rule.of == "exact_answer" for rule in self.rules)
 
     def resolve(
         self,
@@ -178,8 +181,43 @@ class Positions:
                 here &= (at <= last) & ((at >= first) | reaches_back)
             tokens.append(torch.where(here[:, None], torch.stack((start, stop), 1), 0))
             valid.append(here)
-        kept = torch.tensor([span is not None or not self.require_exact_answer for span in spans])[:, None]
-        return torch.stack(tokens, 1) * kept[:, :, None], torch.stack(valid, 1) & kept
+        return torch.stack(tokens, 1), torch.stack(valid, 1)
+
+    def choose_rows(self, valid: Tensor, spans: Sequence[tuple[int, int] | None]) -> Tensor:
+        """Choose the examples that the columns are compared on, as `rows` says.
+
+        They do not change what is read or cached: examples that are left out keep their activations.
+
+        Args:
+            valid: [N, T] bool, from `resolve`.
+            spans: [N] first and last token of the exact answer; None where there is none.
+
+        Returns:
+            [N] bool.
+
+        Raises:
+            ValueError: `rows` is `common`, and no example has every position; names the rarest.
+
+        Example:
+            >>> import torch
+            >>> positions = Positions([Rule("end", "answer", -1), Rule("exact", "exact_answer")])
+            >>> positions.choose_rows(torch.tensor([[True, True], [True, False]]), [(0, 0), None]).tolist()
+            [True, False]
+        """
+        import torch
+
+        if self.rows == "common":
+            counts = valid.sum(0)
+            if not valid.all(1).any():
+                t = int(counts.argmin())
+                raise ValueError(
+                    f"positions.rows=common: expected examples that have every position, got none of {len(valid):,}; "
+                    f"{self.names[t]} is the rarest, in {counts[t]:,}; leave it out, or set positions.rows=any"
+                )
+            return valid.all(1)
+        if self.rows == "exact_answer" and self.need_exact_answers:
+            return torch.tensor([span is not None for span in spans], dtype=torch.bool)
+        return torch.ones(len(valid), dtype=torch.bool)
 
 
 def _build_rule(attributes: Mapping[str, Any]) -> Rule:

@@ -71,7 +71,7 @@ class StageRunner:
     def open(self, stage: Stage, output: str, contains: dict[str, Any] | None = None) -> CacheEntry:
         """Open or create the entry of an output; `contains` is stored in its manifest for later runs."""
         n = len(stage.tokens)
-        about = {"model": self.running.model.name, "examples": n, **self.dataset.describe()}
+        about = {"model": self.running.model.title, "examples": n, **self.dataset.describe()}
         return CacheEntry(self.cache_root, stage.kind, self.describe(stage, output), count_shards(n), about, contains)
 
     def find_larger(self, stage: Stage, site: str, digests: Sequence[str]) -> CachedActivations | None:

@@ -73,6 +73,17 @@ class QuestionSet:
     def check_unmoved(self, cache_root: str) -> None:
         """Raise ValueError if the source has changed under the same name since its answers were cached."""
 
+    def group_by(self, column: str) -> "QuestionSet":
+        """Return this set, in which questions with an equal value in a column are also one group.
+
+        Raises:
+            ValueError: it has no columns.
+        """
+        raise ValueError(
+            f"split.by: expected question, gold or exact_answer for {self.name}, which has no columns, got {column!r}; "
+            "choose one of these"
+        )
+
     def load(self, tell: Tell = log.info) -> list[Question]:
         """Return the questions, and tell what was left out."""
         raise NotImplementedError

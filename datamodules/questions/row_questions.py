@@ -43,6 +43,7 @@ class RowQuestions(QuestionSet):
         limit: keep this many questions, of train and of test each, drawn at random; all by default.
         seed: of the draw.
         name: shown to people.
+        split_by: one more such column; see `group_by`.
     """
 
     question: str = "question"
@@ -56,11 +57,14 @@ class RowQuestions(QuestionSet):
     limit: int | None = None
     seed: int = 0
     name: str = ""
+    split_by: str | None = None
 
     def __post_init__(self) -> None:
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
         self.options, self.labels = self.options or [], self.labels or {}
         self.pattern, self._group = str(self.pattern), _read_patterns(self.group)
+        if self.split_by and self._group is not None:
+            self._group |= {self.split_by: ""}
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", _are_texts(self.answer)),
@@ -82,6 +86,10 @@ class RowQuestions(QuestionSet):
                 re.compile(pattern)
             except re.error as error:
                 raise ValueError(f"dataset.{key}: expected a regular expression, got {pattern!r}: {error}") from None
+
+    def group_by(self, column: str) -> "RowQuestions":
+        """Return this set, in which questions with an equal value in a column are also one group."""
+        return replace(self, split_by=column)
 
     def read_rows(self) -> dict[str, Sequence[Row]]:
         """Return the rows, as `train` and `test`, or all of them under the empty name."""
@@ -168,6 +176,11 @@ class RowQuestions(QuestionSet):
             absent = [column for column in self.columns if column not in there]
             if not absent or not rows:
                 return
+        if self.split_by and set(absent) <= {*find_columns(self.split_by)}:
+            raise ValueError(
+                f"split.by: expected question, gold, exact_answer or a column of {self.name}, got {self.split_by!r}; "
+                f"its columns are {', '.join(there)}"
+            )
         of_group = not set(absent) & {*self._question_columns}
         raise ValueError(
             f"dataset{'.group' if of_group else ''}: expected column {', '.join(absent)} in {self.name}, got "
