@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -129,7 +130,7 @@ def split_columns(positions: Sequence[str]) -> list[range]:
     """
     known = [(column, place) for column, name in enumerate(positions) if (place := _place(name)) is not None]
     starts, stops = [0], []
-    for (before, (run, at)), (after, (next_run, next_at)) in zip(known, known[1:], strict=False):
+    for (before, (run, at)), (after, (next_run, next_at)) in pairwise(known):
         if run != next_run or abs(next_at - at) != 1:
             starts.append(before + 1)
             stops.append(after)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probes.analysis.auc_map import AUCMap
@@ -35,8 +34,8 @@ def read_map(
         split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
         best_cells: the five cells of highest AUC, each layer, position, auc, auc_se, n. The best of many cells is
             biased upwards by chance;
-        rectangle: the dominant block of `find_block`: layers [a, b] and positions [x, y], both ends included; threshold;
-            n_cells and n_readable of them; share: n_readable over the readable cells of the map; mean_inside and
+        rectangle: the dominant block of `find_block`: layers [a, b] and positions [x, y], both ends included;
+            threshold; n_cells and n_readable of them; share: n_readable over the readable cells of the map; mean_inside and
             mean_outside: mean AUC of the readable cells in it and of the others. None where no block stands out;
         best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, or None four times;
         coincidences: pairs of positions that share a token in some example, largest share first; None if unknown. Two
