@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.block import Block, find_block
@@ -35,8 +35,9 @@ def read_map(
         best_cells: the five cells of highest AUC, each layer, position, auc, auc_se, n. The best of many cells is
             biased upwards by chance;
         rectangle: the dominant block of `find_block`: layers [a, b] and positions [x, y], both ends included;
-            threshold; n_cells and n_readable of them; share: n_readable over the readable cells of the map; mean_inside and
-            mean_outside: mean AUC of the readable cells in it and of the others. None where no block stands out;
+            threshold; n_cells and n_readable of them; share: n_readable over the readable cells of the map;
+            mean_inside and mean_outside: mean AUC of the readable cells in it and of the others. None where no block
+            stands out;
         best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, or None four times;
         coincidences: pairs of positions that share a token in some example, largest share first; None if unknown. Two
             columns with share 1 are identical.
@@ -123,7 +124,7 @@ def _coincidences(positions: Sequence[str], shares: Sequence[Sequence[float | No
     return sorted(pairs, key=lambda pair: -pair["share"])
 
 
-def finite(value: Tensor | float) -> float | None:
+def finite(value: torch.Tensor | float) -> float | None:
     """A Python float, or None for NaN and infinity, which JSON does not have.
 
     >>> finite(torch.tensor(0.5)), finite(torch.nan)
@@ -133,7 +134,7 @@ def finite(value: Tensor | float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def nested(tensor: Tensor) -> Any:
+def nested(tensor: torch.Tensor) -> Any:
     """A tensor as nested lists of numbers, None for what JSON does not have.
 
     >>> nested(torch.tensor([[0.5, torch.nan]]))
