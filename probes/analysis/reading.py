@@ -1,4 +1,4 @@
-"""Summarises an AUC map as numbers: the best cells, the dark rectangle, the best layer of every position.
+"""Summarises an AUC map as numbers: the best cells, the dominant block, the best layer of every position.
 
 Pure functions of the map. All results are JSON-ready: None means that a number does not exist.
 """
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from probes.analysis.auc_map import AUCMap
+from probes.analysis.block import Block, find_block
 
 N_BEST = 5
 
@@ -19,6 +19,7 @@ def read_map(
     auc_map: AUCMap,
     coincidence: Sequence[Sequence[float | None]] | None = None,
     n_valid: Sequence[int] | None = None,
+    chance: float | None = None,
 ) -> dict[str, Any]:
     """Summarise a map. Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
 
@@ -27,12 +28,16 @@ def read_map(
         coincidence: ``[T, T]``, the share of the examples having both positions in which the two are one token; None
             where no example has both.
         n_valid: T counts, how many examples have the position.
+        chance: AUC that the best cell of a map without signal stays below, if known; a block is above it.
 
     Returns:
         split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
         best_cells: the five cells of highest AUC, each layer, position, auc, auc_se, n. The best of many cells is
             biased upwards by chance;
-        rectangle: see ``_rectangle``; None where all readable cells have the same AUC;
+        rectangle: the dominant block of `find_block`: layers [a, b] and positions [x, y], both ends included;
+            threshold; n_cells and n_readable of them; share: n_readable over the readable cells of the map;
+            mean_inside and mean_outside: mean AUC of the readable cells in it and of the others. None where no block
+            stands out;
         best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, or None four times;
         coincidences: pairs of positions that share a token in some example, largest share first; None if unknown. Two
             columns with share 1 are identical.
@@ -68,7 +73,7 @@ def read_map(
         "best_cells": [
             {"position": auc_map.positions[column], **_numbers(auc_map, row, column)} for row, column in cells[:N_BEST]
         ],
-        "rectangle": _rectangle(auc_map, readable),
+        "rectangle": _describe_block(auc_map, find_block(auc_map, chance)),
         "best_layers": [
             {
                 "position": position,
@@ -81,70 +86,17 @@ def read_map(
     }
 
 
-def dominant_rectangle(weights: Tensor) -> tuple[int, int, int, int] | None:
-    """The rectangle of adjacent rows and columns with the largest sum, exactly.
-
-    Kadane's maximum subarray over the column sums of every pair of rows: O(L^2 T). Of equal sums the one with the
-    fewest cells, then the first, so that it does not spread over weights of zero.
-
-    Args:
-        weights: ``[L, T]``, finite.
-
-    Returns:
-        (top, bottom, left, right), both ends included; None where no sum is positive.
-
-    Example:
-        >>> dominant_rectangle(torch.tensor([[-1.0, 2.0], [-1.0, 3.0]]))
-        (0, 1, 1, 1)
-    """
-    rows = weights.tolist()
-    best, found = (0.0, 0), None
-    for top in range(len(rows)):
-        columns = [0.0] * len(rows[top])
-        for bottom in range(top, len(rows)):
-            columns = [total + weight for total, weight in zip(columns, rows[bottom], strict=True)]
-            total, left = 0.0, 0
-            for right, column in enumerate(columns):
-                if total <= 0:  # a run that adds nothing is dropped, also when it costs nothing
-                    total, left = 0.0, right
-                total += column
-                candidate = (total, -(bottom - top + 1) * (right - left + 1))
-                if candidate > best:
-                    best, found = candidate, (top, bottom, left, right)
-    return found
-
-
-def _rectangle(auc_map: AUCMap, readable: Tensor) -> dict[str, Any] | None:
-    """The dominant rectangle: layers a to b and positions x to y with the largest sum of AUC - midpoint.
-
-    The midpoint is halfway between the lowest and the highest readable AUC; an unreadable cell has weight 0, so it
-    neither favours nor prevents a rectangle. Rows and columns are adjacent in the map, not in the model.
-
-    Returns:
-        layers [a, b], positions [x, y], both ends included; midpoint; n_cells in the rectangle and n_readable of them;
-        share: n_readable over the readable cells of the map, so 1 is the whole readable map; mean_inside and
-        mean_outside: mean AUC of the readable cells on either side, None where there is none outside.
-    """
-    if not readable.any():
-        return None
-    auc = auc_map.auc
-    midpoint = (auc[readable].min() + auc[readable].max()) / 2
-    found = dominant_rectangle(torch.where(readable, auc - midpoint, 0.0))
-    if found is None:
-        return None
-    top, bottom, left, right = found
-    box = torch.zeros_like(readable)
-    box[top : bottom + 1, left : right + 1] = True
-    inside, outside = readable & box, readable & ~box
-    return {
-        "layers": [auc_map.layers[top], auc_map.layers[bottom]],
-        "positions": [auc_map.positions[left], auc_map.positions[right]],
-        "midpoint": float(midpoint),
-        "n_cells": int(box.sum()),
-        "n_readable": int(inside.sum()),
-        "share": int(inside.sum()) / int(readable.sum()),
-        "mean_inside": finite(auc[inside].mean()),
-        "mean_outside": finite(auc[outside].mean()),
+def _describe_block(auc_map: AUCMap, block: Block | None) -> dict[str, Any] | None:
+    """The dominant block by name: see `read_map`."""
+    return block and {
+        "layers": [auc_map.layers[block.top], auc_map.layers[block.bottom]],
+        "positions": [auc_map.positions[block.left], auc_map.positions[block.right]],
+        "threshold": block.threshold,
+        "n_cells": block.n_cells,
+        "n_readable": block.n_readable,
+        "share": block.share,
+        "mean_inside": block.mean_inside,
+        "mean_outside": block.mean_outside,
     }
 
 
@@ -172,7 +124,7 @@ def _coincidences(positions: Sequence[str], shares: Sequence[Sequence[float | No
     return sorted(pairs, key=lambda pair: -pair["share"])
 
 
-def finite(value: Tensor | float) -> float | None:
+def finite(value: torch.Tensor | float) -> float | None:
     """A Python float, or None for NaN and infinity, which JSON does not have.
 
     >>> finite(torch.tensor(0.5)), finite(torch.nan)
@@ -182,7 +134,7 @@ def finite(value: Tensor | float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def nested(tensor: Tensor) -> Any:
+def nested(tensor: torch.Tensor) -> Any:
     """A tensor as nested lists of numbers, None for what JSON does not have.
 
     >>> nested(torch.tensor([[0.5, torch.nan]]))
