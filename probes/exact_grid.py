@@ -20,6 +20,7 @@ class ExactGrid(ProbeGrid):
     """A grid that is fitted when every cell block has been seen once.
 
     No gradient and no optimizer. Each rank solves the cells it is dealt; a sum over ranks then gives every rank all.
+    One epoch is the fit, whatever limit the trainer has.
     """
 
     def __init__(self) -> None:
@@ -34,8 +35,10 @@ class ExactGrid(ProbeGrid):
         """None: see the class."""
 
     def on_fit_start(self) -> None:
-        """Note that no epoch has run."""
+        """Note that no epoch has run, and ask for one: a second would solve every cell again."""
         self._solved = torch.empty(0)
+        if self.trainer.max_epochs != 0:
+            self.trainer.fit_loop.max_epochs = 1
 
     def on_fit_end(self) -> None:
         """Check that the fit has left probes.
