@@ -1,5 +1,6 @@
 """Grids whose probes are solved for outright, block by block, in one epoch."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -8,18 +9,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from probes.analysis.reading import nested
 from probes.grid import ProbeGrid
 from probes.settings import check_logistic
 from probes.solver.inputs import NotFiniteError
 from probes.solver.logistic import REASONS, LogisticFit, fit_logistic
-from probes.solver.penalty import PATH, fit_chosen
+from probes.solver.penalty import choose_strongest_of_best, is_separated, list_penalties, mean_log_loss
+
+log = logging.getLogger(__name__)
+SHORT = [REASONS.index(name) for name in ("max_iter reached", "beyond float64")]
 
 
 class ExactGrid(ProbeGrid):
     """A grid that is fitted when every cell block has been seen once.
 
     No gradient and no optimizer. Each rank solves the cells it is dealt; a sum over ranks then gives every rank all.
+    One epoch is the fit, whatever limit the trainer has.
     """
 
     def __init__(self) -> None:
@@ -34,8 +38,10 @@ class ExactGrid(ProbeGrid):
         """None: see the class."""
 
     def on_fit_start(self) -> None:
-        """Note that no epoch has run."""
+        """Note that no epoch has run, and ask for one: a second would solve every cell again."""
         self._solved = torch.empty(0)
+        if self.trainer.max_epochs != 0:
+            self.trainer.fit_loop.max_epochs = 1
 
     def on_fit_end(self) -> None:
         """Check that the fit has left probes.
@@ -107,76 +113,160 @@ class ExactGrid(ProbeGrid):
 class LogisticGrid(ExactGrid):
     """L2 logistic regression, every cell at its optimum.
 
+    `fitted` says which penalty was taken, how many cells ended for which reason, which stopped `short` of the optimum
+    (layer, position and, of several, target), and in how many the AUC on the train rows is 1.
+
     Args:
-        l2: penalty; scikit-learn's C is 1 / l2. Several, or `auto` for eight powers of ten: every cell takes the one
-            that cross-validation on its train rows likes best.
+        l2: penalty; scikit-learn's C is 1 / l2. `width`: that width / 8, see `list_penalties`. Several, or `auto` for a
+            tenth, once and ten times width / 8: one of them for the whole map, by log-loss on the validation rows.
         standardize: penalise weights as if every column had unit variance over the train rows.
         tol: gradient norm at which a cell has converged.
         max_iter: most Newton steps of a cell.
+
+    Example:
+        >>> LogisticGrid(l2=100).described
+        'logistic regression, standardised, l2 = 100'
     """
 
     def __init__(
         self,
-        l2: float | Sequence[float] | Literal["auto"] = 1.0,
-        standardize: bool = False,
+        l2: float | Sequence[float] | Literal["width", "auto"] = "width",
+        standardize: bool = True,
         tol: float = 1e-4,
         max_iter: int = 100,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         check_logistic(l2, standardize, tol, max_iter)
-        self.path = PATH if isinstance(l2, str) else [l2] if isinstance(l2, int | float) else l2
-        self.standardize, self.tol, self.max_iter = standardize, tol, max_iter
-        penalty = f"l2 = {self.path[0]:g}" if len(self.path) == 1 else "l2 by cross-validation"
-        self.described = f"logistic, {penalty}" + (", standardised" if standardize else "")
+        self.l2, self.standardize, self.tol, self.max_iter = l2, standardize, tol, max_iter
+        self._describe(
+            "of width / 8" if l2 == "width" else f"= {l2:g}" if isinstance(l2, int | float) else "by validation"
+        )
+
+    def _describe(self, penalty: str) -> None:
+        columns = "standardised" if self.standardize else "raw columns"
+        self.described = f"logistic regression, {columns}, l2 {penalty}"
+
+    def on_fit_start(self) -> None:
+        """Check that there are rows to choose a penalty on.
+
+        Raises:
+            ValueError: there are several penalties and a target has no validation row.
+        """
+        super().on_fit_start()
+        assert self.card is not None
+        self.penalties = list_penalties(self.l2, self.card.width)
+        if len(self.penalties) > 1 and not all(target.counts["val"].n for target in self.card.targets):
+            raise ValueError(
+                f"probe.l2: expected validation rows to choose among {len(self.penalties)} penalties, got none; set "
+                "split.val above 0, or one penalty"
+            )
 
     def on_train_epoch_start(self) -> None:
         """Start from nothing."""
         super().on_train_epoch_start()
-        self.penalty = torch.zeros_like(self.bias, dtype=torch.float64)
-        self.reasons = torch.zeros(len(REASONS), dtype=torch.int64, device=self.device)
+        each = (len(self.penalties), len(self.weight), len(self.own_cells))  # [P, K, L * T]
+        self._reasons = torch.zeros(each, dtype=torch.int64, device=self.device)
+        self._separated = torch.zeros_like(self._reasons)
+        # Probes of every penalty, until one is chosen; [0] stands for all where there is but one.
+        self._weights = self.weight.new_full((*each, self.weight.shape[-1]) if each[0] > 1 else (0,), torch.nan)
+        self._biases = self.bias.new_full(each, torch.nan)
+        self._chosen, self._losses = torch.zeros(each[1], dtype=torch.int64, device=self.device), None
 
     def solve(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Fit by `fit_logistic`, targets with the same train rows in one call."""
-        acts, labels, valid = block["acts"], block["labels"][:, None], block["valid"]
-        settings: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter, "standardize": self.standardize}
-        if len(self.path) == 1:
-            # Label sets on the same rows share a cell's work. Others would add rows, and change each other's scale.
-            at_once = len(valid) if bool((valid == valid[:1]).all()) else 1
-            fits = [
-                fit_logistic(acts, labels[k : k + at_once], valid[k : k + at_once], self.path[0], **settings)
-                for k in range(0, len(valid), at_once)
-            ]
-            fit = LogisticFit(*(torch.cat(field) for field in zip(*fits, strict=True)))
-            penalty = torch.full_like(fit.bias, self.path[0], dtype=torch.float64)
-        else:
-            chosen = []
-            for k, held in enumerate(block["held"]):  # folds are dealt among the rows of the target alone
-                rows = slice(None) if bool(held.all()) else held.nonzero()[:, 0]
-                given = acts[:, rows], labels[k, 0, rows], valid[k][:, rows], block["groups"][rows]
-                chosen.append(fit_chosen(*given, self.path, **settings))
-            fit = LogisticFit(*(torch.stack(field) for field in zip(*(fit for fit, _ in chosen), strict=True)))
-            penalty = torch.stack([penalty for _, penalty in chosen])
-        self.penalty.flatten(1, 2)[:, block["cells"]] = penalty
-        self.reasons += fit.reason.flatten().bincount(minlength=len(REASONS))
-        return fit.weight, fit.bias
+        """Fit by `fit_logistic`, targets with the same train rows in one call; of several penalties the strongest."""
+        acts, labels, valid, cells = block["acts"], block["labels"], block["valid"], block["cells"]
+        # Label sets on the same rows share a cell's work. Others would add rows, and change each other's scale.
+        at_once = len(valid) if bool((valid == valid[:1]).all()) else 1
+        fits = [
+            fit_logistic(
+                acts,
+                labels[k : k + at_once, None],
+                valid[k : k + at_once],
+                self.penalties,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                standardize=self.standardize,
+            )
+            for k in range(0, len(valid), at_once)
+        ]
+        fit = LogisticFit(*(torch.cat(field, 1) for field in zip(*fits, strict=True)))  # [P, K, C, ..]
+        self._reasons[:, :, cells] = fit.reason
+        self._separated[:, :, cells] = is_separated(acts, labels, valid, fit.weight).long()
+        if len(self.penalties) > 1:
+            self._weights[:, :, cells], self._biases[:, :, cells] = fit.weight.to(self.weight), fit.bias.to(self.bias)
+        return fit.weight[0], fit.bias[0]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Choose the penalty, once the last cell is solved: validation comes next."""
+        if self.trainer.is_last_batch and len(self.penalties) > 1:
+            self._choose()
+
+    @torch.no_grad()
+    def _choose(self) -> None:
+        loss = torch.zeros_like(self._biases, dtype=torch.float64)
+        for block in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+            block, cells = {name: part.to(self.device) for name, part in block.items()}, block["cells"]
+            probes = self._weights[:, :, cells], self._biases[:, :, cells]
+            loss[:, :, cells] = mean_log_loss(block["acts"], block["labels"], block["valid"], *probes)
+        loss = self.sum_over_ranks(loss)  # each cell from one rank: the same choice for any number of ranks
+        self._chosen, self._losses = choose_strongest_of_best(loss), loss.nanmean(-1)
+        for k, number in enumerate(self._chosen.tolist()):
+            self.weight[k] = self._weights[number, k].view_as(self.weight[k])
+            self.bias[k] = self._biases[number, k].view_as(self.bias[k])
+        self._weights = self._weights[:0]
 
     def on_train_epoch_end(self) -> None:
         """Say how the fit went."""
         super().on_train_epoch_end()
-        counts = self.sum_over_ranks(self.reasons).tolist()
-        penalty = self.sum_over_ranks(self.penalty)
-        penalty.flatten(1, 2)[:, self._solved == 0] = torch.nan
+        assert self.card is not None
+        targets = range(len(self.weight))
+        reasons, separated = (
+            self.sum_over_ranks(part)[self._chosen, targets] for part in (self._reasons, self._separated)
+        )  # [K, L * T]
+        counts = reasons[:, self._solved > 0].flatten().bincount(minlength=len(REASONS)).tolist()
+        penalty = [self.penalties[number] for number in self._chosen.tolist()]
+        short = torch.isin(reasons, torch.tensor(SHORT, device=reasons.device))
+        n_separated, n_fitted = int(separated.sum()), int(self.bias.isfinite().sum())
         self.fitted = {
             "probe": "logistic",
             "standardize": self.standardize,
-            "l2": nested(penalty.squeeze(0)) if len(self.path) > 1 else self.path[0],
+            "l2": penalty[0] if len(set(penalty)) == 1 else penalty,
             "cells": {reason: count for reason, count in zip(REASONS, counts, strict=True) if count},
+            "short": [self._place(k, cell) for k, cell in short.nonzero().tolist()],
+            "train_auc_1": n_separated,
         }
-        short = counts[REASONS.index("max_iter reached")] + counts[REASONS.index("beyond float64")]
-        if len(self.path) > 1:
-            for end, value in (("weakest", min(self.path)), ("strongest", max(self.path))):
-                if chosen := int((penalty == value).sum()):
-                    self.print(f"{chosen} of {penalty.numel()} cells took the {end} penalty, {value:g}")
-        if short:
-            self.print(f"{short} cells stopped within {self.max_iter} steps, short of the optimum")
+        if self._losses is not None:
+            of_target = self._losses.T.nan_to_num(-1).tolist()  # [K, P]
+            tried = [
+                [
+                    {"l2": l2, "val_log_loss": loss if loss >= 0 else None}
+                    for l2, loss in zip(self.penalties, losses, strict=True)
+                ]
+                for losses in of_target
+            ]
+            self.fitted["tried"] = tried[0] if len(tried) == 1 else tried
+            names = ", ".join(f"{value:g}" for value in self.penalties)
+            taken = ", ".join(f"{value:g}" for value in sorted(set(penalty)))
+            self.print(f"probe.l2: {taken} of {names}, by log-loss on the validation rows")
+        if len(set(penalty)) == 1:
+            self._describe(f"= {penalty[0]:.4g}" + (" by validation" if len(self.penalties) > 1 else ""))
+        if cells := short.any(0).nonzero()[:, 0].tolist():
+            named = self.name_cells(torch.tensor(cells))
+            self.print(f"{int(short.sum())} cells stopped within {self.max_iter} steps, short of the optimum: {named}")
+        if 2 * n_separated > n_fitted and self.trainer.is_global_zero:
+            stronger = (
+                f"a stronger penalty (probe.l2={10 * max(penalty):g})"
+                if self.standardize
+                else ("standardised columns with the default penalty (probe.standardize=true probe.l2=width)")
+            )
+            log.warning(
+                f"fit: train AUC is 1 in {n_separated} of {n_fitted} cells, so these probes know their train rows by "
+                f"heart; take more questions, or {stronger}"
+            )
+
+    def _place(self, k: int, cell: int) -> dict[str, Any]:
+        assert self.card is not None
+        layer, position = divmod(cell, len(self.card.positions))
+        place = {"layer": self.card.layers[layer], "position": self.card.positions[position]}
+        return place | ({"target": self.card.targets[k].name} if len(self.card.targets) > 1 else {})

@@ -216,7 +216,9 @@ def test_a_constructor_speaks_for_itself(tmp_path):
     with pytest.raises(ValueError, match=r"^positions.rules: expected a list of rules such as .*, got \['last_q'\]$"):
         build(cfg.datamodule)
     cfg = composed(tmp_path, "probe.l2=-1")
-    with pytest.raises(ValueError, match=r"^probe.l2: expected a number above 0, a list of such, or auto; got -1"):
+    with pytest.raises(
+        ValueError, match=r"^probe.l2: expected a number above 0, a list of such, width or auto; got -1"
+    ):
         build(cfg.probe)
 
 

@@ -95,15 +95,17 @@ def solve(
         cell, row = bad[0].tolist()
         raise NotFiniteError(f"in cell {int(cells[cell])}, row {int(rows[row])}")
     signs, live, penalties = each
-    spoilt = live & ~optimum.converged & (optimum.iterations < max_iter)
     if large:
+        spoilt = live & ~optimum.converged  # steps that were all used up may have zigzagged
         for cell in spoilt.any(1).nonzero()[:, 0].tolist():  # one at a time: float64 takes several times the memory
             of_cell = slice(cell, cell + 1)
             centred, mean, scale = _centred(X[of_cell].double(), used[of_cell], standardize)
             exact = _factored(centred, mean, signs[of_cell], spoilt[of_cell], penalties, tol, max_iter)
             exact = exact._replace(weight=exact.weight / scale[:, None])
+            lower = exact.objective < optimum.objective[of_cell]  # with few steps allowed, the sweeps may be ahead
+            better = spoilt[of_cell] & (exact.converged | lower)
             for field, value in zip(optimum, exact, strict=True):
-                field[of_cell] = _where(spoilt[of_cell], value, field[of_cell])
+                field[of_cell] = _where(better, value, field[of_cell])
 
     causes = [cause.repeat(1, P) for cause in causes]
     causes += [~optimum.converged & (optimum.iterations >= max_iter), ~optimum.converged]

@@ -23,7 +23,7 @@ from tests.support.trainers import quiet_trainer
 
 SIZES = {"2,000 examples x 24 cells x 128": (2000, 6, 4, 128), "1,500 x 12 x 576": (1500, 6, 2, 576)}
 SIZES |= {"1,000 x 4 x 4,096": (1000, 2, 2, 4096)}
-SETTINGS = {"l2 = 1": {}, "standardised, l2 = 100": {"standardize": True, "l2": 100.0}}
+SETTINGS = {"raw columns, l2 = 1": {"standardize": False, "l2": 1.0}, "standardised, l2 = 100": {"l2": 100.0}}
 SEEDS = [0, 5, 26, 42, 63]
 PASSES = 3
 

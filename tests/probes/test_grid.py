@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from probes.analysis.auroc import auroc
 from probes.exact_grid import LogisticGrid
-from probes.solver.penalty import PATH, fit_chosen
+from probes.solver.logistic import fit_logistic
+from probes.solver.penalty import list_penalties, mean_log_loss
 from tests.support.cards import make_block, make_card
 from tests.support.streams import Stream
 from tests.support.trainers import quiet_trainer
@@ -54,7 +55,7 @@ class Blocks(pl.LightningDataModule):
 
 def fit(tmp_path, data, **settings):
     trainer = quiet_trainer(tmp_path)
-    grid = LogisticGrid(**settings)
+    grid = LogisticGrid(**({"standardize": False} | settings))
     trainer.fit(grid, data)
     trainer.test(grid, data, verbose=False)
     return trainer, grid
@@ -110,7 +111,7 @@ def test_a_checkpoint_reloads_without_the_datamodule(fitted, tmp_path):
     trainer.save_checkpoint(tmp_path / "probe.ckpt")
     again = LogisticGrid.load_from_checkpoint(tmp_path / "probe.ckpt")
     assert again.card == grid.card
-    assert again.path == [0.5]
+    assert again.l2 == 0.5
     rows = list(data.rows["test"])
     scores = again(data.acts[:, rows], torch.arange(L * T))
     auc = auroc(scores[0], data.labels[rows], data.valid[:, rows]).view(L, T)
@@ -118,29 +119,107 @@ def test_a_checkpoint_reloads_without_the_datamodule(fitted, tmp_path):
 
 
 def test_steps_that_run_out_are_told(tmp_path, capsys):
-    fit(tmp_path, Blocks(), max_iter=1, tol=1e-9)
-    assert "5 cells stopped within 1 steps, short of the optimum" in capsys.readouterr().out
+    _, grid = fit(tmp_path, Blocks(), l2=1.0, max_iter=1, tol=1e-9)
+    assert grid.fitted["short"] == [
+        {"layer": layer, "position": position}
+        for layer in (0, 4)
+        for position in "abc"
+        if (layer, position) != (4, "c")
+    ]
+    named = "layer 0, position a; layer 0, position b; layer 0, position c and 2 more"
+    assert f"5 cells stopped within 1 steps, short of the optimum: {named}" in capsys.readouterr().out
 
 
 def test_l2_is_checked():
-    for l2 in (0.0, -1.0, float("nan"), [], [1.0, -2.0], "best"):
-        with pytest.raises(ValueError, match=r"probe.l2: expected a number above 0, a list of such, or auto; got"):
+    for l2 in (0.0, -1.0, float("nan"), float("inf"), [], [1.0, -2.0], "best"):
+        with pytest.raises(
+            ValueError, match=r"probe.l2: expected a number above 0, a list of such, width or auto; got"
+        ):
             LogisticGrid(l2=l2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("l2", ["auto", [1.0, 100.0]])
-def test_the_penalty_that_each_cell_takes_is_reported(tmp_path, l2):
+@pytest.mark.parametrize("l2", ["width", "auto"])
+def test_a_rule_in_the_width_needs_standardised_columns(l2):
+    with pytest.raises(
+        ValueError, match=r"probe.l2: expected a number, .* not standardised, got (width|auto); set it, as"
+    ):
+        LogisticGrid(l2=l2, standardize=False)
+
+
+def test_the_default_is_an_eighth_of_the_width_on_standardised_columns(tmp_path):
     data = Blocks()
-    _, grid = fit(tmp_path, data, l2=l2)
+    trainer = quiet_trainer(tmp_path)
+    grid = LogisticGrid()
+    assert grid.described == "logistic regression, standardised, l2 of width / 8"
+    trainer.fit(grid, data)
     rows = list(data.rows["train"])
-    path = PATH if l2 == "auto" else l2
-    arguments = data.acts[:, rows], data.labels[rows], data.valid[:, rows], torch.arange(len(rows))
-    expected, penalty = fit_chosen(*arguments, path)
+    expected = fit_logistic(data.acts[:, rows], data.labels[rows], data.valid[:, rows], D / 8, standardize=True)
     torch.testing.assert_close(grid.weight[0].flatten(0, 1), expected.weight, rtol=0, atol=1e-6, equal_nan=True)
-    reported = grid.fitted["l2"]
-    assert [len(row) for row in reported] == [T] * L
-    assert [value for row in reported for value in row] == [None if p != p else p for p in penalty.tolist()]
+    assert grid.described == "logistic regression, standardised, l2 = 0.75"
+    assert grid.fitted["l2"] == 0.75
+
+
+@pytest.mark.parametrize("l2", ["auto", [1.0, 1000.0, 1e5]])
+def test_one_of_several_penalties_is_chosen_on_the_validation_rows(tmp_path, l2, capsys):
+    """For the whole map, by mean log-loss; the probes are those of all train rows, whatever the blocks."""
+    data = Blocks()
+    _, grid = fit(tmp_path, data, l2=l2, standardize=True)
+    path = list_penalties("auto", D) if l2 == "auto" else sorted(l2, reverse=True)
+    train, val = list(data.rows["train"]), list(data.rows["val"])
+    fits = fit_logistic(data.acts[:, train], data.labels[train], data.valid[:, train], path, standardize=True)
+    given = data.acts[:, val], data.labels[None, val], data.valid[None][:, :, val]
+    loss = mean_log_loss(*given, fits.weight[:, None], fits.bias[:, None])[:, 0].nanmean(-1)
+    best = int(loss.argmin())
+    torch.testing.assert_close(grid.weight[0].flatten(0, 1), fits.weight[best], rtol=0, atol=1e-6, equal_nan=True)
+    assert grid.fitted["l2"] == path[best]
+    tried = {one["l2"]: one["val_log_loss"] for one in grid.fitted["tried"]}
+    assert tried == pytest.approx(dict(zip(path, loss.tolist(), strict=True)))
     assert grid.fitted["cells"] == {"converged": 5, "one class only": 1}
+    assert grid.described == f"logistic regression, standardised, l2 = {path[best]:.4g} by validation"
+    assert f"probe.l2: {path[best]:g} of " in capsys.readouterr().out
+    _, one_by_one = fit(tmp_path, Blocks(cells_per_block=1), l2=l2, standardize=True)
+    assert one_by_one.fitted == grid.fitted
+
+
+def test_a_choice_needs_validation_rows(tmp_path):
+    data = Blocks()
+    data.card = make_card(width=D, counts={"val": (0, 0)})
+    with pytest.raises(
+        ValueError, match=r"^probe.l2: expected validation rows to choose among 3 penalties, got none; set"
+    ):
+        fit(tmp_path, data, l2="auto", standardize=True)
+
+
+@pytest.mark.filterwarnings("ignore:.max_epochs. was not set")
+@pytest.mark.parametrize("limits", [{"max_epochs": None}, {"max_epochs": 3}, {"max_epochs": -1}, {"min_epochs": 2}])
+def test_one_epoch_is_the_fit(tmp_path, limits):
+    solved = []
+    grid = LogisticGrid()
+    grid.solve, solve = lambda block: (solved.append(block["cells"]), solve(block))[1], grid.solve  # type: ignore
+    trainer = quiet_trainer(tmp_path, **limits)
+    trainer.fit(grid, Blocks())
+    assert torch.cat(solved).tolist() == list(range(L * T))
+    assert trainer.current_epoch == 1
+    assert [one.split for one in grid.maps["val"]] == ["val"]
+
+
+def test_probes_that_know_their_rows_by_heart_are_told(tmp_path, caplog):
+    data = Blocks()
+    data.acts = torch.randn(L * T, N, 300, generator=torch.Generator().manual_seed(1))
+    data.card = make_card(width=300)
+    _, grid = fit(tmp_path, data, l2=1e-3)
+    assert grid.fitted["train_auc_1"] == 5
+    told = (
+        "fit: train AUC is 1 in 5 of 5 cells, so these probes know their train rows by heart; take more questions, or "
+    )
+    assert told + "standardised columns with the default penalty (probe.standardize=true probe.l2=width)" in caplog.text
+    caplog.clear()
+    fit(tmp_path, data, l2=1e-3, standardize=True)
+    assert told + "a stronger penalty (probe.l2=0.01)" in caplog.text
+    caplog.clear()
+    _, grid = fit(tmp_path, Blocks(), l2=1.0)
+    assert grid.fitted["train_auc_1"] == 0
+    assert "by heart" not in caplog.text
 
 
 def test_the_shape_comes_from_the_card():
@@ -156,4 +235,4 @@ def test_a_row_to_be_scored_that_is_not_finite_is_named(tmp_path):
     data.valid[1, 250] = True
     data.acts[1, 250, 2] = torch.nan
     with pytest.raises(ValueError, match=r"at layer 0, position b, example 250 \(a row of examples.parquet\); mark"):
-        fit(tmp_path, data)
+        fit(tmp_path, data, l2=1.0)

@@ -31,7 +31,7 @@ def one_target(data, k):
 
 def test_every_target_and_cell_against_scikit_learn(tmp_path):
     data = NamedCells()
-    grid = fit(tmp_path, LogisticGrid(l2=2.0), data)
+    grid = fit(tmp_path, LogisticGrid(l2=2.0, standardize=False), data)
     assert grid.weight.shape == (3, 2, 3, D)
     for k in range(3):
         train, test = data.held("train")[k], data.held("test")[k]
@@ -52,8 +52,9 @@ def test_every_target_and_cell_against_scikit_learn(tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: LogisticGrid(),
+        lambda: LogisticGrid(l2=3.0, standardize=False),
         lambda: LogisticGrid(l2=3.0),
-        lambda: LogisticGrid(l2=3.0, standardize=True),
         lambda: LogisticGrid(l2=[1.0, 100.0]),
         lambda: MassMeanGrid(whiten=True),
     ],
@@ -72,7 +73,7 @@ def test_mini_batches_learn_every_target(tmp_path):
     data = NamedCells(per_block=6)
     grid = LinearGrid(l2=2.0, optimizer=lambda parameters: torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe"))
     fit(tmp_path, grid, data, max_epochs=30, limit_val_batches=0)
-    exact = fit(tmp_path, LogisticGrid(l2=2.0), data)
+    exact = fit(tmp_path, LogisticGrid(l2=2.0, standardize=False), data)
     for name, tensor in grid.tensors().items():
         torch.testing.assert_close(tensor, exact.tensors()[name], rtol=0, atol=2e-3)
     assert grid.tensors()["weight"].shape == (3, 2, 3, D)
@@ -222,9 +223,13 @@ def test_a_column_without_a_finite_row_is_named_in_the_test(tmp_path):
         trainer.test(grid, data, verbose=False)
 
 
-def test_cells_that_were_not_fitted_have_no_penalty(tmp_path):
-    grid = LogisticGrid(l2=[1.0, 10.0])
-    quiet_trainer(tmp_path, limit_train_batches=1).fit(grid, NamedCells(names=SEEDS[:1], per_block=2))
-    l2 = [penalty for row in grid.fitted["l2"] for penalty in row]
-    assert set(l2[:2]) <= {1.0, 10.0}
-    assert l2[2:] == [None] * 4
+def test_every_target_takes_a_penalty_of_its_own(tmp_path, capsys):
+    data = NamedCells()
+    data.labels[1] = torch.randint(0, 2, (N,), generator=torch.Generator().manual_seed(3))  # nothing to be read
+    grid = fit(tmp_path, LogisticGrid(l2=[0.1, 1e4], max_iter=1, tol=1e-9), data, limit_train_batches=1)
+    assert grid.fitted["l2"][1] == 1e4
+    assert grid.fitted["l2"][0] == 0.1
+    assert [[one["l2"] for one in of_target] for of_target in grid.fitted["tried"]] == [[1e4, 0.1]] * 3
+    assert grid.described == "logistic regression, standardised, l2 by validation"
+    assert {"layer": 0, "position": "b", "target": data.card.targets[1].name} in grid.fitted["short"]
+    assert all(place["layer"] == 0 or place["position"] == "a" for place in grid.fitted["short"])  # of 4 fitted cells

@@ -1,77 +1,103 @@
-"""The penalty of every cell, against the same cross-validation done with scikit-learn."""
+"""Penalties: the rule, held-out log-loss against scikit-learn, the choice, and train rows that are told apart."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 
 from probes.solver.logistic import fit_logistic
-from probes.solver.penalty import _folds, fit_chosen
+from probes.solver.penalty import choose_strongest_of_best, is_separated, list_penalties, mean_log_loss
 
 C, N, D = 3, 120, 40
-PATH = (0.1, 1.0, 10.0, 100.0, 1000.0)
+PATH = [1000.0, 10.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("l2", "width", "expected"),
+    [
+        ("width", 576, [72.0]),
+        ("auto", 576, [720.0, 72.0, 7.2]),
+        (0.5, 576, [0.5]),
+        ([0.1, 100, 1.0, 1.0], 4096, [100.0, 1.0, 0.1]),
+    ],
+)
+def test_a_setting_stands_for_penalties_strongest_first(l2, width, expected):
+    assert list_penalties(l2, width) == pytest.approx(expected)
+
+
+def test_the_rule_gives_log_odds_a_variance_of_eight():
+    """Weights are drawn from the prior of the penalty; columns share directions, as activations do."""
+    rng = torch.Generator().manual_seed(0)
+    for width in (64, 512):
+        mixed = torch.randn(500, width, generator=rng) @ torch.randn(width, width, generator=rng)
+        X = (mixed - mixed.mean(0)) / mixed.std(0, correction=0)
+        weights = torch.randn(width, 4000, generator=rng) / list_penalties("width", width)[0] ** 0.5
+        assert float((X @ weights).square().mean()) == pytest.approx(8, rel=0.05)
 
 
 @pytest.fixture(scope="module")
 def problem():
-    generator = torch.Generator().manual_seed(0)
-    groups = torch.arange(N) // 3
-    labels = torch.arange(N) % 2
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.stack([torch.arange(N) % 2, (torch.arange(N) % 3 == 0).long()])  # two targets
     strength = torch.tensor([0.0, 0.15, 1.0])[:, None, None]
-    acts = torch.randn(C, N, D, generator=generator) + strength * (2 * labels[:, None] - 1)
-    acts += 0.7 * torch.randn(C, N // 3, D, generator=generator).repeat_interleave(3, 1)  # what a group shares
-    valid = torch.rand(C, N, generator=generator) < 0.9
-    return acts, labels, valid, groups
+    acts = torch.randn(C, N, D, generator=rng) + strength * (2 * labels[0][:, None] - 1)
+    valid = torch.rand(2, C, N, generator=rng) < 0.9
+    train = torch.arange(N) < 80
+    fit = fit_logistic(acts, labels[:, None], valid & train, PATH)
+    return acts, labels, valid, train, fit
 
 
-def losses(acts, labels, valid, fold):
-    """Held-out log-loss of one cell for every penalty, by scikit-learn."""
-    X, y, result = acts.double().numpy(), labels.numpy(), []
-    for l2 in PATH:
-        total = 0.0
-        for k in range(5):
-            train, held = (valid & (fold != k)).numpy(), (valid & (fold == k)).numpy()
-            if len(set(y[train])) < 2:
-                continue  # nothing to fit, so nothing to score
-            model = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000).fit(X[train], y[train])
-            total += log_loss(y[held], model.predict_proba(X[held])[:, 1], normalize=False, labels=[0, 1])
-        result.append(total)
-    return result
+def test_held_out_log_loss_against_scikit_learn(problem):
+    acts, labels, valid, train, fit = problem
+    held = valid & ~train
+    held[0, 2] = False  # a column that no held-out row has
+    acts = acts.clone()
+    acts[:, 100] = torch.nan
+    held[:, :, 100] = False
+    loss = mean_log_loss(acts, labels, held, fit.weight, fit.bias)
+    for p, l2 in enumerate(PATH):
+        for k in range(2):
+            for c in range(C):
+                if (k, c) == (0, 2):
+                    assert loss[p, k, c].isnan()
+                    continue
+                X, y, rows = acts[c].double().numpy(), labels[k].numpy(), (valid & train)[k, c].numpy()
+                model = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000).fit(X[rows], y[rows])
+                out = held[k, c].numpy()
+                expected = log_loss(y[out], model.predict_proba(X[out])[:, 1], labels=[0, 1])
+                assert float(loss[p, k, c]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_every_cell_takes_what_cross_validation_likes_best(problem):
-    acts, labels, valid, groups = problem
-    fold = _folds(groups)
-    fit, penalty = fit_chosen(acts, labels, valid, groups, PATH)
-    expected = [PATH[int(np.argmin(losses(acts[c], labels, valid[c], fold)))] for c in range(C)]
-    assert penalty.tolist() == expected
-    assert len(set(expected)) > 1
-    for cell, l2 in enumerate(expected):
-        one = fit_logistic(acts[[cell]], labels, valid[[cell]], l2)
-        torch.testing.assert_close(fit.weight[cell], one.weight[0], rtol=0, atol=1e-6)
+def test_the_choice_is_one_for_the_map_and_the_strongest_of_equals():
+    nan = torch.nan
+    loss = torch.tensor([[[0.5, 0.9, nan], [0.6, 0.6, 0.6]], [[0.7, 0.6, nan], [0.6, 0.6, 0.6]], [[0.7, 0.7, nan]] * 2])
+    assert choose_strongest_of_best(loss).tolist() == [1, 0]  # cell 0 by itself likes penalty 0
+    assert choose_strongest_of_best(torch.full((3, 1, 2), nan)).tolist() == [0]
 
 
-def test_folds_keep_groups_whole_and_are_about_even(problem):
-    *_, groups = problem
-    fold = _folds(groups)
-    assert all(len(set(fold[groups == group].tolist())) == 1 for group in groups.unique())
-    assert fold.bincount().tolist() == [24] * 5
-    assert torch.equal(fold, _folds(groups * 10 + 7))  # names of groups do not matter
+def test_train_rows_that_are_told_apart(problem):
+    acts, labels, valid, train, fit = problem
+    rows = valid & train
+    found = is_separated(acts, labels, rows, fit.weight)
+    for p in range(len(PATH)):
+        for k in range(2):
+            for c in range(C):
+                of_cell = rows[k, c].numpy()
+                scores = (acts[c] @ fit.weight[p, k, c]).numpy()[of_cell]
+                assert bool(found[p, k, c]) == (roc_auc_score(labels[k].numpy()[of_cell], scores) == 1)
+    assert found[2].any()
+    assert not found[0, :, 0].any()
 
 
-def test_folds_that_cannot_be_scored_are_left_out(problem):
-    acts, labels, valid, groups = problem
-    few = valid.clone()
-    few[0] &= (labels == 0) | (groups == 0)  # one group holds all of a class: its fold has no fit, the others do
-    few[1] &= labels == 0
-    fit, penalty = fit_chosen(acts, labels, few, groups, PATH)
-    assert penalty[0] == PATH[int(np.argmin(losses(acts[0], labels, few[0], _folds(groups))))]
-    assert penalty[1].isnan()
-    assert fit.weight[1].isnan().all()
-
-
-def test_fewer_groups_than_folds_are_refused(problem):
-    acts, labels, valid, groups = problem
-    with pytest.raises(ValueError, match="l2=auto: expected at least 5 groups among the train rows, got 4; set l2"):
-        fit_chosen(acts, labels, valid, groups % 4, PATH)
+def test_cells_without_a_probe_tell_nothing_apart(problem):
+    acts, labels, valid, train, _ = problem
+    rows = valid & train
+    rows[0, 0] = False
+    rows[0, 1] &= labels[0] == 1
+    fit = fit_logistic(acts, labels[:, None], rows, [0.1])
+    assert np.array_equal(is_separated(acts, labels, rows, fit.weight)[0, 0, :2], [False, False])
+    tied = torch.zeros(1, 4, 1)
+    assert not is_separated(
+        tied, torch.tensor([[0, 1, 0, 1]]), torch.ones(1, 1, 4, dtype=torch.bool), torch.ones(1, 1, 1, 1)
+    )
