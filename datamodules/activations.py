@@ -27,7 +27,7 @@ from datamodules.language.sites import choose_layers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.near_duplicates import tell_near_duplicates
 from datamodules.questions.question import QuestionSet
-from datamodules.questions.split_by import KEYWORDS, describe_groups, find_tested, regroup
+from datamodules.questions.split_by import KEYWORDS, find_tested, regroup, tell_groups
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import Shards
@@ -174,8 +174,8 @@ class ActivationDataModule(GridDataModule):
                 f"positions: expected examples that have one of {', '.join(self.positions.names)}, got none of "
                 f"{len(valid)}; choose others"
             )
-        lacking = "no exact answer" if self.positions.rows == "exact_answer" else "not every position"
-        self._tell_left_out(examples, ~kept, f"have {lacking}", "positions.rows=any keeps them")
+        lacking = "have no exact answer" if self.positions.rows == "exact_answer" else "lack a position"
+        self._tell_left_out(examples, ~kept, lacking, "positions.rows=any keeps them")
         right, n = int(examples.labels[kept].sum()), int(kept.sum())
         if not kept.all() and min(right, n - right) < MIN_PER_CLASS:
             raise ValueError(
@@ -191,7 +191,7 @@ class ActivationDataModule(GridDataModule):
         kept &= ~tested
         if self.split.by != "question" and not self.quiet:
             shown = [group for group, here in zip(groups, kept.tolist(), strict=True) if here]
-            log.info(f"split.by={self.split.by}: {describe_groups(shown)}")
+            tell_groups(shown, self.split.by, log.info, log.warning)
         return kept
 
     def _tell_left_out(self, examples: LabelledExamples, out: Tensor, why: str, cure: str) -> None:

@@ -164,7 +164,11 @@ def test_a_thinking_model_thinks_only_where_its_preset_says_so_and_has_the_room(
         ("split.val=0", lambda run: run.split.val == 0),
         ("split.own_test=false", lambda run: run.split.own_test is False),
         ("positions.into_prompt=true", lambda run: run.positions.into_prompt is True),
-        ("positions.require_exact_answer=true", lambda run: run.positions.require_exact_answer is True),
+        ("positions.rows=common", lambda run: run.positions.rows == "common"),
+        ("split.by=gold", lambda run: run.split.by == "gold"),
+        ("dataset=cities split.by=country", lambda run: run.split.by == "country"),
+        ("datamodule.control_labels=true", lambda run: run.control_labels is True),
+        ("model.random_weights=true", lambda run: run.model.title == "probegrid demo model, random weights"),
     ],
 )
 def test_the_keys_that_people_set_reach_their_object(override, read, tmp_path):
@@ -189,7 +193,7 @@ def test_the_study_s_settings_fit_each_of_its_sets(name, tmp_path):
     assert run.sites == ["mlp_out"]
     assert run.dataset.limit == 1000
     assert (run.split.val, run.split.test, run.split.own_test) == (0, 0.2, False)
-    assert run.positions.into_prompt is run.positions.require_exact_answer is True
+    assert (run.positions.into_prompt, run.positions.rows) == (True, "exact_answer")
     assert len(run.positions.names) == (12 if name == "imdb" else 15)
     assert run.model.template == {"add_generation_prompt": False}
     assert run.model.max_new_tokens == (200 if name == "math" else 100)

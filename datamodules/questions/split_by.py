@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from datamodules.questions.groups import Groups
-from datamodules.questions.question import Question
+from datamodules.questions.question import Question, Tell
 from datamodules.questions.words import fold_group
 
 KEYWORDS = ("question", "gold", "exact_answer")  # any other value of split.by is a column of the questions
@@ -52,11 +52,23 @@ def find_tested(groups: Sequence[str], sources: Sequence[str]) -> list[bool]:
     return [source != "test" and group in tested for group, source in zip(groups, sources, strict=True)]
 
 
-def describe_groups(groups: Sequence[str]) -> str:
-    """Say how many groups there are, and how large the largest is.
+def tell_groups(groups: Sequence[str], by: str, tell: Tell, warn: Tell) -> None:
+    """Tell how many groups N examples are in, and warn where one group holds most of them.
 
-    >>> describe_groups(["a", "b", "a"])
-    '3 examples in 2 groups, 2 in the largest'
+    Args:
+        groups: [N].
+        by: what `split.by` is.
+        tell: takes a line for people.
+        warn: takes a warning.
+
+    Example:
+        >>> tell_groups(["a", "b", "a", "c"], "gold", print, print)
+        split.by=gold: 4 examples in 3 groups, 2 in the largest
     """
-    sizes = Counter(groups)
-    return f"{len(groups):,} examples in {len(sizes):,} groups, {max(sizes.values()):,} in the largest"
+    largest = max(Counter(groups).values())
+    tell(f"split.by={by}: {len(groups):,} examples in {len(set(groups)):,} groups, {largest:,} in the largest")
+    if 2 * largest > len(groups):
+        warn(
+            f"split.by={by}: one group holds most examples, since groups of the question set have several values; take "
+            "split.by=question, or a set without dataset.group"
+        )

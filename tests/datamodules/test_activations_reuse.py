@@ -136,7 +136,7 @@ def test_a_whole_cache_that_cannot_be_written_serves_another_rule(
     run = tmp_path_factory.mktemp("run")
     other = make(language_model, questions_csv, tmp_path, rule=TextRule(judge_by_substring), folder=run)
     other.setup()
-    assert sum(count.n for count in counts(other)) == 300
+    assert sum(count.n for count in counts(other)) == sum(row["exact_answer"] is not None for row in table_of(other))
     assert {row["label_by"] for row in table_of(other)} == {"found", "not found"}
     assert not [record for record in caplog.records if "cache.root" in record.message]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -32,7 +32,7 @@ RECORD = {"examples.parquet", "exact_answers.html", "labels.md"}
 def targets_of(*names, n=3):
     labels = torch.stack([torch.arange(n) // 2**k % 2 for k in range(len(names))])
     splits = torch.stack([(torch.arange(n) + 3 * k) % (NO_SPLIT + 1) for k in range(len(names))]).to(torch.uint8)
-    return Targets(names, names, (None,) * len(names), labels, splits)
+    return Targets(names, names, (None,) * len(names), labels, splits, torch.arange(n))
 
 
 def read(content):

@@ -291,6 +291,6 @@ def test_a_run_without_validation_rows(overrides, said, path, tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["val"] is None
     (target,) = summary["targets"]
-    assert target["counts"]["val"] == {"n": 0, "n_positive": 0}
+    assert target["counts"]["val"] == {"n": 0, "n_positive": 0, "n_groups": 0}
     assert target["counts"]["train"]["n"] + target["counts"]["test"]["n"] == N
     assert (tmp_path / "run/heatmap.png").exists()

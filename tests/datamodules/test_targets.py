@@ -5,7 +5,7 @@ import torch
 from datamodules.card import Count
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import SPLITS, GroupSplit
-from datamodules.targets import NO_SPLIT, Targets, split_targets
+from datamodules.targets import NO_SPLIT, Targets, add_controls, split_targets
 from tests.datamodules.test_precomputed import L, N, T, make, tensors, write
 
 n = 600
@@ -44,6 +44,48 @@ def test_every_label_set_is_split_with_every_seed(M, seeds, own_test, given):
     assert (targets.labels.dtype, targets.splits.dtype) == (torch.int64, torch.uint8)
 
 
+def test_examples_that_are_left_out_do_not_count_in_the_deal():
+    """Oracle: the split of the kept examples by themselves."""
+    kept = torch.from_numpy(np.random.default_rng(3).random(n) < 0.7)
+    rows = kept.nonzero()[:, 0].tolist()
+    split = GroupSplit(val=0.2, test=0.3, seed=[0, 5])
+    targets = split_targets(LABELS, ["truth", "length"], split, GROUPS, kept=kept)
+    alone = split_targets(LABELS[:, rows], ["truth", "length"], split, [GROUPS[i] for i in rows])
+    assert torch.equal(targets.splits[:, rows], alone.splits)
+    assert (targets.splits[:, ~kept] == NO_SPLIT).all()
+    assert targets.cards() == alone.cards()
+    for k, card in enumerate(targets.cards()):
+        for name in SPLITS:
+            assert card.counts[name].n_groups == len({GROUPS[i] for i in targets.rows_of(k, name)})
+
+
+def test_controls_are_random_within_groups_and_share_splits_and_base_rates():
+    split = GroupSplit(val=0.2, test=0.3, seed=[0, 5])
+    targets = split_targets(LABELS, ["truth", "length"], split, GROUPS)
+    controlled = add_controls(targets)
+    assert controlled.names[4:] == tuple(f"control of {one}, seed {s}" for one in ("truth", "length") for s in (0, 5))
+    assert controlled.label[4:] == ("control of truth",) * 2 + ("control of length",) * 2
+    assert add_controls(split_targets(LABELS[:1], ["truth"], split, GROUPS)).names[2:] == tuple(
+        f"control, seed {s}" for s in (0, 5)
+    )
+    assert torch.equal(controlled.labels[:4], targets.labels)
+    assert controlled.seeds == targets.seeds * 2
+    assert torch.equal(controlled.splits, targets.splits.repeat(2, 1))
+    for k in range(4):
+        labels = controlled.labels[4 + k]
+        of_group = dict(zip(GROUPS, labels.tolist(), strict=True))
+        assert labels.tolist() == [of_group[group] for group in GROUPS]
+        for true, drawn in zip(*(controlled.cards()[i].counts.values() for i in (k, 4 + k)), strict=True):
+            assert (true.n, true.n_groups) == (drawn.n, drawn.n_groups)
+            assert abs(true.n_positive - drawn.n_positive) <= 1  # groups of one or two fill what is left
+        agree = (labels == targets.labels[k]).double().mean()
+        rate, other = labels.double().mean(), targets.labels[k].double().mean()
+        assert abs(agree - (rate * other + (1 - rate) * (1 - other))) < 0.08  # 4 SE of chance
+    assert torch.equal(add_controls(targets).labels, controlled.labels)
+    assert not torch.equal(add_controls(targets, seed=1).labels, controlled.labels)
+    assert not torch.equal(controlled.labels[4], controlled.labels[5])
+
+
 def by_hand():
     return Targets(
         names=("a", "b"),
@@ -51,6 +93,7 @@ def by_hand():
         seeds=(0, None),
         labels=torch.tensor([[0, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0]]),
         splits=torch.tensor([[0, 0, 1, 2, 3, 2], [2, 0, 3, 2, 0, 3]], dtype=torch.uint8),
+        groups=torch.tensor([0, 0, 1, 2, 0, 2]),
     )
 
 
@@ -76,8 +119,8 @@ def test_cards_count_each_split_with_the_labels_of_its_target():
     first, second = by_hand().cards()
     assert (first.name, first.label, first.seed) == ("a", "a", 0)
     assert (second.name, second.label, second.seed) == ("b", "b", None)
-    assert first.counts == {"train": Count(2, 1), "val": Count(1, 1), "test": Count(2, 0)}
-    assert second.counts == {"train": Count(2, 1), "val": Count(0, 0), "test": Count(2, 1)}
+    assert first.counts == {"train": Count(2, 1, 1), "val": Count(1, 1, 1), "test": Count(2, 0, 1)}
+    assert second.counts == {"train": Count(2, 1, 1), "val": Count(0, 0, 0), "test": Count(2, 1, 2)}
 
 
 @pytest.mark.parametrize(

@@ -89,15 +89,21 @@ def test_into_prompt_keeps_the_one_after_the_exact_answer_on_the_last_token(rule
     assert found(rules, 10, 3, (0, 2)) == {"x": None}
 
 
-def test_examples_without_an_exact_answer_can_be_left_out_of_every_column():
-    rules = [{"name": "end", "of": "answer", "at": -1}, {"name": "exact", "of": "exact_answer", "at": "first"}]
-    assert found(rules, 10, 3, None, require_exact_answer=True) == {"end": None, "exact": None}
-    assert found(rules, 10, 3, (1, 1), require_exact_answer=True) == {"end": 12, "exact": 11}
-    assert found(rules, 10, 3, None) == {"end": 12, "exact": None}
-    strict = Positions(rules[:1], require_exact_answer=True)
-    assert strict.need_exact_answers  # though no column counts from it
-    tokens, valid = strict.resolve(None, [[7] * 10] * 2, [[7] * 3] * 2, [None, (0, 0)])  # type: ignore[arg-type]
-    assert (tokens.tolist(), valid.tolist()) == ([[[0, 0]], [[12, 12]]], [[False], [True]])
+def test_rows_are_chosen_by_the_exact_answer_by_any_position_or_by_all():
+    rules = [Rule("end", "answer", -1), Rule("second", "answer", 1), Rule("exact", "exact_answer")]
+    spans = [(0, 0), None, (0, 0)]
+    valid = torch.tensor([[True, False, True], [True, True, False], [True, True, True]])
+
+    def chosen(rows, rules=rules, valid=valid):
+        return Positions(rules, rows=rows).choose_rows(valid, spans).tolist()
+
+    assert chosen("exact_answer") == [True, False, True]
+    assert chosen("any") == [True] * 3
+    assert chosen("common") == [False, False, True]
+    assert chosen("exact_answer", rules[:2], valid[:, :2]) == [True] * 3  # no column uses the exact answer
+    assert not Positions(rules[:2]).need_exact_answers
+    with pytest.raises(ValueError, match=r"rows=common: .* got none of 2; second is the rarest, in 0; leave it out"):
+        chosen("common", valid=torch.tensor([[True, False, True], [True, False, False]]))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,8 @@ def test_a_run_has_no_more_tokens_than_it_is_long(rule, into_prompt, token):
     assert found([{"name": "x", **rule}], 10, 12, (5, 6), into_prompt=into_prompt)["x"] == token
 
 
-@pytest.mark.parametrize("key", ["into_prompt", "require_exact_answer"])
-def test_switches_are_true_or_false(key):
-    with pytest.raises(ValueError, match=rf"positions.{key}: expected true or false, got 5"):
-        Positions([{"name": "x", "of": "answer"}], **{key: 5})  # type: ignore[arg-type]
+def test_switches_are_checked():
+    with pytest.raises(ValueError, match="positions.into_prompt: expected true or false, got 5"):
+        Positions([{"name": "x", "of": "answer"}], into_prompt=5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="positions.rows: expected one of exact_answer, any, common; got 'all'"):
+        Positions([{"name": "x", "of": "answer"}], rows="all")
