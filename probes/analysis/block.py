@@ -16,6 +16,7 @@ RUNS = (
     ("exact_answer_before_first", "exact_answer_first", "exact_answer_last", "exact_answer_after_last"),
 )
 LEVEL = 0.05  # of a block in a map of noise
+SAME = 1e-12  # AUC of equal cells and their mean differ by rounding
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,18 @@ class Block:
     mean_outside: float
 
 
-def find_block(auc_map: AUCMap, chance: float | None = None) -> Block | None:
+def find_block(auc_map: AUCMap, chance: float | None = None, spread: float | None = None) -> Block | None:
     """Find the dominant block: the darkest rectangle, where it stands out.
 
     Args:
         auc_map: the map, ``[L, T]``.
         chance: AUC that the best cell of a map without signal stays below, if known.
+        spread: of the difference between a cell and the mean of the map, if known. The median of ``auc_se`` by default,
+            which is too large, as cells share their examples.
 
     Returns:
         The block. None where none stands out: there is no darkest rectangle, or its mean is above that of the other
-        cells by less than `required_lead` of the spread, the median of ``auc_se``.
+        cells by less than `required_lead` spreads.
 
     Example:
         >>> auc, n = torch.tensor([[0.5, 0.5, 0.6], [0.5, 0.9, 0.8]]), torch.full((2, 3), 40)
@@ -68,7 +71,7 @@ def find_block(auc_map: AUCMap, chance: float | None = None) -> Block | None:
     block = find_darkest(auc_map, chance)
     if block is None:
         return None
-    spread = median_spread(auc_map)
+    spread = median_spread(auc_map) if spread is None else spread
     lead = block.mean_inside - block.mean_outside
     return None if spread is not None and lead < required_lead(block.share) * spread else block
 
@@ -108,6 +111,8 @@ def find_darkest(auc_map: AUCMap, chance: float | None = None) -> Block | None:
     if not readable.any():
         return None
     known = auc[readable]
+    if known.max() - known.mean() < SAME:
+        return None
     threshold = max(float(known.mean() + known.max()) / 2, chance or 0.0)
     weights = torch.where(readable, auc - threshold, 0.0)
     best, corners = (0.0, 0), None

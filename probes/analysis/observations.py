@@ -34,6 +34,7 @@ class _View:
     auc: Tensor
     block: Block | None
     chance: float | None
+    spread: float | None
 
     def means(self) -> dict[str, float]:
         """Mean AUC of each column that can be read, by name."""
@@ -41,12 +42,13 @@ class _View:
         return {name: mean for name, mean in means if mean == mean}
 
 
-def observe(auc_map: AUCMap, chance: float | None = None) -> list[dict[str, Any]]:
+def observe(auc_map: AUCMap, chance: float | None = None, spread: float | None = None) -> list[dict[str, Any]]:
     """Say what a map shows.
 
     Args:
         auc_map: the map, ``[L, T]``.
         chance: AUC that the best cell of a map without signal stays below (in 95% of such maps), if known.
+        spread: see `find_block`.
 
     Returns:
         Observations, JSON-ready: name, sentence, and numbers, a dict with every number of the sentence. Empty where no
@@ -62,7 +64,7 @@ def observe(auc_map: AUCMap, chance: float | None = None) -> list[dict[str, Any]
     if not readable.any():
         return []
     auc = torch.where(readable, auc_map.auc.double(), torch.nan)
-    view = _View(auc_map, auc, find_block(auc_map, chance), chance)
+    view = _View(auc_map, auc, find_block(auc_map, chance, spread), chance, spread)
     observers: Sequence[Callable[[_View], tuple[str, dict[str, Any]] | None]] = (
         _observe_block,
         _observe_gradient,
@@ -100,7 +102,8 @@ def _observe_no_block(view: _View) -> tuple[str, dict[str, Any]]:
     sentence = f"No block stands out: the mean AUC is {digits(numbers['mean'])}, the highest {digits(numbers['best'])}"
     if view.chance is not None and numbers["best"] <= view.chance:
         return f"{sentence}, and noise alone reaches {digits(view.chance)}.", numbers
-    darkest, spread = find_darkest(one, view.chance), median_spread(one)
+    darkest = find_darkest(one, view.chance)
+    spread = median_spread(one) if view.spread is None else view.spread
     if darkest is None or spread is None:
         return f"{sentence}.", numbers
     lead, needed = darkest.mean_inside - darkest.mean_outside, required_lead(darkest.share)
