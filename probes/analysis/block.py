@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ RUNS = (
     ("last_q", "first_answer", "second_answer"),
     ("exact_answer_before_first", "exact_answer_first", "exact_answer_last", "exact_answer_after_last"),
 )
-LEAD = 2.5  # spreads of a cell: how far a block must be above the rest of the map
+LEVEL = 0.05  # of a block in a map of noise
+SAME = 1e-12  # AUC of equal cells and their mean differ by rounding
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,18 @@ class Block:
     mean_outside: float
 
 
-def find_block(auc_map: AUCMap, chance: float | None = None) -> Block | None:
-    """Find the dominant block: of all rectangles of adjacent rows and neighbouring columns the one with the largest sum
-    of AUC - threshold.
-
-    The threshold is halfway between the mean and the highest AUC, so a single low cell hardly moves it, and a dark part
-    may be smaller or larger than half of the map. Unreadable cells weigh nothing. Columns are neighbours by
-    `split_columns`.
+def find_block(auc_map: AUCMap, chance: float | None = None, spread: float | None = None) -> Block | None:
+    """Find the dominant block: the darkest rectangle, where it stands out.
 
     Args:
         auc_map: the map, ``[L, T]``.
-        chance: AUC that the best cell of a map without signal stays below, if known. The threshold is at least this.
+        chance: AUC that the best cell of a map without signal stays below, if known.
+        spread: of the difference between a cell and the mean of the map, if known. The median of ``auc_se`` by default,
+            which is too large, as cells share their examples.
 
     Returns:
-        The block. None where none stands out: the mean inside is less than `LEAD` spreads (the median of ``auc_se``)
-        above the mean outside, or no cell is above chance, or fewer than two cells can be read.
+        The block. None where none stands out: there is no darkest rectangle, or its mean is above that of the other
+        cells by less than `required_lead` spreads.
 
     Example:
         >>> auc, n = torch.tensor([[0.5, 0.5, 0.6], [0.5, 0.9, 0.8]]), torch.full((2, 3), 40)
@@ -69,10 +68,51 @@ def find_block(auc_map: AUCMap, chance: float | None = None) -> Block | None:
         >>> (block.top, block.bottom, block.left, block.right)
         (1, 1, 1, 2)
     """
+    block = find_darkest(auc_map, chance)
+    if block is None:
+        return None
+    spread = median_spread(auc_map) if spread is None else spread
+    lead = block.mean_inside - block.mean_outside
+    return None if spread is not None and lead < required_lead(block.share) * spread else block
+
+
+def required_lead(share: float) -> float:
+    """How far above the rest a rectangle must be to stand out, in spreads of a cell.
+
+    In a map of noise whose cells vary together within rectangles of this share, and apart otherwise, the best of the
+    1 / share rectangles stays below with a probability of 1 - `LEVEL` at least. That is the least favourable case:
+    the mean of cells that vary apart varies less.
+
+    >>> round(required_lead(1 / 450), 2), round(required_lead(0.12), 2)
+    (3.69, 2.51)
+    """
+    return NormalDist().inv_cdf(1 - LEVEL * share)
+
+
+def median_spread(auc_map: AUCMap) -> float | None:
+    """The median of ``auc_se`` over the readable cells, None where no spread is known."""
+    spreads = auc_map.auc_se[auc_map.readable()].double()
+    spreads = spreads[spreads.isfinite()]
+    return float(spreads.median()) if len(spreads) else None
+
+
+def find_darkest(auc_map: AUCMap, chance: float | None = None) -> Block | None:
+    """Find the darkest rectangle, whether it stands out or not: of all rectangles of adjacent rows and neighbouring
+    columns the one with the largest sum of AUC - threshold.
+
+    The threshold is halfway between the mean and the highest AUC, and at least `chance`. So a single low cell hardly
+    moves it, and the dark part of a map may be small or most of it. Unreadable cells weigh nothing. Columns are
+    neighbours by `split_columns`.
+
+    Returns:
+        The rectangle; None where all readable cells have the same AUC, or none is above chance.
+    """
     readable, auc = auc_map.readable(), auc_map.auc.double()
     if not readable.any():
         return None
     known = auc[readable]
+    if known.max() - known.mean() < SAME:
+        return None
     threshold = max(float(known.mean() + known.max()) / 2, chance or 0.0)
     weights = torch.where(readable, auc - threshold, 0.0)
     best, corners = (0.0, 0), None
@@ -81,10 +121,8 @@ def find_block(auc_map: AUCMap, chance: float | None = None) -> Block | None:
         if found is None:
             continue
         top, bottom, left, right = found[0], found[1], found[2] + columns.start, found[3] + columns.start
-        candidate = (
-            float(weights[top : bottom + 1, left : right + 1].sum()),
-            -(bottom - top + 1) * (right - left + 1),
-        )
+        total = float(weights[top : bottom + 1, left : right + 1].sum())
+        candidate = total, -(bottom - top + 1) * (right - left + 1)
         if candidate > best:
             best, corners = candidate, (top, bottom, left, right)
     if corners is None:
@@ -93,10 +131,7 @@ def find_block(auc_map: AUCMap, chance: float | None = None) -> Block | None:
     box = torch.zeros_like(readable)
     box[top : bottom + 1, left : right + 1] = True
     inside, outside = auc[readable & box], auc[readable & ~box]
-    spreads = auc_map.auc_se[readable].double()
-    spreads = spreads[spreads.isfinite()]
-    least = LEAD * float(spreads.median()) if len(spreads) else 0.0
-    if not len(outside) or float(inside.mean() - outside.mean()) < least:
+    if not len(outside):
         return None
     return Block(
         *corners,

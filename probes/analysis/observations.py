@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from probes.analysis.auc_map import AUCMap
-from probes.analysis.block import LEAD, Block, find_block, split_columns
+from probes.analysis.block import Block, find_block, find_darkest, median_spread, required_lead, split_columns
 from probes.analysis.wording import digits, join_names, name_layers, name_positions, shorten_names
 
 EARLY = ("last_q", "first_answer", "second_answer")
@@ -34,13 +34,7 @@ class _View:
     auc: Tensor
     block: Block | None
     chance: float | None
-
-    @property
-    def spread(self) -> float | None:
-        """The median spread of the readable cells, None where there is none."""
-        spreads = self.map.auc_se[self.auc.isfinite()]
-        spreads = spreads[spreads.isfinite()]
-        return float(spreads.median()) if len(spreads) else None
+    spread: float | None
 
     def means(self) -> dict[str, float]:
         """Mean AUC of each column that can be read, by name."""
@@ -48,12 +42,13 @@ class _View:
         return {name: mean for name, mean in means if mean == mean}
 
 
-def observe(auc_map: AUCMap, chance: float | None = None) -> list[dict[str, Any]]:
+def observe(auc_map: AUCMap, chance: float | None = None, spread: float | None = None) -> list[dict[str, Any]]:
     """Say what a map shows.
 
     Args:
         auc_map: the map, ``[L, T]``.
         chance: AUC that the best cell of a map without signal stays below (in 95% of such maps), if known.
+        spread: see `find_block`.
 
     Returns:
         Observations, JSON-ready: name, sentence, and numbers, a dict with every number of the sentence. Empty where no
@@ -69,7 +64,7 @@ def observe(auc_map: AUCMap, chance: float | None = None) -> list[dict[str, Any]
     if not readable.any():
         return []
     auc = torch.where(readable, auc_map.auc.double(), torch.nan)
-    view = _View(auc_map, auc, find_block(auc_map, chance), chance)
+    view = _View(auc_map, auc, find_block(auc_map, chance, spread), chance, spread)
     observers: Sequence[Callable[[_View], tuple[str, dict[str, Any]] | None]] = (
         _observe_block,
         _observe_gradient,
@@ -85,19 +80,7 @@ def observe(auc_map: AUCMap, chance: float | None = None) -> list[dict[str, Any]
 def _observe_block(view: _View) -> tuple[str, dict[str, Any]]:
     block, one = view.block, view.map
     if block is None:
-        known = view.auc[view.auc.isfinite()]
-        mean, best = float(known.mean()), float(known.max())
-        numbers = {"mean": mean, "best": best, "spread": view.spread, "chance": view.chance, "spreads_needed": LEAD}
-        sentence = f"No block stands out: the mean AUC is {digits(mean)}, the highest {digits(best)}"
-        if view.chance is not None and best <= view.chance:
-            return f"{sentence}, and chance alone reaches {digits(view.chance)}.", numbers
-        if view.spread is None:
-            return f"{sentence}.", numbers
-        unit = SPREADS[one.spread]
-        return (
-            f"{sentence}, and no rectangle is on average {LEAD} {unit}s of a cell ({digits(LEAD * view.spread)}) above "
-            "the rest."
-        ), numbers
+        return _observe_no_block(view)
     layers = one.layers[block.top], one.layers[block.bottom]
     positions = one.positions[block.left], one.positions[block.right]
     sentence = (
@@ -111,6 +94,25 @@ def _observe_block(view: _View) -> tuple[str, dict[str, Any]]:
         "mean_inside": block.mean_inside,
         "mean_outside": block.mean_outside,
     }
+
+
+def _observe_no_block(view: _View) -> tuple[str, dict[str, Any]]:
+    one, known = view.map, view.auc[view.auc.isfinite()]
+    numbers: dict[str, Any] = {"mean": float(known.mean()), "best": float(known.max()), "chance": view.chance}
+    sentence = f"No block stands out: the mean AUC is {digits(numbers['mean'])}, the highest {digits(numbers['best'])}"
+    if view.chance is not None and numbers["best"] <= view.chance:
+        return f"{sentence}, and noise alone reaches {digits(view.chance)}.", numbers
+    darkest = find_darkest(one, view.chance)
+    spread = median_spread(one) if view.spread is None else view.spread
+    if darkest is None or spread is None:
+        return f"{sentence}.", numbers
+    lead, needed = darkest.mean_inside - darkest.mean_outside, required_lead(darkest.share)
+    numbers |= {"lead": lead, "spread": spread, "spreads_needed": needed}
+    unit = SPREADS[one.spread]
+    return (
+        f"{sentence}, and the darkest rectangle is on average {digits(lead)} above the rest, less than {needed:.1f} "
+        f"{unit}s of a cell ({digits(needed * spread)})."
+    ), numbers
 
 
 def _observe_gradient(view: _View) -> tuple[str, dict[str, Any]] | None:

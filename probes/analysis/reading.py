@@ -20,6 +20,7 @@ def read_map(
     coincidence: Sequence[Sequence[float | None]] | None = None,
     n_valid: Sequence[int] | None = None,
     chance: float | None = None,
+    spread: float | None = None,
 ) -> dict[str, Any]:
     """Summarise a map. Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
 
@@ -29,6 +30,7 @@ def read_map(
             where no example has both.
         n_valid: T counts, how many examples have the position.
         chance: AUC that the best cell of a map without signal stays below, if known; a block is above it.
+        spread: see `find_block`.
 
     Returns:
         split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
@@ -73,7 +75,7 @@ def read_map(
         "best_cells": [
             {"position": auc_map.positions[column], **_numbers(auc_map, row, column)} for row, column in cells[:N_BEST]
         ],
-        "rectangle": _describe_block(auc_map, find_block(auc_map, chance)),
+        "rectangle": _describe_block(auc_map, find_block(auc_map, chance, spread)),
         "best_layers": [
             {
                 "position": position,

@@ -114,15 +114,16 @@ def write_heatmap(
     Raises:
         ValueError: marks or columns do not fit the maps, or vmin and vmax are not two AUC, the first below the second.
     """
+    measured = [name for name in ("val", "test") if name in maps]
+    tables = [tabulate(maps[name], columns if name == "test" else None) for name in measured]
+    averaged = [one.table() for name in measured for one in headline(maps[name], card) if one.spread == "SD"]
     drawn = headline(maps[split], card)[:MOST_MAPS]
     if marks is None:
         marks = [Marks(block=find_block(one)) for one in drawn]
     figure = draw(drawn, *caption(card, described, split), marks[:MOST_MAPS], foot, vmin, vmax)
     for kind in UNDATED:
         _save(figure, folder / f"heatmap.{kind}")
-    measured = [name for name in ("val", "test") if name in maps]
-    _write_table(folder / TABLE, [tabulate(maps[name], columns if name == "test" else None) for name in measured])
-    averaged = [one.table() for name in measured for one in headline(maps[name], card) if one.spread == "SD"]
+    _write_table(folder / TABLE, tables)
     if averaged:
         _write_table(folder / MEANS, averaged)
     else:
@@ -138,7 +139,7 @@ def tabulate(maps: Sequence[AUCMap], columns: Sequence[Mapping[str, Tensor]] | N
     """
     if columns is not None and len(columns) != len(maps):
         raise ValueError(
-            f"columns: expected one set for each of {len(maps)} maps, got {len(columns)}; give {{}} for none"
+            f"columns: expected a dict for each of {len(maps)} maps, got {len(columns)}; give {{}} for none"
         )
     tables = []
     for number, one in enumerate(maps):

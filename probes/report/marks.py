@@ -71,7 +71,7 @@ def draw_marks(axes: Axes, marks: Marks, L: int, T: int) -> list[tuple[Artist, s
         legend.append((Patch(facecolor="none", edgecolor=style["colors"], **line), label))
 
     if marks.above_chance is not None and marks.above_chance.any():
-        outline(marks.above_chance, ABOVE_CHANCE, 0, "above chance: noise alone stays below in 95% of maps")
+        outline(marks.above_chance, ABOVE_CHANCE, -1.6, "above chance: noise alone stays below in 95% of maps")
     if marks.near_best is not None and marks.near_best.any():
         outline(marks.near_best, NEAR_BEST, 1.9, "cannot be told from the best cell")
     if marks.block is not None:

@@ -191,6 +191,7 @@ def _write_counts(axes: Axes, one: AUCMap, points: float) -> float:
 def _wrap(text: str, size: float, inches: float) -> str:
     """Wrap each line; 0.55 of the font size is about the width of a character."""
     width = int(max(inches, 6.2) * 72 / (0.55 * size))  # a text may be wider than a narrow map
+    text = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     return "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in text.splitlines())
 
 

@@ -1,99 +1,31 @@
-import itertools
 import json
 import math
 
 import pytest
 import torch
 
-from probes.analysis.auc_map import AUCMap
-from probes.analysis.reading import dominant_rectangle, read_map
+from probes.analysis.block import find_block
+from probes.analysis.reading import read_map
+from tests.support.maps import map_of
 
 
-def map_of(auc, readable=None, layers=None, positions=None) -> AUCMap:
-    auc = torch.as_tensor(auc, dtype=torch.float64)
-    L, T = auc.shape
-    readable = torch.ones(L, T, dtype=torch.bool) if readable is None else readable
-    return AUCMap(
-        target="correctness",
-        split="test",
-        layers=layers or tuple(range(L)),
-        positions=positions or tuple(f"p{column}" for column in range(T)),
-        auc=auc,
-        auc_se=torch.full((L, T), 0.03, dtype=torch.float64),
-        n=torch.full((L, T), 100),
-        n_positive=torch.where(readable, 50, 5),
-    )
-
-
-def every_rectangle(L, T):
-    rows = itertools.combinations_with_replacement(range(L), 2)
-    return ((a, b, c, d) for a, b in rows for c, d in itertools.combinations_with_replacement(range(T), 2))
-
-
-def brute_force(weights):
-    """Largest sum, then fewest cells."""
-    best, found = (0.0, 0), None
-    for a, b, c, d in every_rectangle(*weights.shape):
-        candidate = (float(weights[a : b + 1, c : d + 1].sum()), -(b - a + 1) * (d - c + 1))
-        if candidate > best:
-            best, found = candidate, (a, b, c, d)
-    return best, found
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_rectangle_is_the_best_of_all_rectangles(seed):
-    generator = torch.Generator().manual_seed(seed)
-    L, T = torch.randint(1, 8, (2,), generator=generator).tolist()
-    # eighths: sums are exact and ties abound; a third of the cells weighs nothing
-    weights = torch.randint(-8, 9, (L, T), generator=generator).double() / 8
-    weights[torch.rand(L, T, generator=generator) < 1 / 3] = 0
-    best, found = brute_force(weights)
-    got = dominant_rectangle(weights)
-    if found is None:
-        assert got is None
-        return
-    assert got is not None
-    a, b, c, d = got
-    assert (float(weights[a : b + 1, c : d + 1].sum()), -(b - a + 1) * (d - c + 1)) == best
-
-
-@pytest.mark.parametrize("weights", [[[0.0, 0.0]], [[-1.0], [-2.0]], [[0.0, -1.0], [-1.0, 0.0]]])
-def test_no_rectangle_without_a_positive_sum(weights):
-    assert dominant_rectangle(torch.tensor(weights)) is None
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_read_rectangle_against_brute_force(seed):
-    generator = torch.Generator().manual_seed(seed)
-    auc = torch.rand(6, 5, generator=generator, dtype=torch.float64)
-    readable = torch.rand(6, 5, generator=generator) < 0.7
-    auc[0, 0] = math.nan
-    readable[0, 0] = False
-    known = [float(value) for value in auc[readable]]
-    midpoint = (min(known) + max(known)) / 2
-    weights = torch.tensor(
-        [[float(auc[i, j]) - midpoint if readable[i, j] else 0.0 for j in range(5)] for i in range(6)],
-        dtype=torch.float64,
-    )
-    (best, _), found = brute_force(weights)
-    assert found is not None
-    layers, positions = (2, 4, 6, 8, 10, 12), ("a", "b", "c", "d", "e")
-
-    got = read_map(map_of(auc.where(readable, 0.99), readable, layers, positions))["rectangle"]
-
-    assert got["midpoint"] == pytest.approx(midpoint, abs=1e-12)
-    a, b = (layers.index(layer) for layer in got["layers"])
-    c, d = (positions.index(position) for position in got["positions"])
-    assert float(weights[a : b + 1, c : d + 1].sum()) == pytest.approx(best, abs=1e-12)
-    cells = set(itertools.product(range(a, b + 1), range(c, d + 1)))
-    inside = [float(auc[cell]) for cell in itertools.product(range(6), range(5)) if readable[cell] and cell in cells]
-    outside = [
-        float(auc[cell]) for cell in itertools.product(range(6), range(5)) if readable[cell] and cell not in cells
-    ]
-    assert (got["n_cells"], got["n_readable"]) == (len(cells), len(inside))
-    assert got["share"] == len(inside) / len(known)
-    assert got["mean_inside"] == pytest.approx(sum(inside) / len(inside), abs=1e-12)
-    assert got["mean_outside"] == pytest.approx(sum(outside) / len(outside), abs=1e-12)
+def test_the_rectangle_is_the_dominant_block_by_name():
+    auc = torch.full((6, 5), 0.6)
+    auc[2:4, 1:3] = 0.9
+    auc_map = map_of(auc, layers=(2, 4, 6, 8, 10, 12), positions=("a", "b", "c", "d", "e"))
+    block = find_block(auc_map)
+    assert block is not None
+    assert read_map(auc_map)["rectangle"] == {
+        "layers": [6, 8],
+        "positions": ["b", "c"],
+        "threshold": block.threshold,
+        "n_cells": 4,
+        "n_readable": 4,
+        "share": 4 / 30,
+        "mean_inside": pytest.approx(0.9),
+        "mean_outside": pytest.approx(0.6),
+    }
+    assert read_map(auc_map, chance=0.95)["rectangle"] is None
 
 
 def test_best_cells_ties_keep_map_order_and_unreadable_cells_never_win():
