@@ -197,7 +197,7 @@ def test_the_study_s_settings_fit_each_of_its_sets(name, tmp_path):
     assert len(run.positions.names) == (12 if name == "imdb" else 15)
     assert run.model.template == {"add_generation_prompt": False}
     assert run.model.max_new_tokens == (200 if name == "math" else 100)
-    assert (probe.path, probe.standardize) == ([1.0], False)
+    assert (probe.l2, probe.standardize) == (1.0, False)
     again = composed(tmp_path, *reversed(given))
     assert {**again, "hydra": None} == {**cfg, "hydra": None}  # in whatever order they are given
 
