@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from datamodules.card import MIN_PER_CLASS
-from probes.analysis.clusters import number_groups, sum_by_group
+from probes.analysis.clusters import count_freedom, number_groups, sum_by_group
+from probes.analysis.draws import draw_relative_errors, split_draws
 from probes.analysis.placements import half_wins, place
 from probes.solver.precision import full_precision
 
-CHUNK_BYTES = 32_000_000  # of labels that are permuted at once
 ROUNDING = 1e-12  # two AUROCs that are equal may differ by this
 
 
@@ -55,7 +55,8 @@ def null_of_best(
     exact, and so is that of the family where cells share their rows. One random order of the examples serves all cells,
     so that cells with other rows have nearly the same labels. With larger groups, labels of a group belong together and
     a permutation of single labels would make chance look too small. Then AUROC - 1/2 is written as a sum over groups,
-    and the groups' contributions get random signs (Hemerik et al. 2020, JRSS B 82:841).
+    and the groups' contributions get random signs (Hemerik et al. 2020, JRSS B 82:841). With few groups their spread is
+    an estimate, as in `band`.
 
     Args:
         scores: [.., N], any real dtype; fixed. Ties count one half.
@@ -120,7 +121,7 @@ def _permute(
         m, at = int(n_positive[cells][0]), rows.nonzero()[:, 0]
         plan.append((m, at, rank[cells][:, at].T.to(exact).contiguous(), pairs[cells]))
     best = []
-    for n in _chunks(draws, max(rank.shape)):
+    for n in split_draws(draws, max(rank.shape)):
         keys = torch.rand(n, member.shape[-1], dtype=torch.float64, generator=generator).to(rank.device)
         of_sets = []
         for m, at, ranks, of_pairs in plan:
@@ -154,14 +155,10 @@ def _flip(
     # a permutation.
     variance = of_group.square().sum(-1, keepdim=True)
     of_group = of_group * (1 + signal.square().sum(-1, keepdim=True) / variance.clamp_min(ROUNDING)).sqrt()
+    freedom = count_freedom(member, numbers)
     best = []
-    for size in _chunks(draws, max(of_group.shape)):
+    for size in split_draws(draws, max(of_group.shape)):
         signs = torch.randint(2, (size, of_group.shape[-1]), generator=generator).to(rank.device)
-        best.append(((2 * signs - 1).double() @ of_group.T).amax(-1))
+        of_draws = ((2 * signs - 1).double() @ of_group.T).amax(-1)
+        best.append(of_draws / draw_relative_errors(size, freedom, generator).to(rank.device))
     return torch.cat(best)
-
-
-def _chunks(draws: int, width: int) -> list[int]:
-    """How many draws to make at once."""
-    size = max(1, CHUNK_BYTES // (8 * width))
-    return [min(size, draws - start) for start in range(0, draws, size)]

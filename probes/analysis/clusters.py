@@ -30,7 +30,7 @@ class Areas:
         >>> areas.auc.tolist(), areas.freedom
         ([0.875, 0.75], 3.0)
         >>> areas.average(0).error()
-        tensor(0.2577, dtype=torch.float64)
+        tensor(0.2652, dtype=torch.float64)
     """
 
     auc: Tensor
@@ -67,12 +67,17 @@ def measure_areas(scores: Tensor, labels: Tensor, valid: Tensor | None = None, g
     """AUROC of every cell with the influences of the groups; arguments and errors are those of `influences`."""
     placed = place(scores, labels, valid)
     influence = weigh(placed, groups)
-    counted = (placed.positive | placed.negative).reshape(-1, scores.shape[-1]).any(0).double()
-    if groups is not None:
-        numbers = number_groups(groups, influence)
-        influence, counted = sum_by_group(influence, numbers), sum_by_group(counted, numbers)
-    freedom = float(counted.sum().square() / counted.square().sum()) - 1
-    return Areas(placed.area(), influence, freedom)
+    numbers = None if groups is None else number_groups(groups, influence)
+    freedom = count_freedom(placed.positive | placed.negative, numbers)
+    return Areas(placed.area(), influence if numbers is None else sum_by_group(influence, numbers), freedom)
+
+
+def count_freedom(counted: Tensor, numbers: Tensor | None) -> float:
+    """Degrees of freedom of the errors on the counted examples, bool [.., N]; see `Areas`."""
+    sizes = counted.reshape(-1, counted.shape[-1]).any(0).double()
+    if numbers is not None:
+        sizes = sum_by_group(sizes, numbers)
+    return float(sizes.sum().square() / sizes.square().sum()) - 1
 
 
 @full_precision()
