@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from datamodules.card import MIN_PER_CLASS
-from probes.analysis.clusters import count_freedom, number_groups, sum_by_group
-from probes.analysis.draws import draw_relative_errors, split_draws
+from probes.analysis.clusters import number_groups, sum_by_group
+from probes.analysis.draws import split_draws
 from probes.analysis.placements import half_wins, place
 from probes.solver.precision import full_precision
 
@@ -55,8 +55,7 @@ def null_of_best(
     exact, and so is that of the family where cells share their rows. One random order of the examples serves all cells,
     so that cells with other rows have nearly the same labels. With larger groups, labels of a group belong together and
     a permutation of single labels would make chance look too small. Then AUROC - 1/2 is written as a sum over groups,
-    and the groups' contributions get random signs (Hemerik et al. 2020, JRSS B 82:841). With few groups their spread is
-    an estimate, as in `band`.
+    and the groups' contributions get random signs (Hemerik et al. 2020, JRSS B 82:841).
 
     Args:
         scores: [.., N], any real dtype; fixed. Ties count one half.
@@ -145,20 +144,20 @@ def _flip(
     n = member.sum(-1, keepdim=True)
     residual = torch.where(member, label.double() - label.sum(-1, keepdim=True) / n, 0.0)
     score = residual * rank / pairs[:, None]  # sums to AUROC - 1/2
-    # What the cell knows is no noise. Left in, it would be summed within groups as if it were.
-    signal = score.sum(-1, keepdim=True) * residual.square() / residual.square().sum(-1, keepdim=True)
-    of_group = sum_by_group(score - signal, numbers)
     # A group is part of the mean that its labels are compared with; see `influences`.
-    share = sum_by_group(member.long(), numbers) / n
-    of_group = of_group / (1 - share).clamp_min(ROUNDING).sqrt()
-    # Under chance ranks spread as widely as with the signal: with each example its own group the variance is that of
-    # a permutation.
+    leverage = (1 - sum_by_group(member.long(), numbers) / n).clamp_min(ROUNDING).sqrt()
+    # What the cell knows is no noise, and would be summed within groups as if it were. Up to two standard errors it may
+    # be noise; taking that away as well gives too many false positives.
+    found = score.sum(-1, keepdim=True)
+    noise = (sum_by_group(score, numbers) / leverage).square().sum(-1, keepdim=True)
+    known = found * (1 - 4 * noise / found.square()).clamp_min(0)  # 1 - inf is less than 0 as well
+    signal = known * residual.square() / residual.square().sum(-1, keepdim=True)
+    of_group = sum_by_group(score - signal, numbers) / leverage
+    # With each example its own group the variance is that of a permutation, whatever the cell knows.
     variance = of_group.square().sum(-1, keepdim=True)
     of_group = of_group * (1 + signal.square().sum(-1, keepdim=True) / variance.clamp_min(ROUNDING)).sqrt()
-    freedom = count_freedom(member, numbers)
     best = []
     for size in split_draws(draws, max(of_group.shape)):
         signs = torch.randint(2, (size, of_group.shape[-1]), generator=generator).to(rank.device)
-        of_draws = ((2 * signs - 1).double() @ of_group.T).amax(-1)
-        best.append(of_draws / draw_relative_errors(size, freedom, generator).to(rank.device))
+        best.append(((2 * signs - 1).double() @ of_group.T).amax(-1))
     return torch.cat(best)
