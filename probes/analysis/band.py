@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from probes.analysis.clusters import Areas
-from probes.analysis.draws import draw_relative_errors, split_draws
+from probes.analysis.draws import split_draws
 from probes.solver.precision import full_precision
+
+SMALLEST = 1e-6  # variance of a draw whose groups are all alike, where that of the cell is 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +36,11 @@ def band(
 ) -> Band:
     """Limits that hold the true AUROCs of all cells at once with the probability `level`.
 
-    The critical value is the quantile of the largest of the cells' standardised errors, drawn from their joint,
-    clustered covariance: influences of the groups with random weights from a normal distribution (max-t; Montiel Olea &
-    Plagborg-Moller 2019, J. Applied Econometrics 34:1). Each draw is divided by the square root of a chi-squared number
-    over its degrees of freedom, since the standard errors are estimates too. Limits are symmetric in the log-odds of
-    the AUROC, which keeps them in [0, 1].
+    The critical value is the quantile of the largest of the cells' standardised errors (max-t). Errors are drawn from
+    the influences of the groups, each drawn as often as a bootstrap sample of the groups holds it; their standard
+    errors are those of the same sample, since with few groups these vary too (bootstrap-t; Cameron, Gelbach & Miller
+    2008, Review of Economics and Statistics 90:414). Limits are symmetric in the log-odds of the AUROC, which keeps
+    them in [0, 1].
 
     Args:
         areas: of the map's cells, by `measure_areas`.
@@ -92,10 +94,14 @@ def critical_value(areas: Areas, level: float, draws: int, seed: int, two_sided:
     if not varies.any():
         return 0.0
     unit = (areas.influence[varies] / error[varies][:, None]).T
+    squares, n_groups = unit.square(), len(unit)
     generator = torch.Generator().manual_seed(seed)  # of the CPU: the same draws on every device
     largest = []
     for n in split_draws(draws, max(unit.shape)):
-        drawn = torch.randn(n, len(unit), dtype=torch.float64, generator=generator).to(unit.device) @ unit
-        off = draw_relative_errors(n, areas.freedom, generator).to(unit.device)
-        largest.append((drawn.abs() if two_sided else drawn).amax(-1) / off)
+        chosen = torch.randint(n_groups, (n, n_groups), generator=generator)
+        times = torch.zeros(n, n_groups, dtype=torch.float64).scatter_add_(1, chosen, torch.ones_like(chosen).double())
+        times = times.to(unit.device)
+        drawn = (times - 1) @ unit
+        off = (times @ squares - drawn.square() / n_groups).clamp_min(SMALLEST).sqrt()
+        largest.append(((drawn.abs() if two_sided else drawn) / off).amax(-1))
     return float(torch.cat(largest).quantile(level))
