@@ -4,11 +4,80 @@ Examples of one group, such as questions whose answers name one country, are not
 is too small.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from probes.analysis.placements import Placements, place
 from probes.solver.precision import full_precision
+
+
+@dataclass(frozen=True, eq=False)
+class Areas:
+    """AUROCs measured on one set of examples, with what each group contributes to their joint errors.
+
+    Attributes:
+        auc: [..] float64, NaN where a class is absent.
+        influence: [.., G] float64, the influences of each group's examples, summed; NaN where no error can be given.
+            The covariance of two AUROCs is the product of their influences, summed over groups.
+        freedom: degrees of freedom of the errors: the effective number of groups, N^2 / (sum of squared sizes), less 1.
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.4, 0.4, 0.8], [0.1, 0.4, 0.3, 0.8]])
+        >>> areas = measure_areas(scores, torch.tensor([0, 0, 1, 1]))
+        >>> areas.auc.tolist(), areas.freedom
+        ([0.875, 0.75], 3.0)
+        >>> areas.average(0).error()
+        tensor(0.2652, dtype=torch.float64)
+    """
+
+    auc: Tensor
+    influence: Tensor
+    freedom: float
+
+    def error(self) -> Tensor:
+        """Standard errors, float64 [..]."""
+        return self.influence.square().sum(-1).sqrt()
+
+    def at(self, index: Any) -> "Areas":
+        """Some of the AUROCs, by any index of `auc`."""
+        return Areas(self.auc[index], self.influence[index], self.freedom)
+
+    def average(self, dim: int) -> "Areas":
+        """Mean AUROC over one axis of `auc`, such as the layers of a column; NaN if one of them is."""
+        dim = dim % self.auc.ndim
+        return Areas(self.auc.mean(dim), self.influence.mean(dim), self.freedom)
+
+    def minus(self, other: "Areas") -> "Areas":
+        """Paired differences: `auc` is then a difference of AUROCs. Both must have been measured with the same groups.
+
+        Raises:
+            ValueError: other numbers of groups.
+        """
+        if self.influence.shape[-1] != other.influence.shape[-1]:
+            counts = self.influence.shape[-1], other.influence.shape[-1]
+            raise ValueError(f"expected AUROCs of the same groups, got {counts[0]} and {counts[1]} groups")
+        return Areas(self.auc - other.auc, self.influence - other.influence, min(self.freedom, other.freedom))
+
+
+@full_precision()
+def measure_areas(scores: Tensor, labels: Tensor, valid: Tensor | None = None, groups: Tensor | None = None) -> Areas:
+    """AUROC of every cell with the influences of the groups; arguments and errors are those of `influences`."""
+    placed = place(scores, labels, valid)
+    influence = weigh(placed, groups)
+    numbers = None if groups is None else number_groups(groups, influence)
+    freedom = count_freedom(placed.positive | placed.negative, numbers)
+    return Areas(placed.area(), influence if numbers is None else sum_by_group(influence, numbers), freedom)
+
+
+def count_freedom(counted: Tensor, numbers: Tensor | None) -> float:
+    """Degrees of freedom of the errors on the counted examples, bool [.., N]; see `Areas`."""
+    sizes = counted.reshape(-1, counted.shape[-1]).any(0).double()
+    if numbers is not None:
+        sizes = sum_by_group(sizes, numbers)
+    return float(sizes.sum().square() / sizes.square().sum()) - 1
 
 
 @full_precision()

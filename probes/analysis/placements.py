@@ -36,12 +36,12 @@ def place(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Placem
     [4, 3, 3, 4]
     """
     scores, positive, negative = _classes(scores, labels, valid)
-    over_negative, over_positive = _half_wins(scores, negative, positive)
+    over_negative, over_positive = half_wins(scores, negative, positive)
     wins = torch.where(positive, over_negative, 2 * positive.sum(-1, keepdim=True) - over_positive)
     return Placements(wins, positive, negative, ~(scores.isnan() & (positive | negative)).any(-1))
 
 
-def _half_wins(scores: Tensor, *classes: Tensor) -> list[Tensor]:
+def half_wins(scores: Tensor, *classes: Tensor) -> list[Tensor]:
     """For every score and class, twice the number of its members below plus the number that are equal: int64 [.., N].
 
     One sort serves all classes: a running count of the members, read where a run of equal scores starts and ends.
