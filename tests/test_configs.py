@@ -193,7 +193,7 @@ def test_the_study_s_settings_fit_each_of_its_sets(name, tmp_path):
     assert len(run.positions.names) == (12 if name == "imdb" else 15)
     assert run.model.template == {"add_generation_prompt": False}
     assert run.model.max_new_tokens == (200 if name == "math" else 100)
-    assert (probe.path, probe.standardize) == ([1.0], False)
+    assert (probe.l2, probe.standardize) == (1.0, False)
     again = composed(tmp_path, *reversed(given))
     assert {**again, "hydra": None} == {**cfg, "hydra": None}  # in whatever order they are given
 
@@ -217,7 +217,7 @@ def test_a_constructor_speaks_for_itself(tmp_path):
         build(cfg.datamodule)
     cfg = composed(tmp_path, "probe.l2=-1")
     with pytest.raises(
-        ValueError, match=r"^probe.l2: expected a number above 0, a list of such, width or auto; got -1"
+        ValueError, match=r"^probe.l2: expected a number above 0, a list of such, by_size or auto; got -1"
     ):
         build(cfg.probe)
 
