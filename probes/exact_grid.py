@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from probes.analysis.reading import finite
 from probes.grid import ProbeGrid
 from probes.settings import check_logistic
 from probes.solver.inputs import NotFiniteError
@@ -117,8 +118,9 @@ class LogisticGrid(ExactGrid):
     (layer, position and, of several, target), and in how many the AUC on the train rows is 1.
 
     Args:
-        l2: penalty; scikit-learn's C is 1 / l2. `width`: that width / 8, see `list_penalties`. Several, or `auto` for a
-            tenth, once and ten times width / 8: one of them for the whole map, by log-loss on the validation rows.
+        l2: penalty; scikit-learn's C is 1 / l2. `by_size`: a rule in the width and the number of train rows, see
+            `list_penalties`. Several, or `auto` for ten times, once and a tenth of the rule's: one of them for the
+            whole map, by log-loss on the validation rows.
         standardize: penalise weights as if every column had unit variance over the train rows.
         tol: gradient norm at which a cell has converged.
         max_iter: most Newton steps of a cell.
@@ -130,7 +132,7 @@ class LogisticGrid(ExactGrid):
 
     def __init__(
         self,
-        l2: float | Sequence[float] | Literal["width", "auto"] = "width",
+        l2: float | Sequence[float] | Literal["by_size", "auto"] = "by_size",
         standardize: bool = True,
         tol: float = 1e-4,
         max_iter: int = 100,
@@ -139,13 +141,16 @@ class LogisticGrid(ExactGrid):
         self.save_hyperparameters()
         check_logistic(l2, standardize, tol, max_iter)
         self.l2, self.standardize, self.tol, self.max_iter = l2, standardize, tol, max_iter
-        self._describe(
-            "of width / 8" if l2 == "width" else f"= {l2:g}" if isinstance(l2, int | float) else "by validation"
-        )
+        if isinstance(l2, int | float):
+            self._describe([l2], "")
+        else:
+            self._describe([], " by size" if l2 == "by_size" else " by validation")
 
-    def _describe(self, penalty: str) -> None:
+    def _describe(self, penalties: Sequence[float], how: str) -> None:
         columns = "standardised" if self.standardize else "raw columns"
-        self.described = f"logistic regression, {columns}, l2 {penalty}"
+        ends = penalties and [min(penalties), max(penalties)]
+        values = " to ".join(dict.fromkeys(map(_short, ends)))
+        self.described = f"logistic regression, {columns}, l2{values and ' = '}{values}{how}"
 
     def on_fit_start(self) -> None:
         """Check that there are rows to choose a penalty on.
@@ -155,17 +160,19 @@ class LogisticGrid(ExactGrid):
         """
         super().on_fit_start()
         assert self.card is not None
-        self.penalties = list_penalties(self.l2, self.card.width)
-        if len(self.penalties) > 1 and not all(target.counts["val"].n for target in self.card.targets):
+        counts = [target.counts for target in self.card.targets]
+        self.penalties = [list_penalties(self.l2, self.card.width, count["train"].n) for count in counts]  # [K][P]
+        self.n_penalties = len(self.penalties[0])
+        if self.n_penalties > 1 and not all(count["val"].n for count in counts):
             raise ValueError(
-                f"probe.l2: expected validation rows to choose among {len(self.penalties)} penalties, got none; set "
+                f"probe.l2: expected validation rows to choose among {self.n_penalties} penalties, got none; set "
                 "split.val above 0, or one penalty"
             )
 
     def on_train_epoch_start(self) -> None:
         """Start from nothing."""
         super().on_train_epoch_start()
-        each = (len(self.penalties), len(self.weight), len(self.own_cells))  # [P, K, L * T]
+        each = (self.n_penalties, len(self.weight), len(self.own_cells))  # [P, K, L * T]
         self._reasons = torch.zeros(each, dtype=torch.int64, device=self.device)
         self._separated = torch.zeros_like(self._reasons)
         # Probes of every penalty, until one is chosen; [0] stands for all where there is but one.
@@ -177,13 +184,14 @@ class LogisticGrid(ExactGrid):
         """Fit by `fit_logistic`, targets with the same train rows in one call; of several penalties the strongest."""
         acts, labels, valid, cells = block["acts"], block["labels"], block["valid"], block["cells"]
         # Label sets on the same rows share a cell's work. Others would add rows, and change each other's scale.
-        at_once = len(valid) if bool((valid == valid[:1]).all()) else 1
+        alike = all(path == self.penalties[0] for path in self.penalties) and bool((valid == valid[:1]).all())
+        at_once = len(valid) if alike else 1
         fits = [
             fit_logistic(
                 acts,
                 labels[k : k + at_once, None],
                 valid[k : k + at_once],
-                self.penalties,
+                self.penalties[k],
                 tol=self.tol,
                 max_iter=self.max_iter,
                 standardize=self.standardize,
@@ -193,13 +201,13 @@ class LogisticGrid(ExactGrid):
         fit = LogisticFit(*(torch.cat(field, 1) for field in zip(*fits, strict=True)))  # [P, K, C, ..]
         self._reasons[:, :, cells] = fit.reason
         self._separated[:, :, cells] = is_separated(acts, labels, valid, fit.weight).long()
-        if len(self.penalties) > 1:
+        if self.n_penalties > 1:
             self._weights[:, :, cells], self._biases[:, :, cells] = fit.weight.to(self.weight), fit.bias.to(self.bias)
         return fit.weight[0], fit.bias[0]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Choose the penalty, once the last cell is solved: validation comes next."""
-        if self.trainer.is_last_batch and len(self.penalties) > 1:
+        if self.trainer.is_last_batch and self.n_penalties > 1:
             self._choose()
 
     @torch.no_grad()
@@ -225,7 +233,7 @@ class LogisticGrid(ExactGrid):
             self.sum_over_ranks(part)[self._chosen, targets] for part in (self._reasons, self._separated)
         )  # [K, L * T]
         counts = reasons[:, self._solved > 0].flatten().bincount(minlength=len(REASONS)).tolist()
-        penalty = [self.penalties[number] for number in self._chosen.tolist()]
+        penalty = [path[number] for path, number in zip(self.penalties, self._chosen.tolist(), strict=True)]
         short = torch.isin(reasons, torch.tensor(SHORT, device=reasons.device))
         n_separated, n_fitted = int(separated.sum()), int(self.bias.isfinite().sum())
         self.fitted = {
@@ -237,28 +245,23 @@ class LogisticGrid(ExactGrid):
             "train_auc_1": n_separated,
         }
         if self._losses is not None:
-            of_target = self._losses.T.nan_to_num(-1).tolist()  # [K, P]
             tried = [
-                [
-                    {"l2": l2, "val_log_loss": loss if loss >= 0 else None}
-                    for l2, loss in zip(self.penalties, losses, strict=True)
-                ]
-                for losses in of_target
+                [{"l2": l2, "val_log_loss": finite(loss)} for l2, loss in zip(path, losses, strict=True)]
+                for path, losses in zip(self.penalties, self._losses.T, strict=True)
             ]
             self.fitted["tried"] = tried[0] if len(tried) == 1 else tried
-            names = ", ".join(f"{value:g}" for value in self.penalties)
-            taken = ", ".join(f"{value:g}" for value in sorted(set(penalty)))
+            names = ", ".join(map(_short, self.penalties[0]))
+            taken = ", ".join(map(_short, sorted(set(penalty))))
             self.print(f"probe.l2: {taken} of {names}, by log-loss on the validation rows")
-        if len(set(penalty)) == 1:
-            self._describe(f"= {penalty[0]:.4g}" + (" by validation" if len(self.penalties) > 1 else ""))
+        self._describe(penalty, " by validation" if self.n_penalties > 1 else "")
         if cells := short.any(0).nonzero()[:, 0].tolist():
             named = self.name_cells(torch.tensor(cells))
             self.print(f"{int(short.sum())} cells stopped within {self.max_iter} steps, short of the optimum: {named}")
         if 2 * n_separated > n_fitted and self.trainer.is_global_zero:
             stronger = (
-                f"a stronger penalty (probe.l2={10 * max(penalty):g})"
+                f"a stronger penalty (probe.l2={_short(10 * max(penalty))})"
                 if self.standardize
-                else ("standardised columns with the default penalty (probe.standardize=true probe.l2=width)")
+                else ("standardised columns with the default penalty (probe.standardize=true probe.l2=by_size)")
             )
             log.warning(
                 f"fit: train AUC is 1 in {n_separated} of {n_fitted} cells, so these probes know their train rows by "
@@ -270,3 +273,8 @@ class LogisticGrid(ExactGrid):
         layer, position = divmod(cell, len(self.card.positions))
         place = {"layer": self.card.layers[layer], "position": self.card.positions[position]}
         return place | ({"target": self.card.targets[k].name} if len(self.card.targets) > 1 else {})
+
+
+def _short(value: float) -> str:
+    """Three digits of a number, without an exponent."""
+    return f"{float(f'{value:.3g}'):.10g}"

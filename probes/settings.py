@@ -12,12 +12,12 @@ def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 1
         ValueError: one of them is of another kind, or out of range.
     """
     path = l2 if isinstance(l2, list | tuple) else [l2]
-    by_width = l2 in ("width", "auto")
-    if not by_width and not (path and all(_is_number(value) and 0 < value < float("inf") for value in path)):
-        raise ValueError(f"probe.l2: expected a number above 0, a list of such, width or auto; got {l2}")
+    by_size = l2 in ("by_size", "auto")
+    if not by_size and not (path and all(_is_number(value) and 0 < value < float("inf") for value in path)):
+        raise ValueError(f"probe.l2: expected a number above 0, a list of such, by_size or auto; got {l2}")
     if not isinstance(standardize, bool):
         raise ValueError(f"probe.standardize: expected true or false, got {standardize!r}")
-    if by_width and not standardize:
+    if by_size and not standardize:
         raise ValueError(
             f"probe.l2: expected a number, or a list of such, for columns that are not standardised, got {l2}; set it, "
             "as in probe=paper, or probe.standardize=true"

@@ -221,7 +221,7 @@ def test_a_constructor_speaks_for_itself(tmp_path):
         build(cfg.datamodule)
     cfg = composed(tmp_path, "probe.l2=-1")
     with pytest.raises(
-        ValueError, match=r"^probe.l2: expected a number above 0, a list of such, width or auto; got -1"
+        ValueError, match=r"^probe.l2: expected a number above 0, a list of such, by_size or auto; got -1"
     ):
         build(cfg.probe)
 

@@ -10,27 +10,29 @@ from torch.nn.functional import softplus
 from probes.solver.precision import full_precision
 
 VARIANCE = 8.0  # of the log-odds, before the labels are seen; measured on five data sets: docs/decisions.md
+MANY_ROWS = 1000  # from which on the penalty falls with the number of rows
 SPREAD = (10.0, 1.0, 0.1)  # of the penalties that `auto` tries, in units of the rule's
 
 
-def list_penalties(l2: float | Sequence[float] | str, width: int) -> list[float]:
+def list_penalties(l2: float | Sequence[float] | str, width: int, n_train: int) -> list[float]:
     """The penalties that a setting stands for, strongest first.
 
     A penalty is the prior that weights are normal with variance 1/l2. On columns of unit variance the log-odds x·w then
-    have the variance width / l2, on average over the rows. `width` fixes it: l2 = width / 8, a standard deviation of
-    2.8 however wide the model is.
+    have the variance width / l2, on average over the rows. The rule fixes it: l2 = width / 8 expects log-odds with a
+    standard deviation of 2.8, however wide the model is. With more than 1,000 train rows, which also tell of directions
+    of little variance, l2 falls as 1,000 / rows.
 
     Args:
-        l2: a number, several, `width` for the rule, or `auto` for a tenth, once and ten times the rule's.
+        l2: a number, several, `by_size` for the rule, or `auto` for ten times, once and a tenth of the rule's.
         width: number of columns, D.
+        n_train: number of train rows.
 
-    >>> list_penalties("width", 576), list_penalties([1, 100.0], 576)
+    >>> list_penalties("by_size", 576, 900), list_penalties([1, 100.0], 576, 900)
     ([72.0], [100.0, 1.0])
     """
-    if l2 == "width":
-        return [width / VARIANCE]
-    if l2 == "auto":
-        return [share * width / VARIANCE for share in SPREAD]
+    if l2 in ("by_size", "auto"):
+        of_rule = width / VARIANCE * MANY_ROWS / max(n_train, MANY_ROWS)
+        return [of_rule] if l2 == "by_size" else [share * of_rule for share in SPREAD]
     return sorted({float(value) for value in (l2 if isinstance(l2, Sequence) else [l2])}, reverse=True)
 
 

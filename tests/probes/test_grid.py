@@ -133,15 +133,15 @@ def test_steps_that_run_out_are_told(tmp_path, capsys):
 def test_l2_is_checked():
     for l2 in (0.0, -1.0, float("nan"), float("inf"), [], [1.0, -2.0], "best"):
         with pytest.raises(
-            ValueError, match=r"probe.l2: expected a number above 0, a list of such, width or auto; got"
+            ValueError, match=r"probe.l2: expected a number above 0, a list of such, by_size or auto; got"
         ):
             LogisticGrid(l2=l2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("l2", ["width", "auto"])
-def test_a_rule_in_the_width_needs_standardised_columns(l2):
+@pytest.mark.parametrize("l2", ["by_size", "auto"])
+def test_a_rule_in_the_size_needs_standardised_columns(l2):
     with pytest.raises(
-        ValueError, match=r"probe.l2: expected a number, .* not standardised, got (width|auto); set it, as"
+        ValueError, match=r"probe.l2: expected a number, .* not standardised, got (by_size|auto); set it, as"
     ):
         LogisticGrid(l2=l2, standardize=False)
 
@@ -150,7 +150,7 @@ def test_the_default_is_an_eighth_of_the_width_on_standardised_columns(tmp_path)
     data = Blocks()
     trainer = quiet_trainer(tmp_path)
     grid = LogisticGrid()
-    assert grid.described == "logistic regression, standardised, l2 of width / 8"
+    assert grid.described == "logistic regression, standardised, l2 by size"
     trainer.fit(grid, data)
     rows = list(data.rows["train"])
     expected = fit_logistic(data.acts[:, rows], data.labels[rows], data.valid[:, rows], D / 8, standardize=True)
@@ -164,7 +164,7 @@ def test_one_of_several_penalties_is_chosen_on_the_validation_rows(tmp_path, l2,
     """For the whole map, by mean log-loss; the probes are those of all train rows, whatever the blocks."""
     data = Blocks()
     _, grid = fit(tmp_path, data, l2=l2, standardize=True)
-    path = list_penalties("auto", D) if l2 == "auto" else sorted(l2, reverse=True)
+    path = list_penalties("auto", D, 240) if l2 == "auto" else sorted(l2, reverse=True)
     train, val = list(data.rows["train"]), list(data.rows["val"])
     fits = fit_logistic(data.acts[:, train], data.labels[train], data.valid[:, train], path, standardize=True)
     given = data.acts[:, val], data.labels[None, val], data.valid[None][:, :, val]
@@ -175,8 +175,8 @@ def test_one_of_several_penalties_is_chosen_on_the_validation_rows(tmp_path, l2,
     tried = {one["l2"]: one["val_log_loss"] for one in grid.fitted["tried"]}
     assert tried == pytest.approx(dict(zip(path, loss.tolist(), strict=True)))
     assert grid.fitted["cells"] == {"converged": 5, "one class only": 1}
-    assert grid.described == f"logistic regression, standardised, l2 = {path[best]:.4g} by validation"
-    assert f"probe.l2: {path[best]:g} of " in capsys.readouterr().out
+    assert grid.described == f"logistic regression, standardised, l2 = {path[best]:.3g} by validation"
+    assert f"probe.l2: {path[best]:.3g} of " in capsys.readouterr().out
     _, one_by_one = fit(tmp_path, Blocks(cells_per_block=1), l2=l2, standardize=True)
     assert one_by_one.fitted == grid.fitted
 
@@ -212,7 +212,9 @@ def test_probes_that_know_their_rows_by_heart_are_told(tmp_path, caplog):
     told = (
         "fit: train AUC is 1 in 5 of 5 cells, so these probes know their train rows by heart; take more questions, or "
     )
-    assert told + "standardised columns with the default penalty (probe.standardize=true probe.l2=width)" in caplog.text
+    assert (
+        told + "standardised columns with the default penalty (probe.standardize=true probe.l2=by_size)" in caplog.text
+    )
     caplog.clear()
     fit(tmp_path, data, l2=1e-3, standardize=True)
     assert told + "a stronger penalty (probe.l2=0.01)" in caplog.text

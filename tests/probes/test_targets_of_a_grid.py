@@ -230,6 +230,6 @@ def test_every_target_takes_a_penalty_of_its_own(tmp_path, capsys):
     assert grid.fitted["l2"][1] == 1e4
     assert grid.fitted["l2"][0] == 0.1
     assert [[one["l2"] for one in of_target] for of_target in grid.fitted["tried"]] == [[1e4, 0.1]] * 3
-    assert grid.described == "logistic regression, standardised, l2 by validation"
+    assert grid.described == "logistic regression, standardised, l2 = 0.1 to 10000 by validation"
     assert {"layer": 0, "position": "b", "target": data.card.targets[1].name} in grid.fitted["short"]
     assert all(place["layer"] == 0 or place["position"] == "a" for place in grid.fitted["short"])  # of 4 fitted cells

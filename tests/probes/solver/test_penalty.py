@@ -14,16 +14,18 @@ PATH = [1000.0, 10.0, 0.1]
 
 
 @pytest.mark.parametrize(
-    ("l2", "width", "expected"),
+    ("l2", "width", "n_train", "expected"),
     [
-        ("width", 576, [72.0]),
-        ("auto", 576, [720.0, 72.0, 7.2]),
-        (0.5, 576, [0.5]),
-        ([0.1, 100, 1.0, 1.0], 4096, [100.0, 1.0, 0.1]),
+        ("by_size", 576, 300, [72.0]),
+        ("by_size", 576, 1000, [72.0]),
+        ("by_size", 576, 4000, [18.0]),
+        ("auto", 576, 900, [720.0, 72.0, 7.2]),
+        (0.5, 576, 900, [0.5]),
+        ([0.1, 100, 1.0, 1.0], 4096, 9000, [100.0, 1.0, 0.1]),
     ],
 )
-def test_a_setting_stands_for_penalties_strongest_first(l2, width, expected):
-    assert list_penalties(l2, width) == pytest.approx(expected)
+def test_a_setting_stands_for_penalties_strongest_first(l2, width, n_train, expected):
+    assert list_penalties(l2, width, n_train) == pytest.approx(expected)
 
 
 def test_the_rule_gives_log_odds_a_variance_of_eight():
@@ -32,7 +34,7 @@ def test_the_rule_gives_log_odds_a_variance_of_eight():
     for width in (64, 512):
         mixed = torch.randn(500, width, generator=rng) @ torch.randn(width, width, generator=rng)
         X = (mixed - mixed.mean(0)) / mixed.std(0, correction=0)
-        weights = torch.randn(width, 4000, generator=rng) / list_penalties("width", width)[0] ** 0.5
+        weights = torch.randn(width, 4000, generator=rng) / list_penalties("by_size", width, 500)[0] ** 0.5
         assert float((X @ weights).square().mean()) == pytest.approx(8, rel=0.05)
 
 

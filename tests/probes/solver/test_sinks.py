@@ -31,7 +31,7 @@ def objective_and_gradient(X, y, w, b):
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize(("seed", "spread"), [(1, 0.01), (0, 0.05), (1, 0.05), (0, 0.3), (1, 0.3)])
 def test_every_cell_of_the_family_reaches_the_optimum(seed, spread, factor):
-    """As low in 16 bits as in float64, whose gradient is checked here; at l2 = 1 half its square bounds what is left."""
+    """As low in 16 bits as in float64, whose gradient is checked here; half its square bounds what is left."""
     acts, y = sink_cell(seed, spread=spread, factor=factor)
     fit, exact = fit_logistic(acts, y), fit_logistic(acts.double(), y)
     assert fit.converged.all()
