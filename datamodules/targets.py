@@ -159,8 +159,10 @@ def _draw_labels(labels: Tensor, splits: Tensor, groups: Tensor, rng: np.random.
     for split in range(len(SPLITS)):
         here = splits == split
         sizes, wanted = member[here].bincount(minlength=len(names)).tolist(), int(labels[here].sum())
-        for group in rng.permutation(len(names)):
-            if sizes[group] and 2 * wanted >= sizes[group]:  # labelling it 1 comes no further from the number wanted
-                ones[group] = 1
-                wanted -= sizes[group]
+        order = rng.permutation(len(names)).tolist()
+        for most in (1, 2):  # groups that fit, then one that comes no further from the number wanted
+            for group in order:
+                if not ones[group] and 0 < sizes[group] <= most * wanted:
+                    ones[group] = 1
+                    wanted -= sizes[group]
     return ones[member]

@@ -5,6 +5,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -43,7 +44,6 @@ class RowQuestions(QuestionSet):
         limit: keep this many questions, of train and of test each, drawn at random; all by default.
         seed: of the draw.
         name: shown to people.
-        split_by: one more such column; see `group_by`.
     """
 
     question: str = "question"
@@ -57,14 +57,12 @@ class RowQuestions(QuestionSet):
     limit: int | None = None
     seed: int = 0
     name: str = ""
-    split_by: str | None = None
+    _split_by = ""  # a column that `group_by` adds to those of `group`
 
     def __post_init__(self) -> None:
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
         self.options, self.labels = self.options or [], self.labels or {}
         self.pattern, self._group = str(self.pattern), _read_patterns(self.group)
-        if self.split_by and self._group is not None:
-            self._group |= {self.split_by: ""}
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", _are_texts(self.answer)),
@@ -89,7 +87,9 @@ class RowQuestions(QuestionSet):
 
     def group_by(self, column: str) -> "RowQuestions":
         """Return this set, in which questions with an equal value in a column are also one group."""
-        return replace(self, split_by=column)
+        changed = copy(self)
+        changed._split_by, changed._group = column, {column: ""} | (self._group or {})
+        return changed
 
     def read_rows(self) -> dict[str, Sequence[Row]]:
         """Return the rows, as `train` and `test`, or all of them under the empty name."""
@@ -176,9 +176,9 @@ class RowQuestions(QuestionSet):
             absent = [column for column in self.columns if column not in there]
             if not absent or not rows:
                 return
-        if self.split_by and set(absent) <= {*find_columns(self.split_by)}:
+        if self._split_by and set(absent) <= {*find_columns(self._split_by)}:
             raise ValueError(
-                f"split.by: expected question, gold, exact_answer or a column of {self.name}, got {self.split_by!r}; "
+                f"split.by: expected question, gold, exact_answer or a column of {self.name}, got {self._split_by!r}; "
                 f"its columns are {', '.join(there)}"
             )
         of_group = not set(absent) & {*self._question_columns}

@@ -115,9 +115,8 @@ def test_the_index_says_what_each_row_is(language_model):
     answer, exact, _ = example(tokenizer, "the red stone", "red")
     tokens, valid = torch.tensor([[[3, 3], [4, 6]]]), torch.tensor([[True, False]])
     question = Question("q", "g", "which?", ("red",), split="test")
-    targets = Targets(
-        ("a",), ("a",), (0,), torch.tensor([[1]]), torch.tensor([[1]], dtype=torch.uint8), torch.tensor([0])
-    )
+    one = torch.tensor([[1]])
+    targets = Targets(("a",), ("a",), (0,), one, one.to(torch.uint8), one[0])
     made = write_examples(answered([question], [answer], [True], [exact], [None]), tokens, valid, targets)
     (row,) = pq.read_table(io.BytesIO(made)).to_pylist()
     assert row == {

@@ -240,7 +240,7 @@ def test_a_run_has_no_more_tokens_than_it_is_long(rule, into_prompt, token):
 
 
 def test_switches_are_checked():
-    with pytest.raises(ValueError, match="positions.into_prompt: expected true or false, got 5"):
+    with pytest.raises(ValueError, match=r"positions.into_prompt: expected true or false, got 5"):
         Positions([{"name": "x", "of": "answer"}], into_prompt=5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="positions.rows: expected one of exact_answer, any, common; got 'all'"):
+    with pytest.raises(ValueError, match=r"positions.rows: expected one of exact_answer, any, common; got 'all'"):
         Positions([{"name": "x", "of": "answer"}], rows="all")

@@ -1,7 +1,10 @@
 """Which questions belong together, so that a split keeps them on one side."""
 
+import re
+
 import pytest
 
+from datamodules.questions.sets.sums import SumQuestions
 from tests.support.rows import Rows, load
 
 
@@ -78,3 +81,22 @@ def test_long_values_of_a_group_have_short_names():
     groups = [q.group for q in load(Rows(rows, group="who"))[0]]
     assert groups[0] == groups[1] != groups[2]
     assert max(map(len, groups)) < 150
+
+
+def test_the_column_of_a_split_joins_beside_the_groups_of_the_set():
+    cells = [("a", "F"), ("a", "G"), ("b", "G"), ("c", "H"), ("d", "H"), ("e", ""), ("f", None)]
+    rows = [{"question": f"q{i}?", "answer": "x", "who": who, "land": land} for i, (who, land) in enumerate(cells)]
+    own = Rows(rows, group="who")
+    groups = [q.group for q in load(own.group_by("land"))[0]]
+    assert len(set(groups[:3])) == 1  # linked by a and G
+    assert groups[3] == groups[4]
+    assert len(set(groups)) == 4
+    assert len({q.group for q in load(own)[0]}) == 6  # the set itself is as before
+
+
+def test_a_column_of_a_split_that_is_not_there_is_named_with_those_that_are():
+    line = "split.by: expected question, gold, exact_answer or a column of own, got 'land'; its columns are question, "
+    with pytest.raises(ValueError, match=rf"^{re.escape(line)}answer, who$"):
+        load(Rows(of("A", "Who?"), group="who").group_by("land"))
+    with pytest.raises(ValueError, match=r"split.by: expected question, gold or exact_answer for sums, which has no"):
+        SumQuestions().group_by("land")
