@@ -168,6 +168,7 @@ def test_terminal_says_map_reading_and_picture(tmp_path, capsys, monkeypatch):
     folder.mkdir()
     (folder / "heatmap.png").touch()
     module = a_module(32)
+    module.maps["test"][0].auc[16:29, 4:6] = 0.999  # a block
     report(folder, module)
     out = capsys.readouterr().out
     lines = out.splitlines()
