@@ -41,6 +41,7 @@ class ProbeGrid(pl.LightningModule):
         self.maps: dict[str, list[AUCMap]] = {}
         self.improved = True  # whether the probes of the last validation are the best so far
         self.fitted: dict[str, Any] = {}
+        self.analyses: list[Any] = []  # of the record, on global rank zero after the test; `ScoreRecord` makes them
         # [L * T of the data], cell of the probes; -1 where they have none.
         self.register_buffer("own_cells", torch.empty(0, dtype=torch.int64), persistent=False)
 

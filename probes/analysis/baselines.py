@@ -93,7 +93,12 @@ def make_baselines(examples: pd.DataFrame, target: str = "", positions: Sequence
         fitted = {name: cross_fit(fit, train, labels, groups) for name, fit in fits.items()}
     tensors = {name: torch.from_numpy(np.asarray(score, np.float64)) for name, score in (scores | fitted).items()}
     return Baselines(
-        tensors, tuple(fitted), notes, tuple(missing), torch.from_numpy(labels.astype(np.uint8)), torch.from_numpy(train)
+        tensors,
+        tuple(fitted),
+        notes,
+        tuple(missing),
+        torch.from_numpy(labels.astype(np.uint8)),
+        torch.from_numpy(train),
     )
 
 

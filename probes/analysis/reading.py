@@ -21,8 +21,9 @@ def read_map(
     n_valid: Sequence[int] | None = None,
     chance: float | None = None,
     spread: float | None = None,
+    val: AUCMap | None = None,
 ) -> dict[str, Any]:
-    """Summarise a map. Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
+    """Summarise a map. Cells are ranked by validation AUC where there is a validation map. Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
 
     Args:
         auc_map: the map, ``[L, T]``.
@@ -31,16 +32,18 @@ def read_map(
         n_valid: T counts, how many examples have the position.
         chance: AUC that the best cell of a map without signal stays below, if known; a block is above it.
         spread: see `find_block`.
+        val: the validation map of the same probes, which ranks the cells.
 
     Returns:
         split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
-        best_cells: the five cells of highest AUC, each layer, position, auc, auc_se, n. The best of many cells is
-            biased upwards by chance;
+        chosen_on: the split that ranks the cells, ``val``; that of the map itself if the validation map has no readable
+            cell, and then the best of many cells is biased upwards by chance;
+        best_cells: the five best cells, each layer, position, auc, auc_se, n, and val_auc, None without validation;
         rectangle: the dominant block of `find_block`: layers [a, b] and positions [x, y], both ends included;
             threshold; n_cells and n_readable of them; share: n_readable over the readable cells of the map;
             mean_inside and mean_outside: mean AUC of the readable cells in it and of the others. None where no block
             stands out;
-        best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, or None four times;
+        best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, val_auc, or None five times;
         coincidences: pairs of positions that share a token in some example, largest share first; None if unknown. Two
             columns with share 1 are identical.
 
@@ -51,7 +54,7 @@ def read_map(
         >>> auc, n = torch.tensor([[0.5], [0.75]]), torch.full((2, 1), 40)
         >>> auc_map = AUCMap("correctness", "test", (0, 4), ("last",), auc, auc / 4, n, n // 2)
         >>> read_map(auc_map)["best_cells"][0]
-        {'position': 'last', 'layer': 4, 'auc': 0.75, 'auc_se': 0.1875, 'n': 40}
+        {'position': 'last', 'layer': 4, 'auc': 0.75, 'auc_se': 0.1875, 'n': 40, 'val_auc': None}
     """
     T = len(auc_map.positions)
     if coincidence is not None and [len(row) for row in coincidence] != [T] * T:
@@ -60,9 +63,10 @@ def read_map(
         raise ValueError(f"n_valid must have {T} counts, one for each position of the map, got {len(n_valid)}")
 
     readable = auc_map.readable()
-    cells = sorted(
-        readable.nonzero().tolist(), key=lambda cell: -float(auc_map.auc[tuple(cell)])
-    )  # ties stay in map order
+    ranked, by = readable, auc_map
+    if val is not None and (both := readable & val.readable()).any():
+        ranked, by = both, val
+    cells = sorted(ranked.nonzero().tolist(), key=lambda cell: -float(by.auc[tuple(cell)]))  # ties stay in map order
     best_row: dict[int, int] = {}
     for row, column in cells:
         best_row.setdefault(column, row)
@@ -71,16 +75,18 @@ def read_map(
         "split": auc_map.split,
         "spread": auc_map.spread,
         "n_cells": readable.numel(),
-        "n_readable": len(cells),
+        "n_readable": int(readable.sum()),
+        "chosen_on": by.split,
         "best_cells": [
-            {"position": auc_map.positions[column], **_numbers(auc_map, row, column)} for row, column in cells[:N_BEST]
+            {"position": auc_map.positions[column], **_numbers(auc_map, row, column, val)}
+            for row, column in cells[:N_BEST]
         ],
         "rectangle": _describe_block(auc_map, find_block(auc_map, chance, spread)),
         "best_layers": [
             {
                 "position": position,
                 "n_valid": None if n_valid is None else n_valid[column],
-                **_numbers(auc_map, best_row.get(column), column),
+                **_numbers(auc_map, best_row.get(column), column, val),
             }
             for column, position in enumerate(auc_map.positions)
         ],
@@ -102,16 +108,17 @@ def _describe_block(auc_map: AUCMap, block: Block | None) -> dict[str, Any] | No
     }
 
 
-def _numbers(auc_map: AUCMap, row: int | None, column: int) -> dict[str, Any]:
-    """Layer, auc, auc_se and n of a cell; None four times where there is no such row."""
+def _numbers(auc_map: AUCMap, row: int | None, column: int, val: AUCMap | None) -> dict[str, Any]:
+    """Layer, auc, auc_se, n and val_auc of a cell; None five times where there is no such row."""
     if row is None:
-        return dict.fromkeys(("layer", "auc", "auc_se", "n"))
+        return dict.fromkeys(("layer", "auc", "auc_se", "n", "val_auc"))
     cell = row, column
     return {
         "layer": auc_map.layers[row],
         "auc": finite(auc_map.auc[cell]),
         "auc_se": finite(auc_map.auc_se[cell]),
         "n": int(auc_map.n[cell]),
+        "val_auc": val and finite(val.auc[cell]),
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.card import Card
 from probes.analysis.auc_map import AUCMap, headline
 from probes.analysis.block import find_block
+from probes.report.findings import decorate
 from probes.report.marks import Marks
 from probes.report.picture import check_colours, draw
 from probes.report.style import STYLE, UNDATED, VMAX, VMIN
@@ -33,7 +34,7 @@ class Heatmap(pl.Callback):
     The picture is of the split just measured; the CSV holds every map so far, val before test. A fit of several epochs
     also leaves the validation map of each, epochs/000.png and so on. A label set that was split several times is drawn
     as the mean of its maps beside their standard deviation, which heatmap_mean.csv holds. Of more than eight label sets
-    the first eight are drawn. It reads ``maps`` and ``tested`` of the module. Global rank zero only; every file appears
+    the first eight are drawn. It reads ``maps``, ``tested``, ``fitted`` and ``analyses`` of the module. Global rank zero only; every file appears
     whole or not at all.
 
     Args:
@@ -61,14 +62,14 @@ class Heatmap(pl.Callback):
     def _write(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         if not trainer.is_global_zero:
             return
+        card, maps = pl_module.tested, pl_module.maps
+        found = (
+            decorate(maps["test"], card, pl_module.analyses, pl_module.fitted.get("short", ()))
+            if split == "test"
+            else {}
+        )
         figure = write_heatmap(
-            self.folder,
-            pl_module.maps,
-            pl_module.tested,
-            pl_module.described,
-            split,
-            vmin=self.vmin,
-            vmax=self.vmax,
+            self.folder, maps, card, pl_module.described, split, vmin=self.vmin, vmax=self.vmax, **found
         )
         if trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1:
             _save(figure, self.folder / "epochs" / f"{trainer.current_epoch:03}.png")

@@ -1,4 +1,6 @@
-"""The record of scores: the callback that collects every out-of-sample score and writes scores.safetensors."""
+"""The record of scores: the callback that collects every out-of-sample score, writes scores.safetensors, and has the
+record analysed.
+"""
 
 import logging
 from pathlib import Path
@@ -10,7 +12,9 @@ import torch.distributed as dist
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from probes.analysis.analysis import analyse
 from probes.analysis.scores import PARTS, SCORES, Scores, join_parts
+from probes.report.run_folder import read_examples
 from probes.report.whole_file import whole_file
 
 log = logging.getLogger(__name__)
@@ -19,11 +23,12 @@ log = logging.getLogger(__name__)
 class ScoreRecord(pl.Callback):
     """Keeps the scores of the last validation and of the test, and writes them when testing ends.
 
+    After the test the analysis of the record is in ``analyses`` of the module, for the callbacks that come behind.
     Every rank holds the scores of all cells, its own filled in; global rank zero writes their sum. After a fit of
     several epochs the validation scores are those of the probes that are kept.
 
     Args:
-        folder: where scores.safetensors goes; made if missing.
+        folder: where scores.safetensors goes; made if missing. If it holds examples.parquet, that is analysed too.
         max_bytes: of all scores; above it they are left out, and the run says so.
     """
 
@@ -69,16 +74,20 @@ class ScoreRecord(pl.Callback):
             self._write(trainer, pl_module)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Write the file."""
+        """Write the file, and analyse the record."""
         if self._latest is not None:
             self.parts["test"] = self._sum_over_ranks(self._latest, pl_module.device)
-        self._write(trainer, pl_module)
+        scores = self._write(trainer, pl_module)
+        pl_module.analyses = (
+            [] if scores is None or "test" not in self.parts else analyse(scores, read_examples(self.folder))
+        )
 
-    def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def _write(self, trainer: pl.Trainer, pl_module: Any) -> Scores | None:
+        """Write the scores on global rank zero, and return them; None on others, and where there are none."""
         # Row numbers of other data would lead to other examples.
         self.parts = {split: one for split, one in self.parts.items() if one.card == pl_module.tested}
         if not trainer.is_global_zero:
-            return
+            return None
         if self._left_out:
             log.warning(
                 f"scores: {self._left_out:,} bytes are more than scores.max_bytes = {self.max_bytes:,.0f}, and "
@@ -87,8 +96,11 @@ class ScoreRecord(pl.Callback):
             (self.folder / SCORES).unlink(missing_ok=True)  # of an earlier run into the same folder
         elif self.parts:
             self.folder.mkdir(parents=True, exist_ok=True)
+            scores = join_parts(self.parts)
             with whole_file(self.folder / SCORES) as path:
-                path.write_bytes(join_parts(self.parts).to_bytes())
+                path.write_bytes(scores.to_bytes())
+            return scores
+        return None
 
     def _add(self, split: str, module: Any, outputs: dict[str, Tensor]) -> None:
         K, L, T, _ = module.tested.shape

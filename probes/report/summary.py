@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from datamodules.card import Card
+from probes.analysis.analysis import Analysis
 from probes.analysis.auc_map import AUCMap, headline
 from probes.analysis.reading import finite, read_map
+from probes.report.findings import describe_best, print_findings
 from probes.report.heatmap import MOST_MAPS, PICTURE, TABLE, caption
 from probes.report.probes_file import PROBES, save_probes
 from probes.report.terminal import print_map, print_reading
@@ -59,7 +61,7 @@ class Report(pl.Callback):
         card, maps, fitted = pl_module.tested, pl_module.maps, pl_module.fitted
         seconds = getattr(trainer.datamodule, "seconds", {}) | self._seconds  # type: ignore[attr-defined]
         with whole_file(self.folder / SUMMARY) as path:
-            summary = summarise(card, fitted, maps, seconds)
+            summary = summarise(card, fitted, maps, seconds, pl_module.analyses, pl_module.described)
             path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", "utf-8")
         with whole_file(self.folder / PROBES) as path:
             save_probes(path, pl_module.tensors(), pl_module.card, maps)
@@ -74,41 +76,80 @@ class Report(pl.Callback):
         title, subtitle = caption(card, pl_module.described, "test")
         console.print("", title, style="bold", sep="\n")
         console.print(" ".join(subtitle.split()), style="dim")
-        maps = headline(pl_module.maps["test"], card)
-        for one in maps[:MOST_MAPS]:
-            if len(maps) > 1 or one.spread == "SD":
-                console.print("", one.target, style="bold", sep="\n")
-            print_map(console, one)
-            print_reading(console, read_map(one, card.coincidence, card.n_valid))
-        if len(maps) > MOST_MAPS:
-            console.print("", f"{len(maps) - MOST_MAPS} more label sets are in {TABLE} and {SUMMARY}", sep="\n")
+        print_maps(console, pl_module.maps, card, pl_module.analyses)
         console.print()
         for path in (self.folder / name for name in (PICTURE, SUMMARY, PROBES)):
             if path.exists():
                 console.print(str(path), soft_wrap=True)
 
 
+def print_maps(
+    console: Console, maps: Mapping[str, Sequence[AUCMap]], card: Card, analyses: Sequence[Analysis]
+) -> None:
+    """The test maps and what they show: all that the terminal says of a result."""
+    found = {analysis.test.target: analysis for analysis in analyses}
+    shown = headline(maps["test"], card)
+    by = headline(maps["val"], card) if "val" in maps else [None] * len(shown)
+    for one, val in list(zip(shown, by, strict=True))[:MOST_MAPS]:
+        if len(shown) > 1 or one.spread == "SD":
+            console.print("", one.target, style="bold", sep="\n")
+        print_map(console, one)
+        if one.target in found:
+            print_findings(console, found[one.target])
+        elif one.spread == "SD":
+            for target in card.targets:
+                if one.target.startswith(f"{target.label}, mean of") and target.name in found:
+                    console.print(f"{target.name}: {describe_best(found[target.name])}")
+        print_reading(console, _read(one, val, card, found))
+    if len(shown) > MOST_MAPS:
+        console.print("", f"{len(shown) - MOST_MAPS} more label sets are in {TABLE} and {SUMMARY}", sep="\n")
+
+
 def summarise(
-    card: Card, fitted: dict[str, Any], maps: Mapping[str, list[AUCMap]], seconds: Mapping[str, float]
+    card: Card,
+    fitted: dict[str, Any],
+    maps: Mapping[str, Sequence[AUCMap]],
+    seconds: Mapping[str, float],
+    analyses: Sequence[Analysis],
+    described: str,
 ) -> dict[str, Any]:
-    """summary.json as a dict: the card, the fit, the reading of its map, and the extent of val and test.
+    """summary.json as a dict: the card, the fit, and what `summarise_maps` gives."""
+    return (
+        card.to_json()
+        | {"described": described, "fit": fitted}
+        | summarise_maps(card, maps, analyses)
+        | {
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        }
+    )
+
+
+def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: Sequence[Analysis]) -> dict[str, Any]:
+    """The part of summary.json that follows from the scores: the reading of the map, its extent, and its analysis.
 
     `reading` is that of the one label set, or holds that of each by its name; `val` and `test` alike. With several
-    splits of a label set they are of the mean map, and `auc_sd` stands for `auc_se`.
+    splits of a label set they are of the mean map, and `auc_sd` stands for `auc_se`. `analysis` is that of the one
+    target, or holds that of each by its name.
     """
-    tested = headline(maps["test"], card)
-    readings = {one.target: read_map(one, card.coincidence, card.n_valid) for one in tested}
+    shown = headline(maps["test"], card)
+    by = headline(maps["val"], card) if "val" in maps else [None] * len(shown)
+    found = {analysis.test.target: analysis for analysis in analyses}
+    readings = {one.target: _read(one, val, card, found) for one, val in zip(shown, by, strict=True)}
     extents = {
         split: {one.target: _extent(one) for one in headline(maps[split], card)} if split in maps else None
         for split in ("val", "test")
     }
-    return card.to_json() | {
-        "fit": fitted,
+    return {
         "reading": _alone(readings),
         **{split: extent and _alone(extent) for split, extent in extents.items()},
-        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "analysis": _alone({one.test.target: one.to_json() for one in analyses}) if analyses else None,
     }
+
+
+def _read(test: AUCMap, val: AUCMap | None, card: Card, found: Mapping[str, Analysis]) -> dict[str, Any]:
+    chance = found[test.target].chance if test.target in found else None
+    return read_map(test, card.coincidence, card.n_valid, chance and chance.q95, val=val)
 
 
 def _alone(named: dict[str, Any]) -> Any:

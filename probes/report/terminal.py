@@ -58,17 +58,18 @@ def print_reading(console: Console, reading: dict[str, Any]) -> None:
     if not reading["n_readable"]:
         console.print(f"None of the {reading['n_cells']} cells can be read.")
         return
-    n, error = f"{reading['split']} n", f"AUC ± {reading['spread']}"
-    best = _table("Best cells", "layer", "position", error, n)
+    by_val = reading["chosen_on"] == "val" != reading["split"]
+    columns = [f"{reading['split']} AUC ± {reading['spread']}", f"{reading['split']} n"] + ["val AUC"] * by_val
+    best = _table("Best cells", "layer", "position", *columns)
     for cell in reading["best_cells"]:
-        best.add_row(str(cell["layer"]), cell["position"], _auc(cell), str(cell["n"]))
+        best.add_row(str(cell["layer"]), cell["position"], *_measured(cell, by_val))
     console.print("", best)
-    console.print(f"Picked out of {reading['n_readable']} cells: part of their lead is luck.", style="dim")
-    console.print(_sentence(reading["rectangle"]))
+    chosen = "on validation rows" if by_val else f"out of {reading['n_readable']} cells: part of their lead is luck"
+    console.print(f"Picked {chosen}.", style="dim")
 
-    layers = _table("Best layer of each position", "position", "examples", "layer", error, n)
+    layers = _table("Best layer of each position", "position", "examples", "layer", *columns)
     for cell in reading["best_layers"]:
-        layers.add_row(cell["position"], *map(_dash, (cell["n_valid"], cell["layer"])), _auc(cell), _dash(cell["n"]))
+        layers.add_row(cell["position"], *map(_dash, (cell["n_valid"], cell["layer"])), *_measured(cell, by_val))
     console.print("", layers)
 
     pairs = reading["coincidences"]
@@ -94,19 +95,6 @@ def short_labels(names: Sequence[str]) -> list[str]:
     return [name if len(name) <= most else next(unused) for name in names]
 
 
-def _sentence(rectangle: dict[str, Any] | None) -> str:
-    if rectangle is None:
-        return "No rectangle stands out."
-    (top, bottom), (left, right) = rectangle["layers"], rectangle["positions"]
-    outside = "" if rectangle["mean_outside"] is None else f", {_digits(rectangle['mean_outside'])} outside"
-    layers = f"layers {top} to {bottom}" if top != bottom else f"layer {top}"
-    positions = f"{left} to {right}" if left != right else left
-    return (
-        f"Darkest rectangle: {layers}, {positions}; {rectangle['share']:.0%} of the readable "
-        f"cells, mean AUC {_digits(rectangle['mean_inside'])} inside{outside}."
-    )
-
-
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
     for column in columns:
@@ -118,6 +106,11 @@ def _auc(cell: dict[str, Any]) -> str:
     if cell["auc"] is None:
         return "-"
     return _digits(cell["auc"], 3) + ("" if cell["auc_se"] is None else f" ± {_digits(cell['auc_se'], 3)}")
+
+
+def _measured(cell: dict[str, Any], by_val: bool) -> list[str]:
+    val = [] if not by_val else ["-" if cell["val_auc"] is None else _digits(cell["val_auc"], 3)]
+    return [_auc(cell), _dash(cell["n"]), *val]
 
 
 def _digits(auc: float, places: int = 2) -> str:
