@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-RANDOM_SEED = 0  # of random weights; a change of it needs another `LanguageModel.identify`
+RANDOM_SEED = 1  # of random weights; a change of it needs another `LanguageModel.identify`
 GGUF_MAGIC = b"GGUF"
 # Kinds of files that determine the results.
 CONTENT = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")

@@ -8,9 +8,11 @@ import torch
 
 from datamodules.labels.labelling import collect_replies, label_examples
 from datamodules.labels.rules import TextRule, judge_by_gold
+from datamodules.language.positions import Positions
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 from tests.support.activations import COLOURS, counts, make
+from tests.support.positions import shipped
 
 
 def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model, questions_csv, tmp_path, caplog):
@@ -18,7 +20,7 @@ def test_prompts_beyond_the_context_are_skipped_counted_and_named(language_model
     long = "red " * 200
     path = tmp_path / "long.csv"
     path.write_text(text + f"{long}?,nothing\n{long}!,nothing\n")
-    built = make(language_model, path, tmp_path)
+    built = make(language_model, path, tmp_path, positions=Positions(shipped("paper"), rows="any"))
     with caplog.at_level("INFO"):
         built.setup()
     assert sum(count.n for count in counts(built)) == 300

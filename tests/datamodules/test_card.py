@@ -84,9 +84,9 @@ def test_json_says_every_field_by_its_name():
                 "label": "correctness",
                 "seed": 3,
                 "counts": {
-                    "train": {"n": 60, "n_positive": 20},
-                    "val": {"n": 15, "n_positive": 5},
-                    "test": {"n": 25, "n_positive": 8},
+                    "train": {"n": 60, "n_positive": 20, "n_groups": None},
+                    "val": {"n": 15, "n_positive": 5, "n_groups": None},
+                    "test": {"n": 25, "n_positive": 8, "n_groups": None},
                 },
             }
         ],

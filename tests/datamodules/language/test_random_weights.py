@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from datamodules.language.checkpoint import RANDOM_SEED
 from datamodules.language.language_model import LanguageModel
 from tests.support.activations import make, table_of
 
@@ -20,7 +21,7 @@ def test_weights_are_those_that_a_seed_initialises_each_time(random, language_mo
     state = torch.get_rng_state()
     network, again, trained = random.load("cpu"), random.load("cpu"), language_model.load("cpu")
     assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(0)
+    torch.manual_seed(RANDOM_SEED)
     expected = AutoModelForCausalLM.from_config(random.load_config(), dtype=torch.float32)
     torch.set_rng_state(state)
     assert type(network) is type(trained)
@@ -53,6 +54,8 @@ def test_only_the_activations_come_from_them(random, language_model, questions_c
     assert control.card.cache["answers"] == trained.card.cache["answers"]
     assert control.card.cache["activations"] != trained.card.cache["activations"]
     assert replace(control.card, model=trained.card.model, cache={}) == replace(trained.card, cache={})
+    acts = [next(iter(one.test_dataloader()))["acts"] for one in (trained, control)]
+    assert not torch.equal(*acts)
     network, (block, *_) = random.load("cpu"), list(control.test_dataloader())
     for i in (0, 5):
         row = table_of(control)[block["examples"][i]]
