@@ -17,7 +17,7 @@ from probes.analysis.auc_map import AUCMap, headline
 from probes.analysis.block import find_block
 from probes.report.findings import decorate
 from probes.report.marks import Marks
-from probes.report.picture import check_colours, draw
+from probes.report.picture import FIELD, NO_BREAK, check_colours, draw
 from probes.report.style import STYLE, UNDATED, VMAX, VMIN
 from probes.report.whole_file import whole_file
 
@@ -191,7 +191,7 @@ def caption(card: Card, probe: str, split: str) -> tuple[str, str]:
     fields.append(f"base rate {n_positive / n:.0%}" if n else "base rate none")
     return (
         f"Where {', '.join(labels)} can be read: {card.dataset}",
-        "  ·  ".join(field.replace(" ", "\N{NO-BREAK SPACE}") for field in fields),  # a line breaks between fields
+        FIELD.join(field.replace(" ", NO_BREAK) for field in fields),  # a line breaks between fields
     )
 
 

@@ -25,6 +25,7 @@ from probes.report.marks import Marks, draw_marks
 from probes.report.style import CMAP, GREY, HATCHED, INK, NO_AUC, STYLE, VMAX, VMIN, fit_to_labels
 
 MOST_PIXELS = 60_000  # of a side; matplotlib refuses 2^16
+FIELD, NO_BREAK = "  ·  ", "\N{NO-BREAK SPACE}"  # between fields of a line; within a field
 TICK, COUNT = 8.5, 7.0  # sizes of tick labels and of counts, in points
 
 
@@ -189,10 +190,15 @@ def _write_counts(axes: Axes, one: AUCMap, points: float) -> float:
 
 
 def _wrap(text: str, size: float, inches: float) -> str:
-    """Wrap each line; 0.55 of the font size is about the width of a character."""
+    """Wrap each line, between fields where a line has some; 0.55 of the font size is about the width of a character."""
     width = int(max(inches, 6.2) * 72 / (0.55 * size))  # a text may be wider than a narrow map
-    text = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
-    return "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in text.splitlines())
+    lines = []
+    for line in text.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}").splitlines():
+        fields = line.split(FIELD)
+        if len(fields) > 1:
+            line = FIELD.join(field.replace(" ", NO_BREAK) if len(field) < width else field for field in fields)
+        lines.append(textwrap.fill(line, width, break_on_hyphens=False))
+    return "\n".join(lines)
 
 
 def _wrap_header(title: str, subtitle: str, inches: float) -> list[tuple[str, float, str, str]]:

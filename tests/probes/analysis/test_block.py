@@ -97,6 +97,7 @@ def test_one_low_cell_does_not_move_the_block():
     before = corners(auc)
     auc[0, 0] = 0.2
     assert corners(auc) == before
+    assert before is not None
     top, bottom, left, right = before
     assert (left, right) == ("exact_answer_first", "exact_answer_last")
     assert top == 12  # 16 - 4: the threshold is .77, and AUC is .78 there

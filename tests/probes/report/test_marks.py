@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,8 @@ def test_marks_are_drawn_on_their_cells_in_their_own_lines():
     legend = draw_marks(axes, Marks(block, above, near, short), 4, 4)
 
     assert len(legend) == 4
-    drawn = {float(item.get_linewidths()[0]): item for item in axes.collections if isinstance(item, LineCollection)}
+    lines: Any = [item for item in axes.collections if isinstance(item, LineCollection)]
+    drawn = {float(item.get_linewidths()[0]): item for item in lines}
     styles = (ABOVE_CHANCE, BLOCK, NEAR_BEST)
     boxes = {style["linewidth"]: np.concatenate(drawn[style["linewidth"]].get_segments()) for style in styles}
     points = 4 / (4 * 72)  # of a line, in cells
@@ -97,5 +99,5 @@ def test_marks_are_drawn_on_their_cells_in_their_own_lines():
         box = boxes[style["linewidth"]]
         np.testing.assert_allclose(box.min(0), (left + inset, top + inset))
         np.testing.assert_allclose(box.max(0), (right - inset, bottom - inset))
-    [crosses] = axes.lines
-    assert set(zip(*crosses.get_data(), strict=True)) == {(0.5, 3.5), (2.5, 1.5)}
+    crosses: Any = axes.lines[0]
+    assert {(float(x), float(y)) for x, y in crosses.get_xydata()} == {(0.5, 3.5), (2.5, 1.5)}

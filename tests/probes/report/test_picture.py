@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,7 @@ def draw(auc_map, title="title", subtitle="subtitle", marks=None, **more):
     return draw_maps([auc_map], title, subtitle, marks and [marks], **more)
 
 
-def mesh_of(figure):
+def mesh_of(figure) -> Any:
     return next(item for item in figure.axes[0].collections if isinstance(item, QuadMesh))
 
 
@@ -216,7 +217,8 @@ def test_the_legend_explains_the_marks_that_are_used():
     assert block is not None
 
     def legend(marks):
-        return [text.get_text().split(":")[0] for text in draw(auc_map, marks=marks).axes[0].get_legend().get_texts()]
+        key: Any = draw(auc_map, marks=marks).axes[0].get_legend()
+        return [text.get_text().split(":")[0] for text in key.get_texts()]
 
     unread = "no AUC"
     assert legend(Marks(above_chance=none, near_best=none, short=none)) == [unread]
@@ -246,3 +248,12 @@ def test_a_foot_keeps_its_lines_and_a_number_with_its_error():
     assert len(text.splitlines()) > 2
     assert text.count("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}") == 20
     assert " ".join(text.split()) == " ".join(foot.split())
+
+
+def test_a_foot_breaks_between_its_fields():
+    fields = [f"the baseline of number {number} has .79" for number in range(12)]
+    figure = draw(a_map(), foot="  ·  ".join(fields))
+    [text] = [text.get_text() for text in figure.axes[0].texts if "baseline" in text.get_text()]
+    lines = text.replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    assert len(lines) > 2
+    assert [field for line in lines for field in line.strip(" ·").split("  ·  ")] == fields
