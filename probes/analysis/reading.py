@@ -23,7 +23,9 @@ def read_map(
     spread: float | None = None,
     val: AUCMap | None = None,
 ) -> dict[str, Any]:
-    """Summarise a map. Cells are ranked by validation AUC where there is a validation map. Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
+    """Summarise a map. Cells are ranked by validation AUC where there is a validation map.
+
+    Unreadable cells (``AUCMap.readable``) are excluded from all numbers below.
 
     Args:
         auc_map: the map, ``[L, T]``.

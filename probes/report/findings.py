@@ -92,8 +92,9 @@ def describe_chance(analysis: Analysis) -> str:
         return ""
     n = int(analysis.test.readable().sum())
     return (
-        f"Chance: without any signal the best of {n} cells reaches {digits(chance.mean)} on average, {digits(chance.q95)} "
-        f"in 5% of maps and {digits(chance.q99)} in 1%; {int((chance.p_family < 0.05).sum())} cells are above the 5%."
+        f"Chance: without any signal the best of {n} cells reaches {digits(chance.mean)} on average, "
+        f"{digits(chance.q95)} in 5% of maps and {digits(chance.q99)} in 1%; "
+        f"{int((chance.p_family < 0.05).sum())} cells are above the 5%."
     )
 
 
@@ -106,10 +107,10 @@ def print_findings(console: Console, analysis: Analysis) -> None:
         if line:
             console.print(f"- {line}")
     if (found := analysis.selectivity) is not None and analysis.choice is not None:
-        cell = analysis.choice.cell
+        difference, error = (float(part[analysis.choice.cell]) for part in (found.difference, found.error))
         console.print(
-            f"- Selectivity of the best cell: {digits(float(found.difference[cell]))} ± {digits(float(found.error[cell]))} "
-            "above random labels on the same split."
+            f"- Selectivity of the best cell: {digits(difference)} ± {digits(error)} above random labels on the same "
+            "split."
         )
     if analysis.baselines is not None and analysis.baselines.rows:
         console.print("", _tabulate(analysis.baselines))
@@ -118,8 +119,8 @@ def print_findings(console: Console, analysis: Analysis) -> None:
         gain = beyond.gain.difference[beyond.gain.difference.isfinite()]
         if len(gain):
             console.print(
-                f"Together with {beyond.name}, probes add {digits(float(gain.mean()))} on average over {len(gain)} cells; "
-                f"in {int((beyond.gain.lower > 0).sum())} the gain is above 0 with 95% for all cells at once."
+                f"Together with {beyond.name}, probes add {digits(float(gain.mean()))} on average over {len(gain)} "
+                f"cells; in {int((beyond.gain.lower > 0).sum())} the gain is above 0 with 95% for all cells at once."
             )
     for line in analysis.left_out:
         console.print(line[:1].upper() + line[1:] + ("" if line.endswith(".") else "."), style="dim")

@@ -34,8 +34,8 @@ class Heatmap(pl.Callback):
     The picture is of the split just measured; the CSV holds every map so far, val before test. A fit of several epochs
     also leaves the validation map of each, epochs/000.png and so on. A label set that was split several times is drawn
     as the mean of its maps beside their standard deviation, which heatmap_mean.csv holds. Of more than eight label sets
-    the first eight are drawn. It reads ``maps``, ``tested``, ``fitted`` and ``analyses`` of the module. Global rank zero only; every file appears
-    whole or not at all.
+    the first eight are drawn. It reads ``maps``, ``tested``, ``fitted`` and ``analyses`` of the module. Global rank
+    zero only; every file appears whole or not at all.
 
     Args:
         folder: where the files go; made if missing.

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_best_cells_ties_keep_map_order_and_unreadable_cells_never_win():
         (1, "p2", 0.8),
         (0, "p0", 0.7),
     ]
-    assert best[0] == {"position": "p0", "layer": 2, "auc": 0.9, "auc_se": 0.03, "n": 100}
+    assert best[0] == {"position": "p0", "layer": 2, "auc": 0.9, "auc_se": 0.03, "n": 100, "val_auc": None}
 
 
 def test_best_layer_of_every_position():
@@ -47,10 +48,21 @@ def test_best_layer_of_every_position():
     readable = torch.tensor([[True, False, True], [True, False, True]])
     layers = read_map(map_of(auc, readable, layers=(4, 9)), n_valid=[100, 12, 90])["best_layers"]
     assert layers == [
-        {"position": "p0", "n_valid": 100, "layer": 9, "auc": 0.8, "auc_se": 0.03, "n": 100},
-        {"position": "p1", "n_valid": 12, "layer": None, "auc": None, "auc_se": None, "n": None},
-        {"position": "p2", "n_valid": 90, "layer": 4, "auc": 0.6, "auc_se": 0.03, "n": 100},  # a tie: the first
+        {"position": "p0", "n_valid": 100, "layer": 9, "auc": 0.8, "auc_se": 0.03, "n": 100, "val_auc": None},
+        {"position": "p1", "n_valid": 12, "layer": None, "auc": None, "auc_se": None, "n": None, "val_auc": None},
+        {"position": "p2", "n_valid": 90, "layer": 4, "auc": 0.6, "auc_se": 0.03, "n": 100, "val_auc": None},
     ]
+
+
+def test_validation_rows_rank_the_cells():
+    test, val = map_of([[0.9, 0.8], [0.7, 0.6]]), map_of([[0.5, 0.7], [0.9, 0.8]])
+    reading = read_map(test, val=replace(val, split="val"))
+    assert reading["chosen_on"] == "val"
+    found = [(cell["layer"], cell["position"], cell["auc"], cell["val_auc"]) for cell in reading["best_cells"]]
+    assert found == [(1, "p0", 0.7, 0.9), (1, "p1", 0.6, 0.8), (0, "p1", 0.8, 0.7), (0, "p0", 0.9, 0.5)]
+    assert [cell["layer"] for cell in reading["best_layers"]] == [1, 1]
+    unread = map_of([[0.9] * 2] * 2, torch.zeros(2, 2, dtype=torch.bool))
+    assert read_map(test, val=unread)["chosen_on"] == "test"
 
 
 def test_coincidences_each_pair_once_largest_first():

@@ -22,7 +22,7 @@ def a_module(**maps) -> SimpleNamespace:
     counts = {"train": (800, 400), "val": (1200, 300), "test": (200, 92)}
     card = make_card(range(8), PAPER, model="tiny", dataset="capitals", counts=counts)
     maps = {split: [one] for split, one in maps.items()}
-    return SimpleNamespace(maps=maps, tested=card, described="logistic, l2 = 1")
+    return SimpleNamespace(maps=maps, tested=card, described="logistic, l2 = 1", fitted={}, analyses=[])
 
 
 def a_trainer(**changes) -> Any:
@@ -126,7 +126,7 @@ def test_of_many_label_sets_the_first_eight_are_drawn_and_all_are_in_the_table(t
     assert "label 7, ..." in title
     assert "label 8" not in title
     assert "8\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}10" in subtitle
-    module = SimpleNamespace(maps={"test": maps}, tested=card, described="logistic")
+    module = SimpleNamespace(maps={"test": maps}, tested=card, described="logistic", fitted={}, analyses=[])
     drawn = []
     logger = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda _, figure, *__, **___: drawn.append(figure)))
     Heatmap(tmp_path).on_test_end(a_trainer(loggers=[logger], global_step=1), module)

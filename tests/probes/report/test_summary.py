@@ -49,9 +49,8 @@ def a_module(L=8, T=15, **maps) -> SimpleNamespace:
     tensors = {"weight": torch.nn.Parameter(weight[None]), "bias": torch.nn.Parameter(bias[None])}
     fitted = {"probe": "logistic"}
     described = "logistic, l2 = 1"
-    return SimpleNamespace(
-        maps=maps, fitted=fitted, described=described, card=card, tested=card, tensors=lambda: tensors
-    )
+    named = {"maps": maps, "fitted": fitted, "described": described, "analyses": [], "tensors": lambda: tensors}
+    return SimpleNamespace(**named, card=card, tested=card)
 
 
 def report(folder, module, **changes) -> None:
@@ -85,7 +84,9 @@ def test_summary_holds_the_run_its_reading_and_the_extent_of_both_maps(tmp_path)
     summary = strict((tmp_path / "summary.json").read_text())
     card, maps = module.tested, {split: one for split, [one] in module.maps.items()}
     assert Card.from_json({key: summary.pop(key) for key in card.to_json()}) == card
-    assert summary.pop("reading") == read_map(maps["test"], card.coincidence, card.n_valid)
+    assert summary.pop("reading") == read_map(maps["test"], card.coincidence, card.n_valid, val=maps["val"])
+    assert summary.pop("analysis") is None  # the scores were not kept
+    assert summary.pop("described") == "logistic, l2 = 1"
     seconds, versions = summary.pop("seconds"), summary.pop("versions")
     assert seconds.pop("activations") == 1.25
     assert set(seconds) == {"fit and validation", "test"}
