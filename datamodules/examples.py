@@ -26,7 +26,8 @@ ANSWERED = pa.schema(
         "id": pa.string(), "group": pa.string(), "source_split": pa.string(), "question": pa.string(),
         "gold": pa.list_(pa.string()), "answer": pa.string(), "finish": pa.string(), "prompt_ids": _IDS,
         "thought_ids": _IDS, "answer_ids": _IDS, "logprobs": pa.list_(pa.float32()), "exact_answer": pa.string(),
-        "exact_answer_by": pa.string(), "first_token": _IDS, "last_token": _IDS, "label_by": pa.string(),
+        "exact_answer_by": pa.string(), "first_token": _IDS, "last_token": _IDS, "exact_answer_tokens": _IDS,
+        "label_by": pa.string(),
     }
 )  # fmt: skip
 Columns = Callable[[slice], dict[str, list[Any]]]
@@ -110,7 +111,8 @@ def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, ta
     """Make examples.parquet of N examples that a model answered.
 
     `first_token` and `last_token` [T] of each position, from `tokens` [N, T, 2], count in prompt, thought and answer.
-    `logprobs` belong to `answer_ids`; `source_split` is the part of its set that a question comes from.
+    `logprobs` belong to `answer_ids`, in which `exact_answer_tokens` are the first and the last token of the exact
+    answer, null where there is none; `source_split` is the part of its set that a question comes from.
 
     >>> content = write_examples(examples, tokens, valid, targets)  # doctest: +SKIP
     >>> pd.read_parquet(io.BytesIO(content))[["question", "answer", "label"]]  # doctest: +SKIP
@@ -136,6 +138,7 @@ def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, ta
             "exact_answer_by": [span.how for span in spans],
             "first_token": tokens[part, :, 0].tolist(),
             "last_token": tokens[part, :, 1].tolist(),
+            "exact_answer_tokens": examples.span_tokens[part],
             "label_by": [verdict.branch for verdict in examples.verdicts[part]],
         }
 

@@ -66,7 +66,7 @@ class BaselineTable:
 
         >>> table = tabulate_baselines(baselines, scores, (24, 5))  # doctest: +SKIP
         >>> table.describe()  # doctest: +SKIP
-        'Best baseline, chosen on val: TF-IDF, answer, AUC .810 ± .027; the probe (-1, layer 24) adds +.061 ± .022 ...'
+        'Best baseline, chosen on val: TF-IDF, answer, AUC .810 ± .027; the probe (-1, layer 24) is .061 ± .022 above it ...'
         """
         if self.gain is None or self.best is None:
             return "No baseline can be held against the probe."
@@ -74,8 +74,8 @@ class BaselineTable:
         difference, error, p = (float(x) for x in (self.gain.difference, self.gain.error, self.gain.p))
         return (
             f"Best baseline, chosen on {self.chosen_on}: {best.name}, AUC {_short(best.auc)} ± {_short(best.error)}; "
-            f"the probe ({self.probe.name}) adds {_short(difference, '+')} ± {_short(error)} "
-            f"(p {_compare(p)}, {self.n_gain} test rows)."
+            f"the probe ({self.probe.name}) is {_short(abs(difference))} ± {_short(error)} "
+            f"{'above' if difference >= 0 else 'below'} it (p {_compare(p)}, {self.n_gain} test rows)."
         )
 
 
@@ -92,10 +92,18 @@ def tabulate_baselines(baselines: Baselines, scores: Scores, cell: tuple[int, in
         cell: row and column of the map, chosen on other rows than test.
         k: number of the target.
 
+    Raises:
+        ValueError: the scores are those of other examples.
+
     Example:
         >>> table = tabulate_baselines(baselines, scores, (24, 5))  # doctest: +SKIP
         >>> table.best, table.gain.difference  # doctest: +SKIP
     """
+    n, last = len(baselines.labels), int(scores.examples.max()) if len(scores.examples) else -1
+    if last >= n:
+        raise ValueError(
+            f"baselines: expected at least {last + 1} rows in examples.parquet, got {n}; take the file of the same run"
+        )
     layer, position = cell
     test, val = (_rows_of_cell(scores.of(split, k), cell) for split in ("test", "val"))
     labels, chosen = val.labels, val.examples
@@ -143,8 +151,8 @@ def _auc(score: Tensor, labels: Tensor) -> float:
     return float(auroc(score, labels, score.isfinite()))
 
 
-def _short(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}".replace("0.", ".", 1)
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
 
 
 def _compare(p: float) -> str:

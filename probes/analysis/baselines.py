@@ -3,8 +3,9 @@
 They are made from examples.parquet alone. `baseline_table` holds them against a probe.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from probes.analysis.log_odds import (
 )
 
 RATE = "rate of the said answer"
-NUMBERS = "regression on log-probabilities and lengths"
+NUMBERS, LENGTHS = "regression on log-probabilities and lengths", "regression on lengths"
 NUMBERS_AND_RATE = "regression with the rate of the said answer"
 
 
@@ -91,14 +92,13 @@ def make_baselines(examples: pd.DataFrame, target: str = "", positions: Sequence
         fits, more = _choose_fits(examples, labels, groups, logprobs | lengths)
         missing += more
         fitted = {name: cross_fit(fit, train, labels, groups) for name, fit in fits.items()}
-    tensors = {name: torch.from_numpy(np.asarray(score, np.float64)) for name, score in (scores | fitted).items()}
     return Baselines(
-        tensors,
-        tuple(fitted),
-        notes,
-        tuple(missing),
-        torch.from_numpy(labels.astype(np.uint8)),
-        torch.from_numpy(train),
+        scores={name: torch.from_numpy(np.asarray(score, np.float64)) for name, score in (scores | fitted).items()},
+        fitted=tuple(fitted),
+        notes=notes,
+        missing=tuple(missing),
+        labels=torch.from_numpy(labels.astype(np.uint8)),
+        train=torch.from_numpy(train),
     )
 
 
@@ -118,20 +118,17 @@ def _choose_fits(
             fits[f"TF-IDF, {name}"] = fit_words(chosen, labels)
         except ValueError as error:
             missing.append(f"TF-IDF, {name}: {error}; left out")
-    rate: Callable[[NDArray], NDArray] | None = None
+    cheap = np.stack([*numbers.values()], 1) if numbers else np.empty((len(labels), 0))
+    if len(numbers) > 1:
+        has_logprobs = any(name.startswith("logprob") for name in numbers)
+        fits[NUMBERS if has_logprobs else LENGTHS] = fit_numbers(lambda rows: cheap, labels)
     if "answer" in texts:
         exact = read_texts(examples, "exact_answer") if "exact_answer" in examples else [""] * len(labels)
         said = number_answers([one or answer for one, answer in zip(exact, texts["answer"], strict=True)])
-
-        def rate(rows: NDArray) -> NDArray:
-            return rate_answers(said, labels, groups, rows)
-
+        rate = partial(rate_answers, said, labels, groups)
         fits[RATE] = rate
-    if numbers:
-        cheap = np.stack([*numbers.values()], 1)
-        fits[NUMBERS] = fit_numbers(lambda rows: cheap, labels)
-        if of_said := rate:
-            fits[NUMBERS_AND_RATE] = fit_numbers(lambda rows: np.column_stack((cheap, of_said(rows))), labels)
+        if numbers:
+            fits[NUMBERS_AND_RATE] = fit_numbers(lambda rows: np.column_stack((cheap, rate(rows))), labels)
     return fits, missing
 
 

@@ -43,9 +43,7 @@ def read_logprobs(examples: pd.DataFrame, positions: Sequence[str] = ()) -> tupl
         exact = [row[slice(*where)] if where else row[:0] for row, where in zip(logprobs, tokens, strict=True)]
         found |= {f"logprob {name}, exact answer": _summarise(exact, one) for name, one in SUMMARIES.items()}
     else:
-        missing.append(
-            "no tokens of exact answers are recorded; the baselines from their log-probabilities are left out"
-        )
+        missing.append("no exact answers are recorded; the baselines from their log-probabilities are left out")
     return found, missing
 
 

@@ -79,6 +79,7 @@ def test_the_table_of_what_a_model_answered(rows, monkeypatch):
         "exact_answer_by": ["gold", "asked", "pattern"],
         "first_token": [[1, 2], [2, 0], [2, 3]],
         "last_token": [[1, 4], [2, 0], [2, 5]],
+        "exact_answer_tokens": [[1, 1], None, [0, 0]],
         "label_by": ["the gold answer occurs", "none occurs", "an alias"],
         "label": [0, 1, 0],
         "split": ["train", "val", "test"],
