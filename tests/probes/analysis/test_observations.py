@@ -177,6 +177,7 @@ def test_the_trailing_tokens():
 def test_what_the_last_layer_alone_reads():
     auc = flat(0.6)
     auc[-1, 0], auc[-1, 14], auc[-1, 3] = 0.70, 0.65, 0.639
+    auc[4, 7], auc[-1, 7] = 0.7, 0.69  # an earlier layer is better
     sentence, numbers = seen(auc, "last_layer")
     assert sentence == (
         "In 2 of 15 columns layer 9, the last, is at least 2 standard errors above the best earlier layer: last_q "
@@ -195,6 +196,7 @@ def test_what_the_last_layer_alone_reads():
 def test_cells_that_equal_chance_by_their_errors():
     auc = flat(0.55)
     auc[:, 0], auc[3, :], auc[7, 7] = 0.5, 0.535, 0.465
+    auc[8, 8] = 0.3  # far below
     sentence, numbers = seen(auc, "chance")
     assert sentence == (
         "25 of 150 readable cells (17%) equal chance: AUC within 2 standard errors of .5; among them is every cell of "
