@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from datamodules.card import Card
+from datamodules.card import CONTROL, Card
 from probes.analysis.auc_map import AUCMap, choose_cell, headline
 from probes.grid_auroc import GridAUROC
 from probes.settings import check_precision
@@ -232,8 +232,8 @@ class ProbeGrid(pl.LightningModule):
             AUCMap(target.name, split, layers, positions, *of_target)
             for target, of_target in zip(self.tested.targets, tensors, strict=True)
         ]
-        shown = headline(self.maps[split], self.tested)
-        by = headline(self.maps["val"], self.tested) if "val" in self.maps else [None] * len(shown)
+        shown = self._without_controls(self.maps[split])
+        by = self._without_controls(self.maps["val"]) if "val" in self.maps else [None] * len(shown)
         chosen = [choose_cell(one, of_val) for one, of_val in zip(shown, by, strict=True)]
         found = [
             (one.auc[choice.cell], one.auc[one.readable()].mean())
@@ -244,3 +244,6 @@ class ProbeGrid(pl.LightningModule):
             best, mean = (torch.stack(values).mean() for values in zip(*found, strict=True))
             # The same on every rank. To sync would take tensors of the CPU through a backend that may have none.
             self.log_dict({f"{split}/auc_best": best, f"{split}/auc_mean": mean}, prog_bar=True, sync_dist=False)
+
+    def _without_controls(self, maps: list[AUCMap]) -> list[AUCMap]:
+        return [one for one in headline(maps, self.tested) if not one.target.startswith(CONTROL)]

@@ -31,6 +31,7 @@ class Analysis:
         test: the map.
         choice: the best cell, chosen on validation rows.
         val_auc: its validation AUC.
+        spread: the error of a cell beside the mean of the map; see `find_block`.
         chance: what the best cell reaches by chance.
         limits: simultaneous limits of all cells, and the cells that can't be told from the best.
         baselines: the table of what needs no probe.
@@ -43,6 +44,7 @@ class Analysis:
     test: AUCMap
     choice: Choice | None
     val_auc: float | None
+    spread: float | None
     chance: Chance | None
     limits: Band | None
     baselines: BaselineTable | None
@@ -50,6 +52,11 @@ class Analysis:
     selectivity: Comparison | None
     observations: tuple[dict[str, Any], ...]
     left_out: tuple[str, ...]
+
+    @property
+    def reading(self) -> dict[str, float | None]:
+        """What `find_block` and `read_map` know beside the map."""
+        return {"chance": self.chance and self.chance.q95, "spread": self.spread}
 
     def columns(self) -> dict[str, torch.Tensor]:
         """More columns of heatmap.csv, `[L, T]` each: see docs/results.md."""
@@ -137,10 +144,11 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
     choice, readable = choose_cell(test, val), test.readable()
     if choice is None:
         left_out = (f"none of the {readable.numel()} cells can be read, so nothing is compared",)
-        return Analysis(test, None, None, None, None, None, None, None, (), left_out)
+        return Analysis(test, None, None, None, None, None, None, None, None, (), left_out)
     rows, left_out = scores.of("test", k), []
     valid = ~rows.scores.isnan() & readable[..., None]
     areas = measure_areas(rows.scores, rows.labels, valid, rows.groups)
+    spread = measure_spread(areas.at(readable))
     chance = null_of_best(rows.scores, rows.labels, valid, rows.groups)
     chosen = choice.on == "val" and bool(areas.at(choice.cell).error().isfinite())
     if choice.on != "val":
@@ -158,14 +166,24 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
         test,
         choice,
         finite(val.auc[choice.cell]),
+        spread,
         chance,
         band(areas, choice.cell if chosen else None),
         baselines,
         beyond,
         _compare_with_control(scores, k, areas),
-        tuple(observe(test, chance.q95)),
+        tuple(observe(test, chance.q95, spread)),
         tuple(left_out),
     )
+
+
+def measure_spread(areas: Areas) -> float | None:
+    """Median error of a cell's AUC less the mean AUC of all cells [C]; cells share examples, so it is below their own.
+
+    None where no cell has an error.
+    """
+    own = areas.influence[areas.influence.isfinite().all(-1)]
+    return float((own - own.mean(0)).square().sum(-1).sqrt().median()) if len(own) else None
 
 
 def find_control(card: Card, k: int) -> int | None:

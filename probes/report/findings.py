@@ -50,7 +50,7 @@ def mark(auc_map: AUCMap, analysis: Analysis | None, short: Sequence[Mapping[str
             crossed[auc_map.layers.index(place["layer"]), auc_map.positions.index(place["position"])] = True
     chance, limits = (None, None) if analysis is None else (analysis.chance, analysis.limits)
     return Marks(
-        block=find_block(auc_map, chance and chance.q95),
+        block=find_block(auc_map, **({} if analysis is None else analysis.reading)),
         above_chance=None if chance is None else chance.p_family < 0.05,
         near_best=limits and limits.near_best,
         short=crossed,

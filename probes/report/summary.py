@@ -148,8 +148,8 @@ def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: S
 
 
 def _read(test: AUCMap, val: AUCMap | None, card: Card, found: Mapping[str, Analysis]) -> dict[str, Any]:
-    chance = found[test.target].chance if test.target in found else None
-    return read_map(test, card.coincidence, card.n_valid, chance and chance.q95, val=val)
+    known = found[test.target].reading if test.target in found else {}
+    return read_map(test, card.coincidence, card.n_valid, val=val, **known)
 
 
 def _alone(named: dict[str, Any]) -> Any:
