@@ -119,7 +119,7 @@ class LogisticGrid(ExactGrid):
 
     Args:
         l2: penalty; scikit-learn's C is 1 / l2. `by_size`: a rule in the width and the number of train rows, see
-            `list_penalties`. Several, or `auto` for ten times, once and a tenth of the rule's: one of them for the
+            `list_penalties`. Several, or `auto` for four times, once and a quarter of the rule's: one of them for the
             whole map, by log-loss on the validation rows.
         standardize: penalise weights as if every column had unit variance over the train rows.
         tol: gradient norm at which a cell has converged.

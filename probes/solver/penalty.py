@@ -11,7 +11,7 @@ from probes.solver.precision import full_precision
 
 VARIANCE = 8.0  # of the log-odds, before the labels are seen; measured on five data sets: docs/decisions.md
 MANY_ROWS = 1000  # from which on the penalty falls with the number of rows
-SPREAD = (10.0, 1.0, 0.1)  # of the penalties that `auto` tries, in units of the rule's
+SPREAD = (4.0, 1.0, 0.25)  # of the penalties that `auto` tries, in units of the rule's
 
 
 def list_penalties(l2: float | Sequence[float] | str, width: int, n_train: int) -> list[float]:
@@ -23,7 +23,7 @@ def list_penalties(l2: float | Sequence[float] | str, width: int, n_train: int) 
     of little variance, l2 falls as 1,000 / rows.
 
     Args:
-        l2: a number, several, `by_size` for the rule, or `auto` for ten times, once and a tenth of the rule's.
+        l2: a number, several, `by_size` for the rule, or `auto` for four times, once and a quarter of the rule's.
         width: number of columns, D.
         n_train: number of train rows.
 
