@@ -5,8 +5,11 @@ import pytest
 import torch
 from scipy.stats import t as student
 
+from probes.analysis.band import band
+from probes.analysis.chance import null_of_best
 from probes.analysis.clusters import measure_areas
 from probes.analysis.paired import compare, correct_by_holm, two_sided_p
+from tests.support.simulated_cuda import SimulatedCuda, simulate
 from tests.support.worlds import draw_world, place_by_pairs, resample_groups
 
 SIZES = tuple(range(1, 16)) * 3
@@ -100,3 +103,24 @@ def test_equal_probes_rarely_differ(sizes):
         holm.append(float(found.p_holm.min()))
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
     assert np.mean(np.array(holm) < 0.05) < 0.09
+
+
+def test_statistics_on_the_device_are_those_on_the_cpu():
+    """Errors, bands, chance and comparisons, with the same draws."""
+    scores, labels, groups = draw_world(4, (1, 2, 3, 4) * 15)
+    valid = torch.ones_like(scores, dtype=torch.bool)
+    valid[1, :9] = False
+
+    def compute(scores, labels, valid, groups):
+        areas = measure_areas(scores, labels, valid, groups)
+        limits = band(areas, best=(0,), draws=50)
+        found = compare(areas, areas.at([1, 0, 3, 2]), draws=50)
+        chances = [null_of_best(scores, labels, valid, given, draws=50).p_family for given in (groups, None)]
+        tensors = [areas.error(), limits.lower, limits.near_best, found.p_holm, found.upper, *chances]
+        return [tensor.cpu() for tensor in tensors]
+
+    expected = compute(scores, labels, valid, groups)
+    with SimulatedCuda():
+        there = compute(*(simulate(part) for part in (scores, labels, valid, groups)))
+    for one, other in zip(there, expected, strict=True):
+        torch.testing.assert_close(one, other)
