@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo weights real test lint types bench clean
+.PHONY: install demo weights real test lint types bench simulate clean
 
 install: .venv/installed
 
@@ -46,6 +46,10 @@ bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_scale
 	$(BIN)/python -m tests.benchmarks.bench_gpu
 	$(BIN)/python -m tests.benchmarks.bench_gpu_stages
+
+# Errors, bands and p-values against worlds whose truth is known: the tables of docs/validity.md.
+simulate: install
+	$(BIN)/python -m tests.simulate
 
 clean:
 	rm -rf .venv outputs multirun cache build *.egg-info

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probes.analysis.auc_map import AUCMap
     from probes.analysis.auroc import auroc, auroc_variance, auroc_with_variance
+    from probes.analysis.band import Band, band
+    from probes.analysis.chance import Chance, null_of_best
+    from probes.analysis.clusters import Areas, influences, measure_areas
+    from probes.analysis.paired import Comparison, compare
     from probes.analysis.scores import Scores, load_scores
     from probes.exact_grid import LogisticGrid
     from probes.grid import ProbeGrid
@@ -25,7 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUCMap",
+    "Areas",
+    "Band",
+    "Chance",
     "Coincidence",
+    "Comparison",
     "GridAUROC",
     "Heatmap",
     "LinearGrid",
@@ -40,15 +48,24 @@ __all__ = [
     "auroc",
     "auroc_variance",
     "auroc_with_variance",
+    "band",
+    "compare",
     "fit_logistic",
     "fit_mass_mean",
+    "influences",
     "load_probes",
     "load_scores",
+    "measure_areas",
+    "null_of_best",
 ]
 
 _MODULES = {
     "AUCMap": "probes.analysis.auc_map",
+    "Areas": "probes.analysis.clusters",
+    "Band": "probes.analysis.band",
+    "Chance": "probes.analysis.chance",
     "Coincidence": "probes.report.coincidence",
+    "Comparison": "probes.analysis.paired",
     "GridAUROC": "probes.grid_auroc",
     "Heatmap": "probes.report.heatmap",
     "LinearGrid": "probes.minibatch",
@@ -63,10 +80,15 @@ _MODULES = {
     "auroc": "probes.analysis.auroc",
     "auroc_variance": "probes.analysis.auroc",
     "auroc_with_variance": "probes.analysis.auroc",
+    "band": "probes.analysis.band",
+    "compare": "probes.analysis.paired",
     "fit_logistic": "probes.solver.logistic",
     "fit_mass_mean": "probes.solver.mass_mean",
+    "influences": "probes.analysis.clusters",
     "load_probes": "probes.report.probes_file",
     "load_scores": "probes.analysis.scores",
+    "measure_areas": "probes.analysis.clusters",
+    "null_of_best": "probes.analysis.chance",
 }
 
 

@@ -104,4 +104,4 @@ def critical_value(areas: Areas, level: float, draws: int, seed: int, two_sided:
         drawn = (times - 1) @ unit
         off = (times @ squares - drawn.square() / n_groups).clamp_min(SMALLEST).sqrt()
         largest.append(((drawn.abs() if two_sided else drawn) / off).amax(-1))
-    return float(torch.cat(largest).quantile(level))
+    return float(torch.cat(largest).cpu().quantile(level))

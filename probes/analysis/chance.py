@@ -100,7 +100,7 @@ def null_of_best(
     at_least = len(best) - torch.searchsorted(best, found - ROUNDING)
     p_family = torch.full(kept.shape, torch.nan, dtype=torch.float64, device=scores.device)
     p_family[kept] = (1 + at_least).double() / (1 + draws)
-    q95, q99 = (0.5 + best.quantile(best.new_tensor([0.95, 0.99]))).tolist()
+    q95, q99 = (0.5 + best.cpu().quantile(torch.tensor([0.95, 0.99], dtype=torch.float64))).tolist()
     return Chance(0.5 + float(best.mean()), q95, q99, p_family, draws, exact)
 
 

@@ -26,6 +26,7 @@ class NamedCells(pl.LightningDataModule):
         positions: Sequence[str] = POSITIONS,
         names: Sequence[str] = SEEDS,
         per_block: int = 4,
+        groups: Tensor | None = None,
         **more: Any,
     ):
         super().__init__()
@@ -41,6 +42,7 @@ class NamedCells(pl.LightningDataModule):
         self.splits = torch.stack([torch.empty(N).long().scatter_(0, one, torch.arange(N) * 3 // N) for one in order])
         self.card = make_card(layers, positions, D, names, **more)
         self.per_block = per_block
+        self.groups = torch.arange(N) if groups is None else groups
 
     def held(self, split: str) -> Tensor:
         return self.splits == ("train", "val", "test").index(split)
@@ -51,7 +53,7 @@ class NamedCells(pl.LightningDataModule):
         for cells in torch.arange(len(self.cells)).split(self.per_block):
             valid = held[:, None, rows].expand(-1, len(cells), -1)
             block = make_block(self.acts[cells][:, rows], self.labels[:, rows], valid, cells, rows)
-            yield block | {"held": held[:, rows]}
+            yield block | {"held": held[:, rows], "groups": self.groups[rows]}
 
     def train_dataloader(self) -> Stream:
         return Stream(list(self.blocks("train")))

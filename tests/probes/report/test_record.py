@@ -4,8 +4,10 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
+from probes.analysis.auroc import auroc_variance
 from probes.analysis.scores import load_scores
 from probes.exact_grid import LogisticGrid
 from probes.minibatch import LinearGrid
@@ -62,6 +64,35 @@ def test_the_heatmap_follows_from_the_record(make, tmp_path):
         assert row["auc"] == pytest.approx(float(again.auc[at]), abs=1e-8)
         assert row["auc_se"] == pytest.approx(float(again.auc_se[at]), abs=1e-8)
         assert row["n_positive"] == again.n_positive[at]
+
+
+def test_groups_are_recorded_and_make_the_errors(tmp_path):
+    """Those of the maps as well as those of the record; of a target the groups of its own rows alone."""
+    data = NamedCells(groups=torch.arange(400) // 8)
+    grid = run(tmp_path, LogisticGrid(), data)
+    scores = load_scores(tmp_path)
+    assert scores.groups.dtype == torch.int64
+    assert torch.equal(scores.groups, scores.examples // 8)
+    for k in range(3):
+        rows = scores.of("test", k)
+        assert torch.equal(rows.groups, rows.examples // 8)
+        expected = auroc_variance(rows.scores, rows.labels, groups=rows.groups).sqrt()
+        for one in (grid.maps["test"][k], scores.maps("test")[k]):
+            torch.testing.assert_close(one.auc_se, expected, rtol=1e-12, atol=0)
+        assert not torch.allclose(expected, auroc_variance(rows.scores, rows.labels).sqrt(), rtol=0.02)
+
+
+def test_in_a_record_without_groups_each_example_is_its_own(tmp_path):
+    """Files of earlier versions."""
+    run(tmp_path, LogisticGrid(), NamedCells())
+    scores = load_scores(tmp_path)
+    with safe_open(tmp_path / "scores.safetensors", "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    del tensors["groups"]
+    save_file(tensors, tmp_path / "scores.safetensors", metadata)
+    again = load_scores(tmp_path)
+    assert len(again.groups.unique()) == len(again.examples)
+    torch.testing.assert_close(again.maps("test")[1].auc_se, scores.maps("test")[1].auc_se, rtol=1e-12, atol=0)
 
 
 def test_too_many_scores_are_left_out_and_the_run_says_so(tmp_path, caplog):
