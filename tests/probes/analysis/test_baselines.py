@@ -114,7 +114,7 @@ def test_a_shuffled_label_is_not_found_on_train_rows():
 def test_one_of_several_targets():
     names = ("truth, seed 0", "truth, seed 5")
     record = RECORD.drop(columns=["label", "split"])
-    other = RECORD["split"].map({"train": "test", "val": None, "test": "train"})
+    other = [{"train": "test", "test": "train"}.get(split) for split in RECORD["split"]]
     record = record.assign(
         **{f"label/{names[0]}": RECORD["label"], f"split/{names[0]}": RECORD["split"]},
         **{f"label/{names[1]}": 1 - RECORD["label"], f"split/{names[1]}": other},

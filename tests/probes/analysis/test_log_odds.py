@@ -74,7 +74,8 @@ def test_numbers_that_lack_the_same_rows_share_one_column():
     oracle = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=1000))
     X = np.column_stack((np.where(np.isnan(both), np.nanmean(both[TRAIN], 0), both), np.isnan(gaps)))
     oracle.fit(X[TRAIN], LABELS[TRAIN])
-    np.testing.assert_allclose(fit_numbers(lambda rows: both, LABELS)(TRAIN), oracle.decision_function(X), atol=1e-5)
+    expected = np.asarray(oracle.decision_function(X))
+    np.testing.assert_allclose(fit_numbers(lambda rows: both, LABELS)(TRAIN), expected, atol=1e-5)
 
 
 def test_train_rows_are_scored_by_fits_to_other_groups():
@@ -98,7 +99,7 @@ def test_train_rows_are_scored_by_fits_to_other_groups():
     expected = cross_val_predict(
         oracle, numbers[TRAIN], LABELS[TRAIN], cv=PredefinedSplit(folds[TRAIN]), method="decision_function"
     )
-    np.testing.assert_allclose(found[TRAIN], expected, atol=1e-6)
+    np.testing.assert_allclose(found[TRAIN], np.asarray(expected), atol=1e-6)
     oracle.fit(numbers[TRAIN], LABELS[TRAIN])
     np.testing.assert_allclose(found[~TRAIN], oracle.decision_function(numbers[~TRAIN]), atol=1e-6)
 
