@@ -66,7 +66,7 @@ class BaselineTable:
 
         >>> table = tabulate_baselines(baselines, scores, (24, 5))  # doctest: +SKIP
         >>> table.describe()  # doctest: +SKIP
-        'Best baseline, chosen on val: TF-IDF, answer, AUC .810 ± .027; the probe (-1, layer 24) is .061 ± .022 ...'
+        'Best baseline, chosen on val: TF-IDF, answer, AUC .810 ± .027; the probe (-1, layer 24) is .061 ± ...'
         """
         if self.gain is None or self.best is None:
             return "No baseline can be held against the probe."
