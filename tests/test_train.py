@@ -32,14 +32,14 @@ def own(tiny_model, questions_csv):
         "dataset=csv",
         f"dataset.path={questions_csv}",
         r"dataset.pattern='\w+'",
+        "positions.rows=any",  # every column has its own rows: a run of fewer columns can be held against one of more
     ]
 
 
 @pytest.fixture(scope="module")
 def alone(own, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    # Every column has its own rows, so that a run with fewer columns can be held against this one.
-    status, out, err = run(folder, *own, "positions.rows=any")
+    status, out, err = run(folder, *own)
     assert status == 0, err
     return folder, out, err
 
@@ -65,7 +65,10 @@ def test_a_run_leaves_everything_it_promises(alone):
     }
     assert (folder / "outputs" / "latest").resolve() == folder / "run"
     rows = table(folder)
-    assert list(rows[0]) == ["target", "split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
+    own_columns = ["target", "split", "layer", "position", "auc", "auc_se", "n", "n_positive"]
+    of_analysis = ["auc_low", "auc_high", "near_best", "p_family", "auc_with_baseline", "gain_over_baseline"]
+    assert list(rows[0]) == own_columns + of_analysis
+    assert {bool(row["p_family"]) for row in rows if row["split"] == "val"} == {False}
     assert len(rows) == 2 * 3 * 15
     assert "answers: 300 of 300 to make" in err
     assert str(folder / "run" / "heatmap.png") in out
@@ -166,8 +169,8 @@ def test_the_study_s_settings_on_the_embedded_model(tmp_path):
     assert summary["fit"]["l2"] == 1
     examples = pq.read_table(tmp_path / "run" / "examples.parquet").to_pylist()
     # a question of this set has a pattern, which tells the exact answer whatever the label; nobody is asked
-    without = sum(not any(example["valid"]) for example in examples)
-    assert f"positions: {without} of 200 examples without an exact answer are in no column" in err
+    without = sum(example["split"] is None for example in examples)
+    assert without == 0 or f"positions: {without} of 200 examples have no exact answer and are left out" in err
     valid = {tuple(example["valid"]) for example in examples}
     assert valid <= {(True,) * 15, (False,) * 15}
     assert summary["n_valid"] == [sum(example["valid"][0] for example in examples)] * 15
