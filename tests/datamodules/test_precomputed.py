@@ -262,7 +262,7 @@ def test_a_run_from_file_to_heatmap(path, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["probe.l2=auto"], ""),
+        ([], ""),
         (["probe=minibatch", "trainer.max_epochs=12"], "nothing was validated: all 12 epochs are run"),
         (["trainer=ddp_cpu"], ""),
     ],
