@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from datamodules.language.batches import Batches
+from datamodules.language.device_memory import MemoryGauge, name_devices
+from tests.support.simulated_cuda import CUDA, SimulatedCuda
 
 
 def run(size, holds, lengths, first=100):
@@ -104,3 +106,116 @@ def test_what_did_not_fit_elsewhere_is_done_again_here():
     for batch, result in batches.run(range(10), [5] * 10, lambda batch: done.append(len(batch)) or batch):
         assert batch == result
     assert (done, said) == ([4, 4, 2, 2, 2], [False] * 5)
+
+
+TOKEN = 1000  # bytes of a token on the simulated device
+
+
+def run_on_device(memory, lengths, batches):
+    """Batches whose tokens take memory of the device: how many examples were tried at once, fitting or not."""
+    tried = []
+
+    def compute(batch):
+        tried.append(len(batch))
+        torch.empty(len(batch) * max(lengths[i] for i in batch) * TOKEN, dtype=torch.uint8, device=CUDA)
+        return batch
+
+    with SimulatedCuda(memory):
+        done = [i for batch, _ in batches.run(range(len(lengths)), lengths, compute) for i in batch]
+    assert sorted(done) == list(range(len(lengths)))
+    return tried
+
+
+def grow(size=256, most=40, **settings):
+    return Batches(size, quiet=True, most=most, gauge=MemoryGauge([CUDA]), **settings)
+
+
+def test_batches_grow_to_the_shard_while_memory_is_left():
+    batches = grow()
+    assert run_on_device(10**9, [10] * 256, batches) == [4, 8, 16, 32, 64, 128, 4]
+    assert run_on_device(10**9, [10] * 600, batches) == [256, 256, 88]  # the second shard
+    assert batches.most == 2560  # the shard itself was the limit: no reason to go higher
+
+
+def test_batches_grow_only_as_far_as_the_measured_memory_holds_them():
+    """For 1,000 tokens: 320 of them leave room for 640, and 640 do not for 1,280. Nothing is tried in vain."""
+    batches = grow()
+    assert run_on_device(1000 * TOKEN, [10] * 256, batches) == [4, 8, 16, 32, 64, 64, 64, 4]
+    assert batches.most == 640
+    assert run_on_device(850 * TOKEN, [10] * 100, grow()) == [4, 8, 16, 32, 32, 8]  # 640 would be 75.3%
+
+
+def test_a_batch_that_does_not_fit_ends_the_growth(caplog):
+    batches = grow(most=600)
+    assert run_on_device(500 * TOKEN, [10] * 100, batches) == [60, 30, 30, 30, 10]
+    assert batches.most == 300
+    assert run_on_device(10**9, [10] * 70, batches) == [30, 30, 10]  # for good, whatever is free later
+
+
+def test_one_example_above_the_limit_grows_it_too():
+    assert run_on_device(10**9, [10] * 8, grow(most=0)) == [1, 2, 4, 1]
+
+
+def test_without_a_gauge_the_limit_stays():
+    assert run_on_device(10**9, [10] * 10, Batches(256, most=40)) == [4, 4, 2]
+
+
+def test_a_later_run_starts_with_what_worked(tmp_path):
+    note = tmp_path / "batch-GPU"
+    first = grow()
+    first.resume(note)
+    run_on_device(1000 * TOKEN, [10] * 256, first)
+    assert note.read_text() == "640"
+    second = grow()
+    second.resume(note)
+    assert run_on_device(1000 * TOKEN, [10] * 128, second) == [64, 64]
+    second.most = 20
+    second.resume(note)  # as before every shard: it was read already
+    assert second.most == 20
+
+
+def test_what_is_noted_has_worked(tmp_path):
+    """A run that ends within its second batch notes the limit of the first one."""
+    note, batches = tmp_path / "batch-GPU", grow()
+    batches.resume(note)
+    with SimulatedCuda():
+        for _ in batches.run(range(32), [10] * 32, lambda batch: batch):
+            assert note.read_text() == "40"
+            break
+    assert run_on_device(350 * TOKEN, [10] * 90, batches) == [4, 8, 16, 16, 16, 16, 14]
+    assert note.read_text() == "160"
+
+
+@pytest.mark.parametrize("content", ["", "many", "12.5"])
+def test_a_note_that_is_altered_is_passed_over_and_replaced(tmp_path, content):
+    note, batches = tmp_path / "batch-GPU", grow()
+    note.write_text(content)
+    batches.resume(note)
+    assert run_on_device(100 * TOKEN, [10] * 10, batches) == [4, 4, 2]
+    assert note.read_text() == "40"
+
+
+def test_a_folder_that_cannot_be_written_ends_no_run(tmp_path):
+    batches = grow()
+    batches.resume(tmp_path / "missing" / "batch-GPU")
+    assert run_on_device(100 * TOKEN, [10] * 4, batches) == [4]
+
+
+def test_the_gauge_measures_what_a_computation_takes_of_what_was_free():
+    with SimulatedCuda(memory=1000):
+        held = torch.empty(200, dtype=torch.uint8, device=CUDA)
+        gauge = MemoryGauge([CUDA])
+        gauge.start()
+        torch.empty(400, dtype=torch.uint8, device=CUDA)
+        assert gauge.measure_share() == 0.5
+        gauge.start()
+        assert gauge.measure_share() == 0.0
+        assert len(held) == 200
+
+
+def test_devices_have_a_name_for_files(monkeypatch):
+    names = {0: "NVIDIA H100 80GB HBM3", 1: "A/B", 2: "A/B"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 80 * 2**30))
+    assert name_devices([torch.device("cuda", 0)]) == "NVIDIA-H100-80GB-HBM3-80GiB"
+    assert name_devices([torch.device("cuda", i) for i in range(3)]) == "2x-A-B-80GiB+NVIDIA-H100-80GB-HBM3-80GiB"
