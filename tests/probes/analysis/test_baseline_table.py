@@ -68,6 +68,17 @@ def test_the_best_is_chosen_on_validation_rows_among_those_that_cover_them():
     assert [row.n_chosen for row in table.rows] == [96, 96, 96, 48]
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_baseline_that_half_the_rows_of_a_split_lack_is_not_chosen(number):
+    record, baselines = make_world()
+    part = torch.zeros(N, dtype=torch.uint8).index_copy(0, record.examples, record.part[0])
+    gaps = (part == number) & (torch.arange(N) % 2 == 0)
+    perfect = (9.0 * baselines.labels).double().masked_fill(gaps, torch.nan)
+    table = tabulate_baselines(replace(baselines, scores=baselines.scores | {"perfect": perfect}), record, CELL)
+    assert table.rows[-1].auc_chosen == 1
+    assert table.best == "good"
+
+
 @pytest.mark.parametrize("n_val", [0, 1])
 def test_without_validation_rows_of_both_classes_train_rows_choose(n_val):
     record, baselines = make_world(n_val=n_val)

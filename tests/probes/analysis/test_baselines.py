@@ -73,6 +73,15 @@ def test_each_finds_what_was_planted():
     assert measure(baselines, "regression with the rate of the said answer") > alone
 
 
+def test_what_was_said_is_the_exact_answer_where_there_is_one():
+    """Answers all differ; the half with an exact answer is rated by it, the rest has the base rate."""
+    record = make_record(answer=[f"{one} in year {i}" for i, one in enumerate(RECORD["answer"])])
+    rate = make_baselines(record).scores["rate of the said answer"]
+    exact = torch.arange(N) % 2 == 1
+    assert rate[TEST & ~exact].unique().numel() == 1
+    assert float(auroc(rate[TEST & exact], torch.tensor(RECORD["label"].tolist())[TEST & exact])) > 0.8
+
+
 @pytest.mark.parametrize("longer", [False, True])
 def test_which_way_a_length_points_is_read_off_the_train_rows(longer):
     """Not off the test rows, here turned round: a length that misleads there has an AUC below one half."""

@@ -103,6 +103,20 @@ def test_hard_cells():
     assert fit_pairs(separable[None], torch.ones(60))[0].isnan().all()
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_heavy_tails_and_nearly_equal_numbers(rate):
+    """The gradient of the stated objective is zero at the end, in 40 cells of each kind."""
+    random = torch.Generator().manual_seed(3)
+    a, b = torch.randn(2, 40, 100, generator=random, dtype=torch.float64)
+    labels = (torch.rand(100, generator=random) < rate).double()
+    pairs = torch.cat((torch.stack((a**7 + 3 * labels, b**5), -1), torch.stack((a, a + 1e-3 * (b + labels)), -1)))
+    weight, mean, scale = fit_pairs(pairs, labels)
+    X = torch.cat((torch.ones(80, 100, 1), (pairs - mean) / scale), -1)
+    residual = torch.sigmoid((X @ weight[..., None])[..., 0]) - labels
+    gradient = (X.mT @ residual[..., None])[..., 0] + RIDGE * weight * torch.tensor([0, 1, 1])
+    assert float(gradient.abs().max()) < 1e-8
+
+
 def test_a_cell_without_scores_stays_empty():
     record, baseline = make_world()
     record.scores[0, 1, 2] = torch.nan
