@@ -107,7 +107,7 @@ def _match_rows(first: pd.DataFrame, second: pd.DataFrame, sides: tuple[Side, Si
     keys = [key, *(name for name in ("question",) if name in first and name in second)]
     tables = []
     for table, number in ((first, "first"), (second, "second")):
-        named = table[keys].reset_index(drop=True)
+        named = table[keys].astype(str).reset_index(drop=True)  # ids of another type are other ids, not an error
         named["copy"] = named.groupby(keys, dropna=False).cumcount()  # of equal rows the first goes with the first
         tables.append(named.rename_axis(number).reset_index())
     merged = tables[0].merge(tables[1], on=[*keys, "copy"]).sort_values("first")

@@ -23,6 +23,7 @@ from probes.report.run_folder import Record
 from probes.report.style import DIVERGING, UNDATED
 
 LEAST_RANGE = 0.05  # of the colours: small differences stay pale
+MOST_NAME = 30  # characters of a name that sentences repeat
 
 
 class Captions(NamedTuple):
@@ -56,14 +57,15 @@ def name_sides(records: Sequence[Record], chosen: tuple[int, int]) -> Captions:
         chosen: number of the target of each side.
     """
     sides = [_describe(records[min(side, len(records) - 1)], k) for side, k in enumerate(chosen)]
-    other = [name for name in sides[0] if sides[0][name] != sides[1][name]]
+    known = [name for name in sides[0] if name in sides[1]]
+    other = [name for name in known if sides[0][name] != sides[1][name]]
     first, second = (", ".join(side[name] for name in other) for side in sides)
     if not other:
         folders = [record.folder.resolve() for record in (records[0], records[-1])]
-        alike = folders[0].name == folders[1].name
+        alike = folders[0].name == folders[1].name and folders[0] != folders[1]
         first, second = (str(one) if alike else one.name for one in folders)
     dataset = "" if "dataset" in other else sides[0]["dataset"]
-    common = tuple(sides[0][name] for name in sides[0] if name not in (*other, "dataset", "target"))
+    common = tuple(sides[0][name] for name in known if name not in (*other, "dataset", "target"))
     n_targets = max(len({target.label for target in record.scores.card.targets}) for record in records)
     n_splits = max(len(record.scores.card.targets) for record in records)
     notes = ()
@@ -76,13 +78,14 @@ def name_sides(records: Sequence[Record], chosen: tuple[int, int]) -> Captions:
 
 def _describe(record: Record, k: int) -> dict[str, str]:
     card: Card = record.scores.card
-    return {
+    found = {
         "target": card.targets[k].label,
         "model": shorten_model(card.model),
         "dataset": card.dataset,
         "site": card.site,
-        "probe": str(record.summary.get("described", "probe")),
     }
+    described = record.summary.get("described")  # runs of earlier versions do not tell
+    return found | ({"probe": str(described)} if described else {})
 
 
 def write_difference(
@@ -101,7 +104,7 @@ def write_difference(
         -reach,
         reach,
         DIVERGING,
-        "difference of AUC",
+        "AUC difference",
     )
     table = folder / "difference.csv"
     write_table(table, [tabulate(found)])
@@ -153,13 +156,16 @@ def subtitle(found: DifferenceMap, captions: Captions) -> str:
     in_groups = f" in {n_groups:,} groups" if n_groups != m else ""
     rates = dict.fromkeys(f"{float(labels.double().mean()):.0%}" for labels in matched.labels)
     rate = f"base rate{'s' * (len(rates) > 1)} {' and '.join(rates)}"
-    fields = [*captions.common, f"n = {m:,} test questions of both{in_groups}", rate]
+    common = "common " if set(matched.n_tested) != {m} else ""
+    fields = [*captions.common, f"n = {m:,} {common}test questions{in_groups}", rate]
     return FIELD.join(field.replace(" ", NO_BREAK) for field in fields)
 
 
 def describe(found: DifferenceMap, captions: Captions, best: PairedParts | None = None) -> list[str]:
     """What the difference map shows, in sentences with their numbers."""
-    first, second, cells, readable = captions.first, captions.second, found.cells, found.readable
+    cells, readable = found.cells, found.readable
+    short = all(len(name) <= MOST_NAME and ", " not in name for name in (captions.first, captions.second))
+    first, second = (captions.first, captions.second) if short else ("The first", "the second")
     n, above, below = (int(mask.sum()) for mask in (readable, found.above, found.below))
     if not found.cells.difference[readable].any():
         return [f"The AUC of both is the same in all {n} cells: every difference is 0."]
