@@ -65,7 +65,8 @@ def match(first: Side, second: Side) -> Matched:
             have = [", ".join(map(str, getattr(side.scores.card, f"{name}s"))) for side in sides]
             raise ValueError(f"runs: expected a {name} that both have, got {have[0]} and {have[1]}; read one in both")
     rows = [side.scores.of("test", side.k) for side in sides]
-    at = _match_rows(*(side.examples.iloc[own.examples.numpy()] for side, own in zip(sides, rows, strict=True)), sides)
+    tables = [side.examples.iloc[own.examples.numpy()] for side, own in zip(sides, rows, strict=True)]
+    at = _match_rows(tables[0], tables[1], sides)
     if not len(at[0]):
         raise ValueError(
             f"runs: expected test questions that both have, got {len(rows[0].labels):,} and {len(rows[1].labels):,} "
@@ -86,7 +87,7 @@ def match(first: Side, second: Side) -> Matched:
             )
     both = torch.stack(scores)
     both = both.masked_fill(both.isnan().any(0), torch.nan)
-    groups = join_groups(*(own.groups[chosen] for own, chosen in zip(rows, at, strict=True)))
+    groups = join_groups(rows[0].groups[at[0]], rows[1].groups[at[1]])
     return Matched(layers, positions, both, torch.stack(labels), groups, (len(rows[0].labels), len(rows[1].labels)))
 
 

@@ -194,9 +194,12 @@ def describe(found: DifferenceMap, captions: Captions, best: PairedParts | None 
 
 
 def _describe_rates(found: DifferenceMap, captions: Captions) -> list[str]:
-    """Whose base rates the picture shows above its columns, where the labels differ."""
-    labels = found.matched.labels
-    return [] if torch.equal(labels[0], labels[1]) else [f"Base rates above the columns, if any: {captions.first}."]
+    """Whose base rates the picture shows above its columns, where they differ and the labels do too."""
+    first, second = found.matched.labels
+    rates = found.n_positive[0].amax(0) / found.n.amax(0)
+    if torch.equal(first, second) or bool((rates == rates[0]).all()):
+        return []
+    return [f"Base rates above the columns are those of {captions.first}."]
 
 
 def print_difference(

@@ -156,7 +156,7 @@ def test_cells_and_columns_of_one_run_on_equal_rows_and_by_holm(tmp_path, capsys
     assert list(pairs.iloc[3][["first", "second"]]) == ["a", "-1"]
     assert pairs.difference[3] == pytest.approx(means[0] - means[1], abs=1e-8)
     ranked = pairs.sort_values("p")
-    holm = np.maximum.accumulate(ranked.p * [4, 3, 2, 1]).clip(upper=1)
+    holm = np.minimum(np.maximum.accumulate(ranked.p.to_numpy() * [4, 3, 2, 1]), 1)
     assert list(ranked.p_holm) == pytest.approx(list(holm), abs=1e-8)
     assert not (tmp_path / "out" / "difference.csv").exists()
     assert "p by Holm over 4 comparisons" in capsys.readouterr().out
