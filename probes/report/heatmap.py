@@ -72,7 +72,7 @@ class Heatmap(pl.Callback):
             self.folder, maps, card, pl_module.described, split, vmin=self.vmin, vmax=self.vmax, **found
         )
         if trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1:
-            _save(figure, self.folder / "epochs" / f"{trainer.current_epoch:03}.png")
+            save_figure(figure, self.folder / "epochs" / f"{trainer.current_epoch:03}.png")
         loggers: list[Any] = trainer.loggers
         for logger in loggers:  # by what a logger can do, so that none of them has to be installed
             if hasattr(logger, "log_image"):
@@ -115,6 +115,7 @@ def write_heatmap(
     Raises:
         ValueError: marks or columns do not fit the maps, or vmin and vmax are not two AUC, the first below the second.
     """
+    check_colours(vmin, vmax)
     measured = [name for name in ("val", "test") if name in maps]
     tables = [tabulate(maps[name], columns if name == "test" else None) for name in measured]
     averaged = [one.table() for name in measured for one in headline(maps[name], card) if one.spread == "SD"]
@@ -123,10 +124,10 @@ def write_heatmap(
         marks = [Marks(block=find_block(one)) for one in drawn]
     figure = draw(drawn, *caption(card, described, split), marks[:MOST_MAPS], foot, vmin, vmax)
     for kind in UNDATED:
-        _save(figure, folder / f"heatmap.{kind}")
-    _write_table(folder / TABLE, tables)
+        save_figure(figure, folder / f"heatmap.{kind}")
+    write_table(folder / TABLE, tables)
     if averaged:
-        _write_table(folder / MEANS, averaged)
+        write_table(folder / MEANS, averaged)
     else:
         (folder / MEANS).unlink(missing_ok=True)  # of an earlier run into the same folder
     return figure
@@ -156,14 +157,16 @@ def tabulate(maps: Sequence[AUCMap], columns: Sequence[Mapping[str, Tensor]] | N
     return pd.concat(tables)
 
 
-def _save(figure: Figure, picture: Path) -> None:
+def save_figure(figure: Figure, picture: Path) -> None:
+    """Write a figure whole or not at all, in the format that the file's name ends in."""
     kind = picture.suffix[1:]
     picture.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(picture) as path, matplotlib.rc_context(STYLE):
         figure.savefig(path, format=kind, metadata=UNDATED[kind])
 
 
-def _write_table(path: Path, tables: Sequence[pd.DataFrame]) -> None:
+def write_table(path: Path, tables: Sequence[pd.DataFrame]) -> None:
+    """Write tables one under the other as CSV, whole or not at all."""
     with whole_file(path) as temporary:
         # nine decimals: two runs can be compared to 1e-6, and the last bits of a float do not change the bytes
         pd.concat(tables).to_csv(temporary, index=False, float_format="%.9f", lineterminator="\n")

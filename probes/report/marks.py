@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from probes.analysis.block import Block
-from probes.report.style import ABOVE_CHANCE, BLOCK, CROSS, NEAR_BEST
+from probes.report.style import ABOVE_CHANCE, BLOCK, CROSS, DIFFERENT, NEAR_BEST
 
 Segment = tuple[tuple[float, float], tuple[float, float]]
 
@@ -26,6 +26,7 @@ class Marks:
         above_chance: bool ``[L, T]``, cells above the 95% of chance, in a dashed outline.
         near_best: bool ``[L, T]``, cells that cannot be told from the best, in a thin outline.
         short: bool ``[L, T]``, cells whose probe is short of its optimum, with a cross.
+        different: bool ``[L, T]``, cells of a difference map whose limits exclude 0, in an outline.
 
     Example:
         >>> Marks(short=torch.tensor([[False, True]])).short.sum().item()
@@ -36,10 +37,11 @@ class Marks:
     above_chance: Tensor | None = None
     near_best: Tensor | None = None
     short: Tensor | None = None
+    different: Tensor | None = None
 
     def check(self, L: int, T: int) -> None:
         """Raise ValueError where a set is not bool ``[L, T]`` or the block lies outside of the map."""
-        for name in ("above_chance", "near_best", "short"):
+        for name in ("above_chance", "near_best", "short", "different"):
             mask: Tensor | None = getattr(self, name)
             if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (L, T)):
                 raise ValueError(
@@ -74,6 +76,8 @@ def draw_marks(axes: Axes, marks: Marks, L: int, T: int) -> list[tuple[Artist, s
         outline(marks.above_chance, ABOVE_CHANCE, -1.6, "above chance: noise alone stays below in 95% of maps")
     if marks.near_best is not None and marks.near_best.any():
         outline(marks.near_best, NEAR_BEST, 1.9, "cannot be told from the best cell")
+    if marks.different is not None and marks.different.any():
+        outline(marks.different, DIFFERENT, 0, "differs from 0: 95% for all cells at once")
     if marks.block is not None:
         mask = torch.zeros(L, T, dtype=torch.bool)
         mask[marks.block.top : marks.block.bottom + 1, marks.block.left : marks.block.right + 1] = True

@@ -37,6 +37,8 @@ def draw(
     foot: str = "",
     vmin: float = VMIN,
     vmax: float = VMAX,
+    cmap: str = CMAP,
+    quantity: str = "AUC",
 ) -> Figure:
     """Maps side by side, as a figure that pyplot does not know of, just large enough for every label.
 
@@ -51,13 +53,13 @@ def draw(
         subtitle: likewise, smaller and below.
         marks: for each map what to mark on it, or None.
         foot: lines below the map, wrapped where they are too long.
-        vmin, vmax: AUC of the lightest and of the darkest colour.
+        vmin, vmax: AUC of the first and of the last colour; see `check_colours`.
+        cmap: name of the colours.
+        quantity: what the maps show, for the colour bar: differences of AUC are maps too.
 
     Raises:
-        ValueError: there are not as many marks as maps, or marks do not fit the map; see `check_colours` for vmin and
-            vmax.
+        ValueError: there are not as many marks as maps, or marks do not fit the map.
     """
-    check_colours(vmin, vmax)
     if marks is not None and len(marks) != len(maps):
         raise ValueError(f"marks: expected one for each of {len(maps)} maps, got {len(marks)}; give None for no marks")
     L, T = maps[0].auc.shape
@@ -86,7 +88,7 @@ def draw(
                 mask=~readable,
                 vmin=0 if spread else vmin,
                 vmax=max(float(shown.max()), 0.01) if spread and len(shown) else vmax,
-                cmap="Greys" if spread else CMAP,
+                cmap="Greys" if spread else cmap,
                 ax=axes,
                 cbar_ax=bar,
                 cbar_kws={
@@ -98,7 +100,7 @@ def draw(
                 xticklabels=1,
                 yticklabels=False,
             )
-            _label(axes, bar, "SD of AUC" if spread else "AUC", one.layers, 72 * height)
+            _label(axes, bar, "SD of AUC" if spread else quantity, one.layers, 72 * height)
             _part_columns(axes, one.positions, L)
             above = _write_counts(axes, one, 72 * width / T)
             own_name = [(name, 9.5, "bold", INK)] if len(panels) > 1 else []

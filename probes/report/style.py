@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from datamodules.card import MIN_PER_CLASS
 
 CMAP, VMIN, VMAX = "Blues", 0.5, 1.0
+DIVERGING = "RdBu"  # of differences: blue above 0, as the maps are, and red below
 NO_AUC = f"no AUC: fewer than {MIN_PER_CLASS} examples of a class, or no fit"
 
 INK, GREY = "#1f2933", "#6b7280"
@@ -15,6 +16,7 @@ HATCHED = {"facecolor": "#fbfbfa", "edgecolor": "#b9bec6", "hatch": "/////", "li
 BLOCK: dict[str, Any] = {"colors": "#e8590c", "linewidth": 2.2, "capstyle": "projecting", "zorder": 5}
 NEAR_BEST: dict[str, Any] = {"colors": "#ffc53d", "linewidth": 1.1, "capstyle": "projecting", "zorder": 4}
 ABOVE_CHANCE: dict[str, Any] = {"colors": INK, "linewidth": 1.0, "linestyle": (0, (3.2, 2.2)), "zorder": 3}
+DIFFERENT: dict[str, Any] = {"colors": INK, "linewidth": 1.5, "capstyle": "projecting", "zorder": 4}
 CROSS: dict[str, Any] = {"marker": "x", "color": "#e8590c", "markersize": 5, "markeredgewidth": 1.3, "linestyle": ""}
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same everywhere
