@@ -8,7 +8,6 @@ import torch
 from probes.analysis.auroc import auroc_with_variance
 from probes.solver.logistic import fit_logistic
 from probes.solver.mass_mean import fit_mass_mean
-from probes.solver.penalty import fit_chosen
 from probes.solver.precision import full_precision
 from tests.probes.solver.test_methods import made
 
@@ -48,7 +47,6 @@ def fits_of(acts, labels, K):
         *fit_logistic(acts, labels.expand(K, *labels.shape)),
         *fit_logistic(acts[..., :40], labels),
         *fit_mass_mean(acts, labels, whiten=True),
-        *fit_chosen(acts[:, :100], labels[0, :100], valid[:, :100], torch.arange(100), path=(1.0, 10.0))[0],
         *auroc_with_variance(acts[..., 0], labels),
     )
 
