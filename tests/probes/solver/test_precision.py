@@ -42,7 +42,6 @@ def settings():
 
 def fits_of(acts, labels, K):
     """Numbers of every function that is held to full precision, for few label sets or many, small cells and large."""
-    valid = torch.ones(len(acts), acts.shape[1], dtype=torch.bool)
     return (
         *fit_logistic(acts, labels.expand(K, *labels.shape)),
         *fit_logistic(acts[..., :40], labels),
