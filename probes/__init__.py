@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from probes.report.heatmap import Heatmap
     from probes.report.probes_file import load_probes
     from probes.report.record import ScoreRecord
-    from probes.report.summary import Report
+    from probes.report.report import Report
     from probes.solver.logistic import LogisticFit, fit_logistic
     from probes.solver.mass_mean import fit_mass_mean
 
@@ -74,7 +74,7 @@ _MODULES = {
     "MLPGrid": "probes.minibatch",
     "MassMeanGrid": "probes.mass_mean",
     "ProbeGrid": "probes.grid",
-    "Report": "probes.report.summary",
+    "Report": "probes.report.report",
     "ScoreRecord": "probes.report.record",
     "Scores": "probes.analysis.scores",
     "auroc": "probes.analysis.auroc",

@@ -7,7 +7,7 @@ from rich.console import Console
 from probes.analysis.analysis import analyse
 from probes.analysis.scores import PARTS
 from probes.report.findings import decorate
-from probes.report.heatmap import caption, write_heatmap
+from probes.report.map_files import caption, write_heatmap
 from probes.report.run_folder import SUMMARY, read_record
 from probes.report.style import VMAX, VMIN
 from probes.report.summary import print_maps, summarise_maps

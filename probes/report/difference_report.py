@@ -16,7 +16,7 @@ from probes.analysis.auc_map import AUCMap
 from probes.analysis.differences import DifferenceMap, PairedParts
 from probes.analysis.paired import Comparison
 from probes.analysis.wording import digits
-from probes.report.heatmap import save_figure, shorten_model, write_table
+from probes.report.map_files import save_figure, shorten_model, write_table
 from probes.report.marks import Marks
 from probes.report.picture import FIELD, NO_BREAK, draw
 from probes.report.run_folder import Record

@@ -12,7 +12,8 @@ from PIL import Image
 from pytorch_lightning.trainer.states import TrainerFn
 
 from datamodules.card import Count
-from probes.report.heatmap import Heatmap, caption, shorten_model, write_heatmap
+from probes.report.heatmap import Heatmap
+from probes.report.map_files import caption, shorten_model, write_heatmap
 from probes.report.marks import Marks
 from tests.support.cards import make_card
 from tests.support.maps import PAPER, a_map, unreadable

@@ -14,8 +14,8 @@ from datamodules.card import Card
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.reading import read_map
 from probes.report.probes_file import load_probes
+from probes.report.report import Report
 from probes.report.style import NO_AUC
-from probes.report.summary import Report
 from probes.report.terminal import print_map, short_labels
 from tests.support.cards import make_card
 
@@ -154,7 +154,7 @@ def test_only_global_rank_zero_reports(tmp_path, capsys):
 
 
 def test_files_are_whole_and_the_same_every_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("probes.report.summary.time.monotonic", lambda: 1.0)
+    monkeypatch.setattr("probes.report.report.time.monotonic", lambda: 1.0)
     contents = []
     for name in ("one", "two"):
         report(tmp_path / name, a_module())

@@ -1,0 +1,73 @@
+"""What is left of a run when it is over: the callback that writes summary.json and the probes, and prints the map."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+
+from datamodules.card import Card
+from probes.report.map_files import PICTURE, caption
+from probes.report.probes_file import PROBES, save_probes
+from probes.report.summary import SUMMARY, print_maps, summarise
+from probes.report.whole_file import whole_file
+
+
+class Report(pl.Callback):
+    """After the test: writes summary.json and probes.safetensors; when all is over, prints the map and its reading.
+
+    It reads ``maps``, ``card``, ``tested``, ``fitted`` and ``tensors()`` of the module, and ``seconds`` of the
+    datamodule. Global rank zero only; every file appears whole or not at all.
+
+    Args:
+        folder: where the files go; made if missing. The folder of ``Heatmap``, whose picture the last lines name.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Count the seconds of the fit from here, its validation included."""
+        self._start = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Stop counting."""
+        self._seconds["fit and validation"] = time.monotonic() - self._start
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Count the seconds of the test from here."""
+        self._start = time.monotonic()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write the files."""
+        self._seconds["test"] = time.monotonic() - self._start
+        if not trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        card, maps, fitted = pl_module.tested, pl_module.maps, pl_module.fitted
+        seconds = getattr(trainer.datamodule, "seconds", {}) | self._seconds  # type: ignore[attr-defined]
+        with whole_file(self.folder / SUMMARY) as path:
+            summary = summarise(card, fitted, maps, seconds, pl_module.analyses, pl_module.described)
+            path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", "utf-8")
+        with whole_file(self.folder / PROBES) as path:
+            save_probes(path, pl_module.tensors(), pl_module.card, maps)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Print, once the progress bars have left the screen."""
+        if not trainer.is_global_zero or stage != "test" or "test" not in pl_module.maps:
+            return
+        card: Card = pl_module.tested
+        # names are data: no markup in them, and no colour of rich's own choosing
+        console = Console(markup=False, emoji=False, highlight=False)
+        title, subtitle = caption(card, pl_module.described, "test")
+        console.print("", title, style="bold", sep="\n")
+        console.print(" ".join(subtitle.split()), style="dim")
+        print_maps(console, pl_module.maps, card, pl_module.analyses)
+        console.print()
+        for path in (self.folder / name for name in (PICTURE, SUMMARY, PROBES)):
+            if path.exists():
+                console.print(str(path), soft_wrap=True)
