@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -28,9 +27,6 @@ class AnswerStage:
         ids: [N] names of the examples, for messages.
         prompts: [N] token ids.
         settings: the model with the limits of its answers.
-
-    Attributes:
-        notes: folder where the size of batches is remembered for later runs; None: nowhere.
     """
 
     kind = "answers"
@@ -39,7 +35,6 @@ class AnswerStage:
         self, running: RunningModel, ids: Sequence[str], prompts: Sequence[Sequence[int]], settings: LanguageModel
     ) -> None:
         self.running, self.ids, self.prompts = running, ids, prompts
-        self.notes: Path | None = None
         self.limit = settings.token_limit
         self.stop, self.stop_ids = settings.find_stop_text(running.tokenizer), settings.find_stop_ids(running.tokenizer)
         self.tokens = [len(prompt) + self.limit for prompt in prompts]
@@ -64,7 +59,7 @@ class AnswerStage:
     def estimate(self, n: int) -> float:
         """Seconds that n examples will take; loads the model."""
         mean = sum(map(len, self.prompts)) // len(self.prompts)
-        size = self.running.plan_writing(self.notes).count_examples(mean + self.limit)
+        size = self.running.writing.count_examples(mean + self.limit)
         return Speed(self.running.network).estimate_batches(n, size, mean, self.limit)
 
     def make(
@@ -84,7 +79,6 @@ class AnswerStage:
             ValueError: the model computed something that is not finite; names layer, position and example.
         """
         answers: dict[int, Answer] = {}
-        self.running.plan_writing(self.notes)
         for batch, given in self.running.run(rows, self.prompts, self._generate, self.limit):
             for i, answer in zip(batch, given, strict=True):
                 if not all(map(math.isfinite, answer.logprobs)):

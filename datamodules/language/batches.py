@@ -1,20 +1,15 @@
-"""Batches of examples for one forward: of similar length, smaller where memory runs out, larger where it is left."""
+"""Batches of examples for one forward: of similar length, and smaller where memory runs out."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from datamodules.language.device_memory import MemoryGauge, empty_caches
+from datamodules.language.device_memory import empty_caches
 from datamodules.stream.out_of_memory import pass_over_out_of_memory
 
 log = logging.getLogger(__name__)
-
-LARGEST_SHARE = 0.75  # of the free memory that twice the batch may take, by what the batch took
-
 Result = TypeVar("Result")
 
 
@@ -22,15 +17,13 @@ class Batches:
     """Runs a computation batch by batch.
 
     A batch takes memory for its examples times the tokens of the longest of them. One that does not fit halves the most
-    that later batches may have of that product, for good; batches of short examples keep their size. Before that, a
-    batch that was cut by the limit and left enough memory doubles it. Which examples share a batch depends on the
-    lengths and the limit, and so do the last bits of the results.
+    that later batches may have of that product; batches of short examples keep their size. As long as everything fits,
+    which examples share a batch depends on the lengths alone, and so do the last bits of the results.
 
     Args:
         size: most examples of a batch.
         quiet: do not say that memory ran out (all ranks but the first); otherwise it is said once.
-        most: most examples times longest of a batch, at first; None: no limit is known. One example is always tried.
-        gauge: measures the memory that a batch takes; None: `most` does not grow.
+        most: most examples times longest of a batch; None: no limit is known. One example is always tried.
         agree: whether a batch failed anywhere, given whether it failed here; for a model in parts, whose processes have
             to go on with the same batches.
 
@@ -45,21 +38,8 @@ class Batches:
         quiet: bool = False,
         most: int | None = None,
         agree: Callable[[bool], bool] = bool,
-        gauge: MemoryGauge | None = None,
     ) -> None:
-        self.size, self.quiet, self.most, self.agree, self.gauge = size, quiet, most, agree, gauge
-        self._full = False  # whether a batch did not fit
-        self._note: Path | None = None  # where the limit is remembered
-        self._noted: int | None = None  # what it says
-
-    def resume(self, note: Path) -> None:
-        """Start with the limit that worked before, if a file says so, and keep the file up to date from here on."""
-        if note == self._note:
-            return
-        self._note, self._noted = note, None
-        with suppress(OSError, ValueError):  # there is none, or it is altered
-            self._noted = max(1, int(note.read_text()))
-            self.most, self._full = self._noted, False
+        self.size, self.quiet, self.most, self.agree = size, quiet, most, agree
 
     def run(
         self, rows: range, lengths: Sequence[int], compute: Callable[[list[int]], Result]
@@ -77,25 +57,21 @@ class Batches:
         left = (np.argsort(lengths, kind="stable") + rows.start).tolist()
         while left:
             n = self._count_fitting([lengths[i - rows.start] for i in left[: self.size]])
-            batch, results, longest = left[:n], [], lengths[left[n - 1] - rows.start]
-            if self.gauge is not None:
-                self.gauge.start()
+            batch, results = left[:n], []
             with pass_over_out_of_memory():  # what the failed forward still held is let go on leaving
                 results.append(compute(batch))
             if not self.agree(not results):
-                larger = self._find_larger(n * longest) if n < min(self.size, len(left)) else self.most
                 left = left[n:]
-                self._remember()
                 yield batch, results[0]
-                self.most = larger
                 continue
             results.clear()  # of a process in which it fitted
+            longest = lengths[batch[-1] - rows.start]
             if n == 1:
                 raise ValueError(
                     f"model: expected memory for one example of {longest} tokens, got out of memory; choose "
                     "a smaller model or dtype, model.device_map=auto, or model.quantisation"
                 )
-            self.most, self._full = n * longest // 2, True
+            self.most = n * longest // 2
             if not self.quiet:
                 log.warning(f"out of memory with {n} examples of up to {longest} tokens: going on with fewer at once")
             self.quiet = True
@@ -110,17 +86,3 @@ class Batches:
         if self.most is None:
             return len(lengths)
         return max(1, sum(n * length <= self.most for n, length in enumerate(lengths, 1)))
-
-    def _find_larger(self, tokens: int) -> int | None:
-        """The limit after a batch of so many tokens that it cut: twice as high, if the batch left room for that."""
-        if self.most is None or self.gauge is None or self._full:
-            return self.most
-        twice = 2 * max(self.most, tokens)  # one example is tried even above the limit
-        return twice if self.gauge.measure_share() * twice / tokens <= LARGEST_SHARE else self.most
-
-    def _remember(self) -> None:
-        """Note the limit of a batch that has just worked."""
-        if self._note is not None and self.most is not None and self.most != self._noted:
-            with suppress(OSError):  # a cache that others own can be read all the same
-                self._note.write_text(str(self.most))
-            self._noted = self.most

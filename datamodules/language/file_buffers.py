@@ -9,9 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.stream.memory import measure_free_memory
-from datamodules.stream.out_of_memory import pass_over_out_of_memory
-
 KINDS = {torch.bfloat16: "BF16", torch.float32: "F32"}  # as a header names them
 
 
@@ -34,9 +31,6 @@ class FileBuffers:
 
         Returns:
             the tensors `[n, *shape]`, to be filled, and the bytes of the n files, which change with them.
-
-        Raises:
-            ValueError: the machine has no memory for them; says how much is needed.
         """
         header = _write_header(shape, dtype)
         length = len(header) + math.prod(shape) * dtype.itemsize
@@ -49,21 +43,11 @@ class FileBuffers:
         """Memory that is not in use: all that is lent is a view of an array, so that is gone when they are."""
         memory = next((memory for memory, use in self._lent if use() is None and len(memory) >= size), None)
         if memory is None:
-            memory = _allocate(size)
+            memory = torch.empty(size, dtype=torch.uint8)
         array = memory.numpy()
         others = [(other, use) for other, use in self._lent if use() is not None]
         self._lent = [*others, (memory, weakref.ref(array))]
         return array[:size]
-
-
-def _allocate(size: int) -> Tensor:
-    with pass_over_out_of_memory():
-        return torch.empty(size, dtype=torch.uint8)
-    raise ValueError(
-        f"memory: expected room for a shard of activations, {size / 1e6:,.1f} MB beside the one being written, got "
-        f"{measure_free_memory() / 1e6:,.1f} MB free; choose fewer positions or layers, stop other programs, or use a "
-        "machine with more memory"
-    )
 
 
 def _write_header(shape: Sequence[int], dtype: torch.dtype) -> bytes:

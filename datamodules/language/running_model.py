@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,13 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from datamodules.language.agreement import agree_on_failure, agree_on_least
 from datamodules.language.batches import Batches
 from datamodules.language.cache.shards import SHARD
-from datamodules.language.device_memory import (
-    MemoryGauge,
-    count_fitting_tokens,
-    empty_caches,
-    list_cuda_devices,
-    name_devices,
-)
+from datamodules.language.device_memory import count_fitting_tokens, empty_caches
 from datamodules.language.device_settings import require_one_process
 from datamodules.language.generation import require_embeddings
 from datamodules.language.language_model import LanguageModel
@@ -105,30 +98,17 @@ class RunningModel:
         """Batches of which answers are written.
 
         One step takes as long for many answers as for few, so on a CUDA device a batch is a whole shard where memory
-        holds it. The first batch has what surely fits, by the sizes of device and model; later ones grow by what was
-        measured. Elsewhere a batch has `model.batch_size` examples.
+        is thought to hold it. That follows from the device and the model alone: as long as nothing else takes the
+        device's memory, the same machine answers in the same batches. Elsewhere it has `model.batch_size` examples.
         """
         size = self.model.answer_batch_size
         if size == "auto":
             size = SHARD if self.network.device.type == "cuda" else self.model.batch_size
         return self._plan_batches(int(size), written=True)
 
-    def plan_writing(self, notes: Path | None) -> Batches:
-        """`writing`, which starts with the batches that worked before on such devices.
-
-        Args:
-            notes: folder of this machine in a cache entry, where they are remembered; None: nowhere.
-        """
-        if notes is not None and self.writing.gauge is not None:
-            self.writing.resume(notes / f"batch-{name_devices(self.writing.gauge.devices)}")
-        return self.writing
-
     def _plan_batches(self, size: int, written: bool) -> Batches:
         if not self.split:
-            devices = list_cuda_devices(self.network)
-            if not written or not devices:
-                return Batches(size, self.quiet)
-            return Batches(size, self.quiet, count_fitting_tokens(self.network, written), gauge=MemoryGauge(devices))
+            return Batches(size, self.quiet, count_fitting_tokens(self.network, written) if written else None)
         device = self.network.device  # not the network, which batches would keep
         return Batches(size, self.quiet, self._agreed[written], lambda failed: agree_on_failure(failed, device))
 

@@ -1,8 +1,7 @@
 """The two stages that need the language model, answers and activations, as a data module uses them.
 
 The model is loaded only when a shard is missing, and freed on leaving. Shards are cut by question number and batches by
-length within a shard, so the bytes of a shard do not depend on the process that makes it. On a GPU the memory decides
-too how many answers are written at once, and so the last bits in bfloat16.
+length within a shard, so the bytes of a shard do not depend on the process that makes it.
 """
 
 from array import array
@@ -89,7 +88,6 @@ class LanguageModelStages:
         """
         stage = AnswerStage(self.running, ids, prompts, settings or self.model)
         entry = self.runner.open(stage, OUTPUT)
-        stage.notes = entry.folder / ".local"
         self.keys.setdefault(OUTPUT, entry.key)  # later entries are replies about the answers
         self.runner.build(stage, {OUTPUT: entry})
         paths = (path for shard in range(entry.n_shards) for path in entry.check_files(shard).values())

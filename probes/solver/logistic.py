@@ -84,15 +84,11 @@ def fit_logistic(
             those of the scaled problem.
 
     Returns:
-        The fit on the device of acts; of MPS, which has no float64, it is computed on the CPU.
+        The fit on the device of acts.
 
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0.
     """
-    if acts.device.type == "mps":  # it has no float64
-        given = (None if one is None else one.cpu() for one in (acts, labels, valid))
-        fit = fit_logistic(*given, l2, tol, max_iter, standardize)  # type: ignore[arg-type]
-        return LogisticFit(*(field.to(acts.device) for field in fit))
     labels, valid, has_sets = align(acts, labels, valid, sets_allowed=True)
     has_path = getattr(l2, "ndim", 0) == 1 or (isinstance(l2, Sequence) and not isinstance(l2, str))
     try:

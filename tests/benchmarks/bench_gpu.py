@@ -4,8 +4,7 @@
 
 Cells are bfloat16 with 1,000 rows of width 4,096, flat and steep as in `bench_solver`; every layer is the same cells.
 The stream is measured from the page cache against copies of one pinned buffer, the solver with the activations on the
-device already, by the operations of its Gram matrices against a float32 product. The table goes into
-docs/benchmarks.md. Without a GPU it says so and ends.
+device already, by the operations of its Gram matrices against a float32 product. Without a GPU it says so and ends.
 """
 
 import sys
@@ -26,10 +25,8 @@ from datamodules.stream.memory import Budget
 from datamodules.stream.store import Shards
 from probes import fit_logistic
 from tests.benchmarks.bench_solver import made
-from tests.benchmarks.gpu_part import write_part
 
 SHARD = 256  # rows of a file, as the cache has them
-COLUMNS = ("cells", "stream", "of pinned copy", "solve", "of float32 product", "both", "device memory", "note")
 
 
 def seconds(run: Callable[[], object], repeats: int = 5) -> float:
@@ -65,21 +62,16 @@ def solving(acts: Tensor, labels: Tensor, device: torch.device, L: int) -> tuple
     return seconds(lambda: fit_logistic(grid, labels), 2), converged
 
 
-def measure(
-    console: Console, device: torch.device, L: int, T: int, N: int, D: int
-) -> tuple[list[list[str]], list[str]]:
-    """Print the table of one grid; returns its rows and notes."""
+def measure(console: Console, device: torch.device, L: int, T: int, N: int, D: int) -> None:
+    """Print the table of one grid."""
     pinned = torch.empty(2**28 if device.type == "cuda" else 2**24, dtype=torch.uint8, pin_memory=device.type == "cuda")
     target = torch.empty_like(pinned, device=device)
     copy = pinned.numel() / seconds(lambda: target.copy_(pinned, non_blocking=True))
     square = torch.randn(min(8192, 2 * D), min(8192, 2 * D), device=device)
     matrix = 2 * len(square) ** 3 / seconds(lambda: square @ square)
-    title = f"{L} x {T} cells, N={N}, D={D}"
-    rates = f"pinned copy {copy / 1e9:.1f} GB/s, float32 product {matrix / 1e12:.2f} TFLOP/s"
-    asked = "asked for: solved in 1 s, streamed at .80 of the pinned copy"
-    console.print(rates)
-    table, cells = Table(title=title, title_justify="left", box=None), []
-    for column in COLUMNS:
+    console.print(f"pinned copy {copy / 1e9:.1f} GB/s, float32 product {matrix / 1e12:.2f} TFLOP/s")
+    table = Table(title=f"{L} x {T} cells, N={N}, D={D}", title_justify="left", box=None)
+    for column in ("cells", "stream", "of pinned copy", "solve", "of float32 product", "both", "device memory", "note"):
         table.add_column(column, justify="left" if column in ("cells", "note") else "right")
     for kind in ("flat", "steep"):
         with tempfile.TemporaryDirectory() as name:
@@ -110,17 +102,13 @@ def measure(
             peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
             bytes_read = 2 * L * T * n * D
             gram = 2 * L * T * n**2 * D
-            cells.append(
-                [
-                    kind, f"{streamed:.2f} s", f"{bytes_read / streamed / copy:.2f}", f"{solved:.2f} s",
-                    f"{gram / solved / matrix:.2f}", f"{whole:.2f} s", f"{peak:.1f} GiB",
-                    f"{converged} of {L * T} converged",
-                ]
+            table.add_row(
+                kind, f"{streamed:.2f} s", f"{bytes_read / streamed / copy:.2f}", f"{solved:.2f} s",
+                f"{gram / solved / matrix:.2f}", f"{whole:.2f} s", f"{peak:.1f} GiB",
+                f"{converged} of {L * T} converged",
             )  # fmt: skip
-            table.add_row(*cells[-1])
     console.print(table)
-    console.print(asked)
-    return cells, [f"{title}; {rates};", f"{asked}."]
+    console.print("asked for: solved in 1 s, streamed at .80 of the pinned copy")
 
 
 def main() -> None:
@@ -130,9 +118,9 @@ def main() -> None:
         measure(console, torch.device("cuda" if torch.cuda.is_available() else "cpu"), 2, 3, 600, 768)
     elif torch.cuda.is_available():
         console.print(torch.cuda.get_device_name())
-        write_part("bench_gpu", COLUMNS, *measure(console, torch.device("cuda"), 32, 15, 1000, 4096))
+        measure(console, torch.device("cuda"), 32, 15, 1000, 4096)
     else:
-        console.print("no GPU here: nothing measured, docs/benchmarks.md stays as it is")
+        console.print("no GPU here: nothing measured on one")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 A Llama with random weights is saved to a folder, as a user has one, with the embedded model's tokenizer. Then 1,024
 questions of about 40 tokens get answers of 48 tokens, and 15 tokens of each are read at 32 layers, into an empty cache:
-four shards of about 1 GB each. The forward alone is the same batches without the cache. The table goes into
-docs/benchmarks.md. Without a GPU it says so and ends; `--small` runs it in miniature on whatever there is.
+four shards of about 1 GB each. The forward alone is the same batches without the cache. Without a GPU it says so and
+ends; `--small` runs it in miniature on whatever there is.
 """
 
 import random
@@ -26,10 +26,8 @@ from datamodules.language.language_model import LanguageModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.question import QuestionSet
 from tests.benchmarks.bench_capture import LAYERS, POSITIONS, SEVEN, SMALL, Sizes, made
-from tests.benchmarks.gpu_part import write_part
 
 LONGEST = 48  # tokens of an answer
-COLUMNS = ("stage", "time", "each second")
 
 
 @contextmanager
@@ -42,10 +40,8 @@ def clocked(seconds: dict[str, float], what: str) -> Iterator[None]:
     seconds[what] = time.perf_counter() - start
 
 
-def measure(
-    console: Console, sizes: Sizes, layers: int, n: int, device: torch.device
-) -> tuple[list[list[str]], list[str]]:
-    """Print the table of one model; returns its rows and notes."""
+def measure(console: Console, sizes: Sizes, layers: int, n: int, device: torch.device) -> None:
+    """Print the table of one model."""
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, root = Path(name) / "model", str(Path(name) / "cache")
@@ -54,6 +50,7 @@ def measure(
         model = LanguageModel(str(folder), prompt="{question}", max_new_tokens=LONGEST)
         if device.type == "cuda":
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         questions = QuestionSet()
         questions.name = "random"
         rng, ids = random.Random(0), [str(i) for i in range(n)]
@@ -67,8 +64,6 @@ def measure(
             at = torch.tensor(lengths)[:, None] - POSITIONS + torch.arange(POSITIONS)
             tokens, names = at[..., None].repeat(1, 1, 2), [str(t) for t in range(POSITIONS)]
             valid = torch.ones(n, POSITIONS, dtype=torch.bool)
-            if device.type == "cuda":  # here: answers reset it for each batch
-                torch.cuda.reset_peak_memory_stats()
             with clocked(seconds, "activations"):
                 stages.capture(ids, answers, names, tokens, valid, ["resid_post"], range(layers))
             sequences = [[*one.prompt_ids, *one.answer_ids] for one in answers]
@@ -79,22 +74,16 @@ def measure(
             with clocked(seconds, "activations again, from the cache"):
                 stages.capture(ids, answers, names, tokens, valid, ["resid_post"], range(layers))
         n_bytes = sum(path.stat().st_size for path in Path(root).rglob("*.safetensors"))
-    title, cells = f"{n:,} questions, {n_bytes / 1e9:.2f} GB of activations", []
-    table = Table(title=title, title_justify="left", box=None)
-    for column in COLUMNS:
+    table = Table(title=f"{n} questions, {n_bytes / 1e9:.2f} GB of activations", title_justify="left", box=None)
+    for column in ("stage", "time", "each second"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     written = sum(len(one.answer_ids) for one in answers)
     for what, taken in seconds.items():
         rate = {"loading": "", "answers": f"{written / taken:,.0f} tokens"}.get(what, f"{n / taken:,.0f} examples")
-        cells.append([what, f"{taken:.2f} s", rate])
-        table.add_row(*cells[-1])
+        table.add_row(what, f"{taken:.2f} s", rate)
     console.print(table)
-    notes = [f"{title}."]
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        notes.append(f"Peak device memory while activations were read: {peak:.1f} GiB.")
-    console.print(*notes)
-    return cells, notes
+        console.print(f"peak device memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 
 
 def main() -> None:
@@ -104,9 +93,9 @@ def main() -> None:
         measure(console, SMALL, 2, 40, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     elif torch.cuda.is_available():
         console.print(torch.cuda.get_device_name())
-        write_part("bench_gpu_stages", COLUMNS, *measure(console, SEVEN, LAYERS, 1024, torch.device("cuda")))
+        measure(console, SEVEN, LAYERS, 1024, torch.device("cuda"))
     else:
-        console.print("no GPU here: nothing measured, docs/benchmarks.md stays as it is")
+        console.print("no GPU here: nothing measured on one")
 
 
 if __name__ == "__main__":

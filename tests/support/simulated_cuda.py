@@ -91,7 +91,7 @@ class SimulatedCuda:
         operations: how many launches of each operation, by name.
         synchronisations: how often the CPU had to wait for a result.
         copies: transfers between CPU and device; `copied` is their bytes.
-        live: bytes that tensors on the device hold now; `peak` is the most since the start or the last reset.
+        live: bytes that tensors on the device hold now; `peak` is the most so far.
         streams: how many were made.
         threads: names of the threads that have set their device.
 
@@ -131,10 +131,7 @@ class SimulatedCuda:
                 empty_cache=lambda: None,
                 mem_get_info=lambda device=None: (self.free, self.memory or 2**40),
                 memory_allocated=lambda device=None: self.live,
-                memory_reserved=lambda device=None: self.live,
                 max_memory_allocated=lambda device=None: self.peak,
-                reset_peak_memory_stats=lambda device=None: setattr(self, "peak", self.live),
-                get_device_name=lambda device=None: "Simulated GPU",
             )
         )
         self._exit.enter_context(_Functions(self))

@@ -4,10 +4,8 @@ A claim is held by whoever has both of these, in the folder `.local` of an entry
 
 - the lock `NAME.lock` (`flock`). The system drops it when its holder dies, so on one machine a killed run can be
   started again at once. Some file systems have no such lock, and on some it counts on one machine only.
-- the file `NAME.claim-K`, which names its owner. It is written under another name and linked to this one, which fails
-  if the file exists; all machines agree on who was first. So a claim has an owner from its first moment. Where a file
-  system has no links it is created exclusively and then written. A thread of the owner touches it every few seconds:
-  its heartbeat. On release its time is set to zero.
+- the file `NAME.claim-K`, made by exclusive creation, which all machines agree on. It names its owner. A thread of
+  the owner touches it every few seconds: its heartbeat. On release its time is set to zero.
 
 Files of claims are never removed, as two processes could then each remove the other's. The next claim is the file
 with the next number, and a process makes it only once the claim before is over:
@@ -19,9 +17,8 @@ with the next number, and a process makes it only once the claim before is over:
 
 What can go wrong: a process that is stopped for longer than `STALE` seconds loses its claim to one on another machine.
 It notices before it writes the next file or the record. A file that it replaces in between differs from the record if
-its bytes do, and is reported as altered when it is next read. Without links, a process killed before it has written
-its owner holds others up for `STALE` seconds. Links and exclusive creation must be atomic, which holds for local disks,
-NFS, Lustre, GPFS and Ceph, and not for object stores mounted as folders.
+its bytes do, and is reported as altered when it is next read. Exclusive creation must be atomic, which holds for
+local disks, NFS, Lustre, GPFS and Ceph, and not for object stores mounted as folders.
 """
 
 import errno
@@ -34,12 +31,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
-from uuid import uuid4
 
 BEAT = 5.0  # seconds between two touches of a claim that is held
 STALE = 60.0  # seconds without a touch after which a claim on another machine is over
 POLL = 0.2  # seconds between two looks at a claim that another process holds
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what link says of it
 NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)  # what flock says of it
 
 
@@ -75,11 +70,16 @@ class Claim:
         try:
             locks = self._take_lock()
             while locks is not None:
-                if not self._create():
+                try:
+                    file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                except FileExistsError:
                     if not self._is_over(locks):
                         break
                     self._number += 1
                     continue
+                self._released = threading.Event()  # from here on there is a claim to release
+                with os.fdopen(file, "wb", buffering=0) as claim:
+                    claim.write(json.dumps(identify_owner()).encode())
                 heart = threading.Thread(target=_beat, args=(self._path, self._released), daemon=True)
                 heart.start()
                 self._heart = heart
@@ -114,39 +114,6 @@ class Claim:
 
     def _get_path(self, number: int) -> Path:
         return self.folder / f"{self.name}.claim-{number}"
-
-    def _create(self) -> bool:
-        """Make the claim file with its owner; false if it exists."""
-        owner = json.dumps(identify_owner()).encode()
-        temporary = self.folder / f".{self._path.name}.{uuid4().hex}.tmp"
-        try:
-            temporary.write_bytes(owner)
-            try:
-                os.link(temporary, self._path)
-            except OSError as error:
-                # A server may do it, lose its reply, and be asked again: two links say that this one is ours.
-                made = temporary.stat().st_nlink == 2
-                if not made and error.errno in NO_LINKS:
-                    return self._create_without_links(owner)
-                if not made and not isinstance(error, FileExistsError):
-                    raise
-                if not made:
-                    return False
-            self._released = threading.Event()  # from here on there is a claim to release
-            return True
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-    def _create_without_links(self, owner: bytes) -> bool:
-        try:
-            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return False
-        self._released = threading.Event()
-        with os.fdopen(file, "wb", buffering=0) as claim:
-            claim.write(owner)
-        return True
 
     def _take_lock(self) -> bool | None:
         """Whether the file system has locks; None where another process holds this one."""
@@ -191,7 +158,7 @@ def identify_owner() -> dict[str, str | int]:
 
 
 def _read_owner(content: bytes) -> dict[str, str | int]:
-    """What a claim file says; empty where its owner was killed before it wrote it, without links."""
+    """What a claim file says; empty where its owner was killed before it wrote it."""
     with suppress(ValueError):
         owner = json.loads(content)
         return owner if isinstance(owner, dict) else {}

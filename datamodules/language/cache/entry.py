@@ -5,9 +5,8 @@ finished once its record, which names its files with size and checksum, stands b
 temporary name, synced and renamed, so whatever has its final name is whole. Any number of processes, on any number of
 machines, build one entry together: each shard is claimed, as `claim.py` says, until its record is written.
 
-On one kind of device an entry's bytes are the same whoever built it, as far as the model computes the same bits. Its
-folder `.local` differs: claims, the times of each shard's files when they were written or last held against their
-checksums, and the sizes of batches that worked.
+An entry's bytes are the same whoever built it, but for its folder `.local`: claims, and the times of each shard's files
+when they were written or last held against their checksums.
 """
 
 import fcntl

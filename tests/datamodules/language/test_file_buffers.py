@@ -40,22 +40,3 @@ def test_a_tensor_alone_keeps_its_memory():
     other = buffers.lend(1, (4,), torch.float32)[0].fill_(1)
     assert h.tolist() == [[0.0] * 4]
     assert other.tolist() == [[1.0] * 4]
-
-
-def test_a_shard_too_large_for_memory_is_told_in_one_line(monkeypatch):
-    monkeypatch.setattr("datamodules.language.file_buffers.measure_free_memory", lambda: 3_000_000)
-    with pytest.raises(
-        ValueError,
-        match=r"memory: expected room for a shard of act.*, 4,[\d,]+\.\d MB beside .*, got 3.0 MB free; choose fewer",
-    ) as caught:
-        FileBuffers().lend(1, (1000, 2**51 // 1000), torch.bfloat16)  # more than any address space: 2**52 bytes
-    assert "\n" not in str(caught.value)
-
-
-def test_other_errors_of_an_allocation_are_not_memory(monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("no such type")
-
-    monkeypatch.setattr(torch, "empty", fail)
-    with pytest.raises(RuntimeError, match="no such type"):
-        FileBuffers().lend(1, (1,), torch.float32)

@@ -12,9 +12,7 @@ import torch
 from datamodules.language import activation_stage
 from datamodules.language.activation_stage import ActivationStage
 from datamodules.language.answer_stage import AnswerStage
-from datamodules.language.batches import Batches
 from datamodules.language.cache.shards import get_rows
-from datamodules.language.device_memory import MemoryGauge
 from datamodules.language.generation import Answer, generate_answers, read_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.running_model import RunningModel
@@ -46,39 +44,6 @@ def test_keys_are_those_that_earlier_versions_wrote(language_model, tmp_path, mo
         "activations/e72e980d7898405d2701",
         "answers/93ffba05809d3d3db99d",
     ]
-
-
-def test_the_size_of_batches_is_noted_beside_the_entry_and_not_in_its_key(language_model, tmp_path, monkeypatch):
-    """On the CPU a gauge is put in by hand: nothing is ever taken, so every batch may grow."""
-
-    class Gauge(MemoryGauge):
-        def start(self):
-            pass
-
-        def measure_share(self):
-            return 0.0
-
-    keys, n = [], 20
-    for k in range(2):
-        with (
-            LanguageModelStages(language_model, FileQuestions(path="colours.csv"), str(tmp_path), CPU, True) as stages,
-            SimulatedCuda(),
-        ):
-            writing = Batches(256, quiet=True, most=34, gauge=Gauge([torch.device("cuda", 0)]))
-            monkeypatch.setattr(RunningModel, "writing", writing)
-            stages.answer(list(map(str, range(n))), [[1, 5, 6]] * n)
-            keys.append(stages.keys["answers"])
-        (note,) = tmp_path.glob("answers/*/.local/batch-Simulated-GPU-1024GiB")
-        assert note.read_text() == "272"  # 2, 4, 8 and the last 6 of 17 tokens each
-        assert writing.most == (272, 34)[k]  # the second run makes nothing
-    assert keys[0] == keys[1]
-    next(tmp_path.glob("answers/*/shard-00000.json")).unlink()
-    with (
-        LanguageModelStages(language_model, FileQuestions(path="colours.csv"), str(tmp_path), CPU, True) as stages,
-        SimulatedCuda(),
-    ):
-        stages.answer(list(map(str, range(n))), [[1, 5, 6]] * n)
-    assert writing.most == 544  # it started with 272: a batch of 16, which may grow too
 
 
 def test_answers_are_made_shard_by_shard(running, language_model, tmp_path):

@@ -62,30 +62,3 @@ def test_inputs_are_left_alone():
     fit_logistic(acts, labels)
     assert torch.equal(acts, copies[0])
     assert torch.equal(labels, copies[1])
-
-
-class OnMps(torch.Tensor):
-    """A tensor that says it lies on Apple's GPU and can be brought from there, nothing more."""
-
-    @property
-    def device(self):  # type: ignore[override]
-        return torch.device("mps")
-
-    def cpu(self):  # type: ignore[override]
-        return self.as_subclass(torch.Tensor)
-
-
-def test_apples_gpu_gets_the_fit_of_the_cpu(monkeypatch):
-    acts, labels = made(2, 30, 5, dtype=torch.float32)
-    valid, move = torch.arange(30).expand(2, -1) > 3, torch.Tensor.to
-
-    def to(tensor, *args, **settings):
-        return tensor.as_subclass(OnMps) if args == (torch.device("mps"),) else move(tensor, *args, **settings)
-
-    expected = fit_logistic(acts, labels, valid, l2=[1.0, 10.0], standardize=True)
-    monkeypatch.setattr(torch.Tensor, "to", to)
-    there = (one.as_subclass(OnMps) for one in (acts, labels, valid))
-    fit = fit_logistic(*there, l2=[1.0, 10.0], standardize=True)
-    assert {field.device.type for field in fit} == {"mps"}
-    for name, field in fit._asdict().items():
-        assert torch.equal(field.cpu(), getattr(expected, name))

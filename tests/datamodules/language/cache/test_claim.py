@@ -106,6 +106,24 @@ def test_another_failure_of_the_lock_is_one_line(tmp_path, monkeypatch):
         CacheEntry(tmp_path, "answers", {}, 1)
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "failure"),
+    [(os, "fdopen", OSError(errno.ENOSPC, "no space")), (threading.Thread, "start", RuntimeError("no new thread"))],
+)
+def test_a_claim_that_fails_is_over_at_once(tmp_path, monkeypatch, module, name, failure):
+    def fail(*_, **__):
+        raise failure
+
+    failing = Claim(tmp_path, "shard-00000")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail)
+        with pytest.raises(type(failure), match=str(failure.args[-1])):
+            failing.take()
+    again = Claim(tmp_path, "shard-00000")
+    assert again.take()
+    again.release()
+
+
 def test_one_at_a_time_and_again_after_release(tmp_path):
     first, second = Claim(tmp_path, "shard-00000"), Claim(tmp_path, "shard-00000")
     assert first.take()
