@@ -132,6 +132,8 @@ class SimulatedCuda:
                 mem_get_info=lambda device=None: (self.free, self.memory or 2**40),
                 memory_allocated=lambda device=None: self.live,
                 max_memory_allocated=lambda device=None: self.peak,
+                reset_peak_memory_stats=self._reset_peak,
+                get_device_name=lambda device=None: "Simulated GPU",
             )
         )
         self._exit.enter_context(_Functions(self))
@@ -153,6 +155,9 @@ class SimulatedCuda:
             _entered.modes = _Functions(self), _Operations(self)  # they end with the thread
             for one in _entered.modes:
                 one.__enter__()
+
+    def _reset_peak(self, device: Any = None) -> None:
+        self.peak = self.live
 
     def _make_stream(self, stream: SimpleNamespace) -> SimpleNamespace:
         self.streams += 1
