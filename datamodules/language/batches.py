@@ -29,8 +29,8 @@ class Batches:
     """Runs a computation batch by batch.
 
     A batch takes memory for its examples times the tokens of the longest of them. One that does not fit halves the most
-    that later batches may have of that product; batches of short examples keep their size. Where `room` tells how much a
-    batch took, one that left enough doubles that limit, until one does not fit.
+    that later batches may have of that product; batches of short examples keep their size. Where `room` tells how much
+    a batch took, one that left enough doubles that limit, until one does not fit.
 
     Without `room`, and as long as everything fits, which examples share a batch depends on the lengths alone, and so do
     the last bits of the results.

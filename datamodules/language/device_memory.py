@@ -1,4 +1,4 @@
-"""Memory of the devices that a language model lies on: what it needs, how many tokens fit beside it, and what a batch took."""
+"""Memory of the devices of a language model: what it needs, how many tokens fit beside it, what a batch took."""
 
 import gc
 from collections.abc import Collection

@@ -93,7 +93,8 @@ class SimulatedCuda:
         copies: transfers between CPU and device; `copied` is their bytes.
         live: bytes that tensors on the device hold now; `peak` is the most so far.
         streams: how many were made.
-        threads: names of the threads that have set their device.
+        threads: names of the threads that have set their device; `waits` counts synchronisations by thread.
+        pinned: how often pinned memory was asked for; copies from the device do not wait if they go there.
 
     Example:
         >>> with SimulatedCuda() as device:  # doctest: +SKIP
@@ -107,6 +108,9 @@ class SimulatedCuda:
         self.launches = self.synchronisations = self.copies = self.copied = self.live = self.peak = self.streams = 0
         self.operations: Counter[str] = Counter()
         self.threads: list[str] = []
+        self.waits: Counter[str] = Counter()
+        self.pinned = 0
+        self._pinned: set[int] = set()  # addresses of that memory
         self._lock = threading.RLock()
         self._held: dict[int, list[int]] = {}  # for each storage: how many tensors share it, and its bytes
         self._thread = threading.get_ident()
@@ -165,6 +169,15 @@ class SimulatedCuda:
 
     def _wait(self) -> None:
         self.synchronisations += 1
+        self.waits[threading.current_thread().name] += 1
+
+    def _pin(self, memory: Tensor) -> Tensor:
+        self.pinned += 1
+        self._pinned.add(memory.untyped_storage().data_ptr())
+        return memory
+
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        return not isinstance(tensor, SimulatedTensor) and tensor.untyped_storage().data_ptr() in self._pinned
 
     def _wrap(self, inner: Tensor) -> SimulatedTensor:
         """A result on the device, counted by its storage as long as a tensor shares it."""
@@ -194,7 +207,8 @@ class SimulatedCuda:
     def _count_copy(self, tensor: Tensor, waits: bool) -> None:
         self.copies += 1
         self.copied += tensor.numel() * tensor.element_size()
-        self.synchronisations += waits
+        if waits:
+            self._wait()
 
 
 _entered = threading.local()
@@ -222,7 +236,9 @@ class _Functions(TorchFunctionMode):
             return self._to(first, list(args[1:]), kwargs)
         if name in ("pin_memory", "is_pinned"):
             return first if name == "pin_memory" else False
-        kwargs.pop("pin_memory", None)
+        if kwargs.pop("pin_memory", False):
+            with torch._C.DisableTorchFunctionSubclass():
+                return self.cuda._pin(func(*args, **kwargs))
         if name in ("tensor", "as_tensor", "asarray") and is_cuda(kwargs.get("device")):
             return self._move(func(*args, **(kwargs | {"device": CPU})), CUDA, None, False)
         with torch._C.DisableTorchFunctionSubclass():
@@ -276,7 +292,8 @@ class _Operations(TorchDispatchMode):
         )
         if crosses:
             source, behind = tensors[-1], kwargs.get("non_blocking", args[2:3] == (True,))
-            self.cuda._count_copy(source, waits=isinstance(source, SimulatedTensor) or not behind)
+            pageable = isinstance(source, SimulatedTensor) and not self.cuda._is_pinned(tensors[0])
+            self.cuda._count_copy(source, waits=pageable or not behind)
             stays = is_cuda(wanted) if wanted is not None else isinstance(tensors[0], SimulatedTensor)
         elif not func.is_view and name not in NO_LAUNCH:
             self.cuda.launches += 1
