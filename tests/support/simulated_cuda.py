@@ -23,56 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.support.device_rules import BY_INDEX, COPIES, NO_LAUNCH, WAITS, indexes_by_mask, is_cuda, require_one_device
+from tests.support.simulated_tensor import CPU, CUDA, SimulatedTensor, unwrap
 
-CUDA = torch.device("cuda", 0)
-CPU = torch.device("cpu")
-
-
-class SimulatedTensor(Tensor):
-    """A tensor that says it lies on `cuda:0`; `inner` is the one that is computed with."""
-
-    inner: Tensor
-
-    @staticmethod
-    def __new__(cls, inner: Tensor) -> "SimulatedTensor":
-        shape = {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, dtype=inner.dtype, layout=inner.layout, device=CPU, **shape
-        )
-        made.inner = inner
-        return made
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return CUDA
-
-    @property
-    def is_cuda(self) -> bool:  # type: ignore[override]
-        return True
-
-    @property
-    def is_cpu(self) -> bool:  # type: ignore[override]
-        return False
-
-    def get_device(self) -> int:
-        return 0
-
-    def record_stream(self, stream: Any) -> None:  # type: ignore[override]
-        pass
-
-    def __repr__(self, **_: Any) -> str:
-        return f"SimulatedTensor({self.inner})"
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise RuntimeError(
-            f"{func}: expected a thread in which SimulatedCuda is entered or torch.cuda.set_device called"
-        )
+__all__ = ["CUDA", "SimulatedCuda", "SimulatedTensor", "simulate"]
 
 
 def simulate(tensor: Tensor) -> Tensor:
@@ -300,7 +253,7 @@ class _Operations(TorchDispatchMode):
             self.cuda.operations[name] += 1
         if name in WAITS or (name in BY_INDEX and indexes_by_mask(args)):
             self.cuda._wait()
-        args, kwargs = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
+        args, kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
         kwargs = {key: CPU if is_cuda(value) else value for key, value in kwargs.items() if key != "pin_memory"}
         args = tuple(CPU if is_cuda(one) else one for one in args)
         given = {id(one.inner): one for one in there}
@@ -312,7 +265,3 @@ class _Operations(TorchDispatchMode):
             return given[id(one)] if id(one) in given else self.cuda._wrap(one)
 
         return tree_map(wrap, result)
-
-
-def _unwrap(one: Any) -> Any:
-    return one.inner if isinstance(one, SimulatedTensor) else one

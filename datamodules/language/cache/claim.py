@@ -18,9 +18,9 @@ with the next number, and a process makes it only once the claim before is over:
 
 What can go wrong: a process that is stopped for longer than `STALE` seconds loses its claim to one on another machine.
 It notices before it writes the next file or the record. A file that it replaces in between differs from the record if
-its bytes do, and is reported as altered when it is next read. Links, and exclusive creation where there are no links, must
-be atomic, which holds for local disks, NFS, Lustre, GPFS and Ceph, and not for object stores mounted as folders.
-Without links a process that is killed before it has written its name costs the others `STALE` seconds.
+its bytes do, and is reported as altered when it is next read. Links must be atomic, and so must exclusive creation
+where there are no links. That holds for local disks, NFS, Lustre, GPFS and Ceph, and not for object stores mounted as
+folders. Without links a process that is killed before it has written its name costs the others `STALE` seconds.
 """
 
 import errno

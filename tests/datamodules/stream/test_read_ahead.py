@@ -4,7 +4,7 @@ import tracemalloc
 import pytest
 import torch
 
-from datamodules.stream.read_ahead import get_copy_stream, count_copies, read_ahead
+from datamodules.stream.read_ahead import count_copies, get_copy_stream, read_ahead
 from tests.support.simulated_cuda import CUDA, SimulatedCuda
 
 CPU = torch.device("cpu")
