@@ -28,8 +28,9 @@ def off_mps(fit: Callable[Given, Fit]) -> Callable[Given, Fit]:
         device: Any = getattr(args[0] if args else kwargs.get("acts"), "device", None)
         if device is None or device.type != "mps":
             return fit(*args, **kwargs)
-        here: Any = tree_map(_bring("cpu"), (args, kwargs))
-        return tree_map(_bring(device), fit(*here[0], **here[1]))
+        call: Any = fit  # types of what is moved are not followed
+        args_here, kwargs_here = tree_map(_bring("cpu"), (args, kwargs))
+        return tree_map(_bring(device), call(*args_here, **kwargs_here))
 
     return wrapped
 

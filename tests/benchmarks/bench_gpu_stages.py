@@ -5,8 +5,8 @@
 A Llama with random weights is saved to a folder, as a user has one, with the embedded model's tokenizer. Then 1,024
 questions of about 40 tokens get answers of 48 tokens, and 15 tokens of each are read at 32 layers, into an empty cache:
 four shards of about 1 GB each. The forward alone is the same batches without the cache. The table goes to
-docs/benchmarks.md too. Without a GPU it says so and ends; `--small` runs it in miniature on whatever there is and writes
-nothing.
+docs/benchmarks.md too. Without a GPU it says so and ends; `--small` runs it in miniature on whatever there is and
+writes nothing.
 """
 
 import random
@@ -89,7 +89,8 @@ def measure(
         table.add_row(*rows[-1])
     console.print(table)
     if device.type == "cuda":
-        foot += f"; peak device memory from the last batch of answers on {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        foot += f"; peak device memory from the last batch of answers on {peak:.1f} GiB"
         console.print(foot)
     return columns, rows, foot + "."
 
