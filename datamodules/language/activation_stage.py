@@ -2,7 +2,8 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from datamodules.language.cache.shards import name_shard
 from datamodules.language.capture import VERSION, capture, check_finite
 from datamodules.language.file_buffers import FileBuffers
 from datamodules.language.generation import Answer
+from datamodules.language.host_copies import HostCopies, HostCopy
 from datamodules.language.progress import Speed
 from datamodules.language.running_model import RunningModel
 from datamodules.language.sequences import digest_sequences
@@ -62,7 +64,7 @@ class ActivationStage:
         self.positions, self.valid = tokens, valid
         self.sequences = [array("i", [*one.prompt_ids, *one.thought_ids, *one.answer_ids]) for one in answers]
         self.tokens = list(map(len, self.sequences))
-        self._buffers = FileBuffers()
+        self._buffers, self._copies = FileBuffers(), HostCopies()
         self._content = {
             "version": VERSION,
             "sequences": digest_sequences(self.sequences),
@@ -104,19 +106,19 @@ class ActivationStage:
         acts: dict[str, Tensor] = {}
         made: dict[str, Files] = {}
         names = [f"layer={layer:02d}/{name_shard(rows, 'safetensors')}" for layer in self.layers]
-        for batch, captured in self.running.run(rows, self.sequences, lambda batch: self._read(batch, outputs)):
-            for site, h in captured.items():
+        for batch, copy in self.running.run(rows, self.sequences, lambda batch: self._read(batch, outputs)):
+            for site, h in copy.tensors.items():
                 if site not in acts:
                     shape = len(self.names), len(rows), h.shape[-1]
                     acts[site], files = self._buffers.lend(len(self.layers), shape, STORE)
                     made[site] = dict(zip(names, files, strict=True))
-                for i, example in zip(batch, h, strict=True):  # [L, T, D] each: faster than all at once
-                    acts[site][:, :, i - rows.start] = example
+            self._copies.use(copy, partial(_scatter, acts, [i - rows.start for i in batch]))
             advance(batch)
+        self._copies.finish()
         return made
 
-    def _read(self, batch: list[int], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """For each site [n, L, T, D] of a batch as it is stored, on the CPU: nothing is left on the device."""
+    def _read(self, batch: list[int], outputs: Sequence[str]) -> HostCopy:
+        """For each site [n, L, T, D] of a batch as it is stored, on its way to the host."""
         captured = capture(
             self.running.network, [self.sequences[i] for i in batch], self.positions[batch], outputs, self.layers
         )
@@ -125,5 +127,12 @@ class ActivationStage:
             h = h.masked_fill(invalid.to(h.device), 0).to(STORE)
             # As stored: a float32 number can be too large for bfloat16.
             check_finite(h, self.layers, self.names, [self.ids[i] for i in batch])
-            captured[site] = h.cpu()
-        return captured
+            captured[site] = h
+        return self._copies.start(captured)
+
+
+def _scatter(acts: Mapping[str, Tensor], columns: Sequence[int], captured: Mapping[str, Tensor]) -> None:
+    """Put the examples of a batch, [n, L, T, D] for each site, into their places of a shard [L, T, rows, D]."""
+    for site, h in captured.items():
+        for column, example in zip(columns, h, strict=True):  # [L, T, D] each: faster than all at once
+            acts[site][:, :, column] = example

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.language.progress import format_size
+from datamodules.stream.memory import measure_free_memory
+from datamodules.stream.out_of_memory import pass_over_out_of_memory
+
 KINDS = {torch.bfloat16: "BF16", torch.float32: "F32"}  # as a header names them
 
 
@@ -29,6 +33,9 @@ class FileBuffers:
     def lend(self, n: int, shape: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, list[memoryview]]:
         """Lend memory for n files, each with a tensor `h` of some shape.
 
+        Raises:
+            ValueError: the memory of this machine does not hold them.
+
         Returns:
             the tensors `[n, *shape]`, to be filled, and the bytes of the n files, which change with them.
         """
@@ -43,11 +50,20 @@ class FileBuffers:
         """Memory that is not in use: all that is lent is a view of an array, so that is gone when they are."""
         memory = next((memory for memory, use in self._lent if use() is None and len(memory) >= size), None)
         if memory is None:
-            memory = torch.empty(size, dtype=torch.uint8)
+            memory = _allocate(size)
         array = memory.numpy()
         others = [(other, use) for other, use in self._lent if use() is not None]
         self._lent = [*others, (memory, weakref.ref(array))]
         return array[:size]
+
+
+def _allocate(size: int) -> Tensor:
+    with pass_over_out_of_memory():
+        return torch.empty(size, dtype=torch.uint8)
+    raise ValueError(
+        f"memory: expected {format_size(size)} for the files of one shard, got {format_size(measure_free_memory())} "
+        "free on this machine; free some, or read fewer layers, positions or sites in one run"
+    )
 
 
 def _write_header(shape: Sequence[int], dtype: torch.dtype) -> bytes:

@@ -56,8 +56,8 @@ class LanguageModel:
         max_new_tokens: longest answer, in tokens.
         thinking_tokens: longest thought before the answer, in tokens; comes on top of `max_new_tokens`.
         batch_size: examples in one forward, fewer where memory runs out.
-        answer_batch_size: answers written at once; `auto` is `batch_size`, and on a CUDA device as many as memory is
-            thought to hold, 256 at most.
+        answer_batch_size: answers written at once, fewer where memory runs out; `auto` is `batch_size`, and on a CUDA
+            device as many as memory is found to hold, 256 at most.
         device: `cpu`, `cuda` or `mps`, where it runs; null is the device of the trainer.
         device_map: spreads the weights over devices, as in transformers: `auto`, or module to device.
         tp_plan: splits them over processes, as in transformers: `auto`, under torchrun.

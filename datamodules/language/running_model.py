@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -13,8 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from datamodules.language.agreement import agree_on_failure, agree_on_least
 from datamodules.language.batches import Batches
+from datamodules.language.cache.batch_limit import BatchLimit, read_limit, write_limit
 from datamodules.language.cache.shards import SHARD
-from datamodules.language.device_memory import count_fitting_tokens, empty_caches
+from datamodules.language.device_memory import GpuRoom, count_fitting_tokens, empty_caches, find_gpus
 from datamodules.language.device_settings import require_one_process
 from datamodules.language.generation import require_embeddings
 from datamodules.language.language_model import LanguageModel
@@ -49,6 +51,7 @@ class RunningModel:
         self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
         self.quiet = quiet
         self._agreed: dict[bool, int] = {}  # most tokens of a batch, by whether answers are written
+        self._entry: Path | None = None  # folder of the cache entry that is being built
 
     def __enter__(self) -> "RunningModel":
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
@@ -88,6 +91,11 @@ class RunningModel:
         """Whether each process has only a part of the model, so that all must run the same batches."""
         return self.model.tp_plan is not None
 
+    def begin(self, entry: Path) -> None:
+        """Start with the entry in a folder of the cache, which remembers how large its batches of answers may be."""
+        self._entry = entry
+        self.__dict__.pop("writing", None)
+
     @cached_property
     def reading(self) -> Batches:
         """Batches whose tokens are read in one forward: `model.batch_size` examples."""
@@ -97,18 +105,31 @@ class RunningModel:
     def writing(self) -> Batches:
         """Batches of which answers are written.
 
-        One step takes as long for many answers as for few, so on a CUDA device a batch is a whole shard where memory
-        is thought to hold it. That follows from the device and the model alone: as long as nothing else takes the
-        device's memory, the same machine answers in the same batches. Elsewhere it has `model.batch_size` examples.
+        One step takes as long for many answers as for few. So with `auto` on a CUDA device a batch is a whole shard
+        where memory holds it: the first is what surely fits, and the next are larger as long as the one before left
+        enough room. The entry remembers how far that came. What is found depends on the device, the model and the
+        entry, not on what else is running, unless memory runs out. Elsewhere a batch has `model.batch_size` examples,
+        and processes that hold parts of one model keep to the first guess, as one that fails leaves the others waiting.
         """
-        size = self.model.answer_batch_size
-        if size == "auto":
-            size = SHARD if self.network.device.type == "cuda" else self.model.batch_size
-        return self._plan_batches(int(size), written=True)
+        size, gpus = self.model.answer_batch_size, find_gpus(self.network)
+        if size != "auto" or not gpus:
+            return self._plan_batches(self.model.batch_size if size == "auto" else int(size), written=True)
+        if self.split:
+            return self._plan_batches(SHARD, written=True)
+        entry, name = self._entry, " ".join(sorted({torch.cuda.get_device_name(device) for device in gpus}))
+        known = read_limit(entry, name) if entry else None
+        limit = known or BatchLimit(count_fitting_tokens(self.network, written=True) or 0, True)
+
+        def remember(most: int, grows: bool) -> None:
+            if entry:
+                write_limit(entry, name, BatchLimit(most, grows))
+
+        room = GpuRoom(gpus) if limit.grows else None
+        return Batches(SHARD, self.quiet, limit.most, room=room, remember=remember)
 
     def _plan_batches(self, size: int, written: bool) -> Batches:
         if not self.split:
-            return Batches(size, self.quiet, count_fitting_tokens(self.network, written) if written else None)
+            return Batches(size, self.quiet)
         device = self.network.device  # not the network, which batches would keep
         return Batches(size, self.quiet, self._agreed[written], lambda failed: agree_on_failure(failed, device))
 

@@ -96,6 +96,7 @@ class StageRunner:
         missing = [get_rows(shard, n) for shard in entry.list_missing()]
         if not missing:
             return self.say(f"{output}: {n} reused from {entry.folder}")
+        self.running.begin(entry.folder)
         todo = sum(map(len, missing))
         entry.require_room(todo * bytes_each)
         expected = 0.0

@@ -118,7 +118,7 @@ class _Pinned:
     def __init__(self, n_bytes: int, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.n_bytes, self.device = n_bytes, torch.device("cuda", index)
-        self.stream = _get_copy_stream(self.device)
+        self.stream = get_copy_stream(self.device)
         self.buffers: deque[tuple[Any, Any]] = deque([(None, None)] * 2)
 
     def begin(self) -> None:
@@ -152,7 +152,12 @@ class _Pinned:
 
 
 @cache
-def _get_copy_stream(device: torch.device) -> torch.cuda.Stream:
+def get_copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device on which copies from and to the host run, one for the whole process.
+
+    >>> get_copy_stream(torch.device("cuda", 0))  # doctest: +SKIP
+    <torch.cuda.Stream device=cuda:0 cuda_stream=0x55d0c0>
+    """
     return torch.cuda.Stream(device)
 
 

@@ -27,7 +27,7 @@ from probes.solver.batches import Solved, room, solve_in_batches
 from probes.solver.inputs import align
 from probes.solver.methods import bytes_of_cell, solve
 from probes.solver.newton import Optimum
-from probes.solver.precision import full_precision
+from probes.solver.precision import full_precision, off_mps
 
 # What `LogisticFit.reason` counts, the order being that in which they are looked for.
 REASONS = ("converged", "no valid row", "one class only", "constant features", "max_iter reached", "beyond float64")
@@ -52,6 +52,7 @@ class LogisticFit(NamedTuple):
     reason: Tensor
 
 
+@off_mps
 @full_precision()
 def fit_logistic(
     acts: Tensor,

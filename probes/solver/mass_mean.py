@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from probes.solver.inputs import NotFiniteError, align
-from probes.solver.precision import full_precision
+from probes.solver.precision import full_precision, off_mps
 
 LEAST_SHRINKAGE = 1e-8  # keeps a covariance that Ledoit and Wolf would take as it is factorable in float64
 ROUNDING = 1e-13  # a spread this small beside the activations themselves is that of their means' last bits
 
 
+@off_mps
 @torch.no_grad()
 @full_precision()
 def fit_mass_mean(

@@ -1,13 +1,42 @@
-"""Products in full precision, whatever is set outside: a fit must not change with `trainer.precision`."""
+"""Full precision, whatever is set outside and wherever tensors lie: a fit must not change with either."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 DEVICES = ("cpu", "cuda", "mps")
+Given = ParamSpec("Given")
+Fit = TypeVar("Fit")
+
+
+def off_mps(fit: Callable[Given, Fit]) -> Callable[Given, Fit]:
+    """Compute on the CPU what is given on Apple's GPU, which has no float64, and bring the result back; a decorator.
+
+    The first argument tells the device; results have to be of other dtypes.
+
+        >>> fit = off_mps(fit_logistic)(acts.to("mps"), labels.to("mps"))  # doctest: +SKIP
+    """
+
+    @wraps(fit)
+    def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Fit:
+        device: Any = getattr(args[0] if args else kwargs.get("acts"), "device", None)
+        if device is None or device.type != "mps":
+            return fit(*args, **kwargs)
+        call: Any = fit  # types of what is moved are not followed
+        args_here, kwargs_here = tree_map(_bring("cpu"), (args, kwargs))
+        return tree_map(_bring(device), call(*args_here, **kwargs_here))
+
+    return wrapped
+
+
+def _bring(device: Any) -> Callable[[Any], Any]:
+    return lambda one: one.to(device) if isinstance(one, Tensor) else one
 
 
 @contextmanager

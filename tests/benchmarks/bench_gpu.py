@@ -4,7 +4,8 @@
 
 Cells are bfloat16 with 1,000 rows of width 4,096, flat and steep as in `bench_solver`; every layer is the same cells.
 The stream is measured from the page cache against copies of one pinned buffer, the solver with the activations on the
-device already, by the operations of its Gram matrices against a float32 product. Without a GPU it says so and ends.
+device already, by the operations of its Gram matrices against a float32 product. The table goes to docs/benchmarks.md
+too. Without a GPU it says so and ends; `--small` runs it in miniature on whatever there is and writes nothing.
 """
 
 import sys
@@ -25,6 +26,7 @@ from datamodules.stream.memory import Budget
 from datamodules.stream.store import Shards
 from probes import fit_logistic
 from tests.benchmarks.bench_solver import made
+from tests.benchmarks.gpu_page import write_table
 
 SHARD = 256  # rows of a file, as the cache has them
 
@@ -62,8 +64,10 @@ def solving(acts: Tensor, labels: Tensor, device: torch.device, L: int) -> tuple
     return seconds(lambda: fit_logistic(grid, labels), 2), converged
 
 
-def measure(console: Console, device: torch.device, L: int, T: int, N: int, D: int) -> None:
-    """Print the table of one grid."""
+def measure(
+    console: Console, device: torch.device, L: int, T: int, N: int, D: int
+) -> tuple[list[str], list[list[str]], str]:
+    """Print the table of one grid; returns its columns, its rows and the line below."""
     pinned = torch.empty(2**28 if device.type == "cuda" else 2**24, dtype=torch.uint8, pin_memory=device.type == "cuda")
     target = torch.empty_like(pinned, device=device)
     copy = pinned.numel() / seconds(lambda: target.copy_(pinned, non_blocking=True))
@@ -71,7 +75,9 @@ def measure(console: Console, device: torch.device, L: int, T: int, N: int, D: i
     matrix = 2 * len(square) ** 3 / seconds(lambda: square @ square)
     console.print(f"pinned copy {copy / 1e9:.1f} GB/s, float32 product {matrix / 1e12:.2f} TFLOP/s")
     table = Table(title=f"{L} x {T} cells, N={N}, D={D}", title_justify="left", box=None)
-    for column in ("cells", "stream", "of pinned copy", "solve", "of float32 product", "both", "device memory", "note"):
+    columns = ["cells", "stream", "of pinned copy", "solve", "of float32 product", "both", "device memory", "note"]
+    rows_said = []
+    for column in columns:
         table.add_column(column, justify="left" if column in ("cells", "note") else "right")
     for kind in ("flat", "steep"):
         with tempfile.TemporaryDirectory() as name:
@@ -102,13 +108,21 @@ def measure(console: Console, device: torch.device, L: int, T: int, N: int, D: i
             peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
             bytes_read = 2 * L * T * n * D
             gram = 2 * L * T * n**2 * D
-            table.add_row(
+            said = [
                 kind, f"{streamed:.2f} s", f"{bytes_read / streamed / copy:.2f}", f"{solved:.2f} s",
                 f"{gram / solved / matrix:.2f}", f"{whole:.2f} s", f"{peak:.1f} GiB",
                 f"{converged} of {L * T} converged",
-            )  # fmt: skip
+            ]  # fmt: skip
+            table.add_row(*said)
+            rows_said.append(said)
     console.print(table)
     console.print("asked for: solved in 1 s, streamed at .80 of the pinned copy")
+    sizes = f"{L} x {T} cells, N={N}, D={D}"
+    return (
+        columns,
+        rows_said,
+        f"{sizes}; pinned copy {copy / 1e9:.1f} GB/s, float32 product {matrix / 1e12:.2f} TFLOP/s.",
+    )
 
 
 def main() -> None:
@@ -118,7 +132,7 @@ def main() -> None:
         measure(console, torch.device("cuda" if torch.cuda.is_available() else "cpu"), 2, 3, 600, 768)
     elif torch.cuda.is_available():
         console.print(torch.cuda.get_device_name())
-        measure(console, torch.device("cuda"), 32, 15, 1000, 4096)
+        write_table("bench_gpu", *measure(console, torch.device("cuda"), 32, 15, 1000, 4096))
     else:
         console.print("no GPU here: nothing measured on one")
 

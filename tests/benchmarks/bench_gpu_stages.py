@@ -4,8 +4,9 @@
 
 A Llama with random weights is saved to a folder, as a user has one, with the embedded model's tokenizer. Then 1,024
 questions of about 40 tokens get answers of 48 tokens, and 15 tokens of each are read at 32 layers, into an empty cache:
-four shards of about 1 GB each. The forward alone is the same batches without the cache. Without a GPU it says so and
-ends; `--small` runs it in miniature on whatever there is.
+four shards of about 1 GB each. The forward alone is the same batches without the cache. The table goes to
+docs/benchmarks.md too. Without a GPU it says so and ends; `--small` runs it in miniature on whatever there is and
+writes nothing.
 """
 
 import random
@@ -26,6 +27,7 @@ from datamodules.language.language_model import LanguageModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.question import QuestionSet
 from tests.benchmarks.bench_capture import LAYERS, POSITIONS, SEVEN, SMALL, Sizes, made
+from tests.benchmarks.gpu_page import write_table
 
 LONGEST = 48  # tokens of an answer
 
@@ -40,8 +42,10 @@ def clocked(seconds: dict[str, float], what: str) -> Iterator[None]:
     seconds[what] = time.perf_counter() - start
 
 
-def measure(console: Console, sizes: Sizes, layers: int, n: int, device: torch.device) -> None:
-    """Print the table of one model."""
+def measure(
+    console: Console, sizes: Sizes, layers: int, n: int, device: torch.device
+) -> tuple[list[str], list[list[str]], str]:
+    """Print the table of one model; returns its columns, its rows and the line below."""
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, root = Path(name) / "model", str(Path(name) / "cache")
@@ -74,16 +78,21 @@ def measure(console: Console, sizes: Sizes, layers: int, n: int, device: torch.d
             with clocked(seconds, "activations again, from the cache"):
                 stages.capture(ids, answers, names, tokens, valid, ["resid_post"], range(layers))
         n_bytes = sum(path.stat().st_size for path in Path(root).rglob("*.safetensors"))
-    table = Table(title=f"{n} questions, {n_bytes / 1e9:.2f} GB of activations", title_justify="left", box=None)
-    for column in ("stage", "time", "each second"):
+    foot, columns = f"{n} questions, {n_bytes / 1e9:.2f} GB of activations", ["stage", "time", "each second"]
+    table, rows = Table(title=foot, title_justify="left", box=None), []
+    for column in columns:
         table.add_column(column, justify="left" if column == "stage" else "right")
     written = sum(len(one.answer_ids) for one in answers)
     for what, taken in seconds.items():
         rate = {"loading": "", "answers": f"{written / taken:,.0f} tokens"}.get(what, f"{n / taken:,.0f} examples")
-        table.add_row(what, f"{taken:.2f} s", rate)
+        rows.append([what, f"{taken:.2f} s", rate])
+        table.add_row(*rows[-1])
     console.print(table)
     if device.type == "cuda":
-        console.print(f"peak device memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        foot += f"; peak device memory from the last batch of answers on {peak:.1f} GiB"
+        console.print(foot)
+    return columns, rows, foot + "."
 
 
 def main() -> None:
@@ -93,7 +102,7 @@ def main() -> None:
         measure(console, SMALL, 2, 40, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     elif torch.cuda.is_available():
         console.print(torch.cuda.get_device_name())
-        measure(console, SEVEN, LAYERS, 1024, torch.device("cuda"))
+        write_table("bench_gpu_stages", *measure(console, SEVEN, LAYERS, 1024, torch.device("cuda")))
     else:
         console.print("no GPU here: nothing measured on one")
 

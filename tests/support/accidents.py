@@ -24,7 +24,7 @@ from datamodules.language.positions import Positions, Rule
 from datamodules.questions.files import FileQuestions
 from datamodules.split import GroupSplit
 
-STEPS = ("open", "os.rename", "os.mkdir", "os.remove", "fcntl.flock")
+STEPS = ("open", "os.rename", "os.mkdir", "os.link", "os.remove", "fcntl.flock")
 
 
 def build(model: str, questions: str, root: str) -> None:

@@ -23,56 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.support.device_rules import BY_INDEX, COPIES, NO_LAUNCH, WAITS, indexes_by_mask, is_cuda, require_one_device
+from tests.support.simulated_tensor import CPU, CUDA, SimulatedTensor, unwrap
 
-CUDA = torch.device("cuda", 0)
-CPU = torch.device("cpu")
-
-
-class SimulatedTensor(Tensor):
-    """A tensor that says it lies on `cuda:0`; `inner` is the one that is computed with."""
-
-    inner: Tensor
-
-    @staticmethod
-    def __new__(cls, inner: Tensor) -> "SimulatedTensor":
-        shape = {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, dtype=inner.dtype, layout=inner.layout, device=CPU, **shape
-        )
-        made.inner = inner
-        return made
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return CUDA
-
-    @property
-    def is_cuda(self) -> bool:  # type: ignore[override]
-        return True
-
-    @property
-    def is_cpu(self) -> bool:  # type: ignore[override]
-        return False
-
-    def get_device(self) -> int:
-        return 0
-
-    def record_stream(self, stream: Any) -> None:  # type: ignore[override]
-        pass
-
-    def __repr__(self, **_: Any) -> str:
-        return f"SimulatedTensor({self.inner})"
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise RuntimeError(
-            f"{func}: expected a thread in which SimulatedCuda is entered or torch.cuda.set_device called"
-        )
+__all__ = ["CUDA", "SimulatedCuda", "SimulatedTensor", "simulate"]
 
 
 def simulate(tensor: Tensor) -> Tensor:
@@ -93,7 +46,8 @@ class SimulatedCuda:
         copies: transfers between CPU and device; `copied` is their bytes.
         live: bytes that tensors on the device hold now; `peak` is the most so far.
         streams: how many were made.
-        threads: names of the threads that have set their device.
+        threads: names of the threads that have set their device; `waits` counts synchronisations by thread.
+        pinned: how often pinned memory was asked for; copies from the device do not wait if they go there.
 
     Example:
         >>> with SimulatedCuda() as device:  # doctest: +SKIP
@@ -107,6 +61,9 @@ class SimulatedCuda:
         self.launches = self.synchronisations = self.copies = self.copied = self.live = self.peak = self.streams = 0
         self.operations: Counter[str] = Counter()
         self.threads: list[str] = []
+        self.waits: Counter[str] = Counter()
+        self.pinned = 0
+        self._pinned: set[int] = set()  # addresses of that memory
         self._lock = threading.RLock()
         self._held: dict[int, list[int]] = {}  # for each storage: how many tensors share it, and its bytes
         self._thread = threading.get_ident()
@@ -132,6 +89,8 @@ class SimulatedCuda:
                 mem_get_info=lambda device=None: (self.free, self.memory or 2**40),
                 memory_allocated=lambda device=None: self.live,
                 max_memory_allocated=lambda device=None: self.peak,
+                reset_peak_memory_stats=self._reset_peak,
+                get_device_name=lambda device=None: "Simulated GPU",
             )
         )
         self._exit.enter_context(_Functions(self))
@@ -154,12 +113,24 @@ class SimulatedCuda:
             for one in _entered.modes:
                 one.__enter__()
 
+    def _reset_peak(self, device: Any = None) -> None:
+        self.peak = self.live
+
     def _make_stream(self, stream: SimpleNamespace) -> SimpleNamespace:
         self.streams += 1
         return stream
 
     def _wait(self) -> None:
         self.synchronisations += 1
+        self.waits[threading.current_thread().name] += 1
+
+    def _pin(self, memory: Tensor) -> Tensor:
+        self.pinned += 1
+        self._pinned.add(memory.untyped_storage().data_ptr())
+        return memory
+
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        return not isinstance(tensor, SimulatedTensor) and tensor.untyped_storage().data_ptr() in self._pinned
 
     def _wrap(self, inner: Tensor) -> SimulatedTensor:
         """A result on the device, counted by its storage as long as a tensor shares it."""
@@ -189,7 +160,8 @@ class SimulatedCuda:
     def _count_copy(self, tensor: Tensor, waits: bool) -> None:
         self.copies += 1
         self.copied += tensor.numel() * tensor.element_size()
-        self.synchronisations += waits
+        if waits:
+            self._wait()
 
 
 _entered = threading.local()
@@ -217,7 +189,9 @@ class _Functions(TorchFunctionMode):
             return self._to(first, list(args[1:]), kwargs)
         if name in ("pin_memory", "is_pinned"):
             return first if name == "pin_memory" else False
-        kwargs.pop("pin_memory", None)
+        if kwargs.pop("pin_memory", False):
+            with torch._C.DisableTorchFunctionSubclass():
+                return self.cuda._pin(func(*args, **kwargs))
         if name in ("tensor", "as_tensor", "asarray") and is_cuda(kwargs.get("device")):
             return self._move(func(*args, **(kwargs | {"device": CPU})), CUDA, None, False)
         with torch._C.DisableTorchFunctionSubclass():
@@ -271,14 +245,15 @@ class _Operations(TorchDispatchMode):
         )
         if crosses:
             source, behind = tensors[-1], kwargs.get("non_blocking", args[2:3] == (True,))
-            self.cuda._count_copy(source, waits=isinstance(source, SimulatedTensor) or not behind)
+            pageable = isinstance(source, SimulatedTensor) and not self.cuda._is_pinned(tensors[0])
+            self.cuda._count_copy(source, waits=pageable or not behind)
             stays = is_cuda(wanted) if wanted is not None else isinstance(tensors[0], SimulatedTensor)
         elif not func.is_view and name not in NO_LAUNCH:
             self.cuda.launches += 1
             self.cuda.operations[name] += 1
         if name in WAITS or (name in BY_INDEX and indexes_by_mask(args)):
             self.cuda._wait()
-        args, kwargs = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
+        args, kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
         kwargs = {key: CPU if is_cuda(value) else value for key, value in kwargs.items() if key != "pin_memory"}
         args = tuple(CPU if is_cuda(one) else one for one in args)
         given = {id(one.inner): one for one in there}
@@ -290,7 +265,3 @@ class _Operations(TorchDispatchMode):
             return given[id(one)] if id(one) in given else self.cuda._wrap(one)
 
         return tree_map(wrap, result)
-
-
-def _unwrap(one: Any) -> Any:
-    return one.inner if isinstance(one, SimulatedTensor) else one

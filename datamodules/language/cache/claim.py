@@ -4,8 +4,9 @@ A claim is held by whoever has both of these, in the folder `.local` of an entry
 
 - the lock `NAME.lock` (`flock`). The system drops it when its holder dies, so on one machine a killed run can be
   started again at once. Some file systems have no such lock, and on some it counts on one machine only.
-- the file `NAME.claim-K`, made by exclusive creation, which all machines agree on. It names its owner. A thread of
-  the owner touches it every few seconds: its heartbeat. On release its time is set to zero.
+- the file `NAME.claim-K`, made exclusively, which all machines agree on. It names its owner from the moment it is
+  there: it is a link to a file that was written before. A thread of the owner touches it every few seconds: its
+  heartbeat. On release its time is set to zero.
 
 Files of claims are never removed, as two processes could then each remove the other's. The next claim is the file
 with the next number, and a process makes it only once the claim before is over:
@@ -17,8 +18,9 @@ with the next number, and a process makes it only once the claim before is over:
 
 What can go wrong: a process that is stopped for longer than `STALE` seconds loses its claim to one on another machine.
 It notices before it writes the next file or the record. A file that it replaces in between differs from the record if
-its bytes do, and is reported as altered when it is next read. Exclusive creation must be atomic, which holds for
-local disks, NFS, Lustre, GPFS and Ceph, and not for object stores mounted as folders.
+its bytes do, and is reported as altered when it is next read. Links must be atomic, and so must exclusive creation
+where there are no links. That holds for local disks, NFS, Lustre, GPFS and Ceph, and not for object stores mounted as
+folders. Without links a process that is killed before it has written its name costs the others `STALE` seconds.
 """
 
 import errno
@@ -31,10 +33,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 BEAT = 5.0  # seconds between two touches of a claim that is held
 STALE = 60.0  # seconds without a touch after which a claim on another machine is over
 POLL = 0.2  # seconds between two looks at a claim that another process holds
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what link says of it
 NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)  # what flock says of it
 
 
@@ -70,16 +74,13 @@ class Claim:
         try:
             locks = self._take_lock()
             while locks is not None:
-                try:
-                    file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-                except FileExistsError:
+                if self._path.exists():
                     if not self._is_over(locks):
                         break
                     self._number += 1
                     continue
-                self._released = threading.Event()  # from here on there is a claim to release
-                with os.fdopen(file, "wb", buffering=0) as claim:
-                    claim.write(json.dumps(identify_owner()).encode())
+                if not self._make(json.dumps(identify_owner()).encode()):
+                    continue  # another process was faster
                 heart = threading.Thread(target=_beat, args=(self._path, self._released), daemon=True)
                 heart.start()
                 self._heart = heart
@@ -114,6 +115,34 @@ class Claim:
 
     def _get_path(self, number: int) -> Path:
         return self.folder / f"{self.name}.claim-{number}"
+
+    def _make(self, owner: bytes) -> bool:
+        """Make the claim file, with its content, unless it is there."""
+        ours = self.folder / f".{self.name}.claim.{uuid4().hex}.tmp"
+        try:
+            ours.write_bytes(owner)
+            os.link(ours, self._path)
+            self._released = threading.Event()  # from here on there is a claim to release
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return self._make_without_links(owner)
+        finally:
+            with suppress(OSError):
+                ours.unlink(missing_ok=True)
+        return True
+
+    def _make_without_links(self, owner: bytes) -> bool:
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        self._released = threading.Event()
+        with os.fdopen(file, "wb", buffering=0) as claim:
+            claim.write(owner)
+        return True
 
     def _take_lock(self) -> bool | None:
         """Whether the file system has locks; None where another process holds this one."""
@@ -158,7 +187,7 @@ def identify_owner() -> dict[str, str | int]:
 
 
 def _read_owner(content: bytes) -> dict[str, str | int]:
-    """What a claim file says; empty where its owner was killed before it wrote it."""
+    """What a claim file says; empty where there are no links and its owner was killed before it wrote it."""
     with suppress(ValueError):
         owner = json.loads(content)
         return owner if isinstance(owner, dict) else {}

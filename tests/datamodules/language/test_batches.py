@@ -91,6 +91,61 @@ def test_a_limit_that_is_known_beforehand_is_kept_to():
     assert sorted(i for batch in batches for i in batch) == list(range(26))
 
 
+class RoomFor:
+    """Memory for so many padded tokens; what a batch took is what was tried last."""
+
+    def __init__(self, most):
+        self.most, self.tried, self.watched = most, [], 0
+
+    def watch(self):
+        self.watched += 1
+
+    def fits_twice(self):
+        return 2 * self.tried[-1][0] * self.tried[-1][1] <= self.most
+
+
+def run_growing(lengths, holds, told, start, grows=True):
+    """Batches of up to 16 where memory holds `holds` tokens, and `told` as far as it tells; also what is remembered."""
+    room, remembered = RoomFor(told), []
+    batches = Batches(
+        16, quiet=True, most=start, room=room if grows else None, remember=lambda *it: remembered.append(it)
+    )
+
+    def compute(batch):
+        room.tried.append((len(batch), max(lengths[i] for i in batch)))
+        if room.tried[-1][0] * room.tried[-1][1] > holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch
+
+    done = [i for batch, _ in batches.run(range(len(lengths)), lengths, compute) for i in batch]
+    assert sorted(done) == list(range(len(lengths)))
+    assert bool(room.watched) == grows
+    return [n for n, _ in room.tried], remembered
+
+
+def test_batches_double_up_to_their_size_where_there_is_room():
+    assert run_growing([10] * 60, 10**6, 10**6, 20) == ([2, 4, 8, 16, 16, 14], [(40, True), (80, True), (160, True)])
+    assert run_growing([10] * 20, 10**6, 10**6, 160) == ([16, 4], [])
+    assert run_growing([10] * 20, 10**6, 10**6, 20, grows=False) == ([2] * 10, [])
+
+
+def test_batches_stop_growing_where_twice_the_last_would_not_fit():
+    assert run_growing([10] * 22, 10**6, 79, 20) == ([2, 4, 4, 4, 4, 4], [(40, True)])
+
+
+def test_a_batch_that_grew_too_far_halves_and_grows_no_more():
+    sizes, remembered = run_growing([10] * 30, 79, 10**6, 20)
+    assert sizes == [2, 4, 8, 4, 4, 4, 4, 4, 4]
+    assert remembered == [(40, True), (80, True), (40, False)]
+
+
+def test_growth_starts_from_one_example_where_nothing_is_thought_to_fit():
+    assert run_growing([10] * 30, 10**6, 10**6, 0) == (
+        [1, 2, 4, 8, 15],
+        [(20, True), (40, True), (80, True), (160, True)],
+    )
+
+
 def test_what_did_not_fit_elsewhere_is_done_again_here():
     """Processes that hold parts of one model: the second batch fails in another one."""
     answers = iter([False, True, False, False, False])

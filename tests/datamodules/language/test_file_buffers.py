@@ -40,3 +40,14 @@ def test_a_tensor_alone_keeps_its_memory():
     other = buffers.lend(1, (4,), torch.float32)[0].fill_(1)
     assert h.tolist() == [[0.0] * 4]
     assert other.tolist() == [[1.0] * 4]
+
+
+def test_memory_that_the_machine_lacks_is_told_in_one_line():
+    """2**60 bytes: more than addresses of a process."""
+    buffers = FileBuffers()
+    with pytest.raises(
+        ValueError, match=r"memory: expected 1\S+ \wB for the files of one shard, got \S+ \wB free on this .*; free"
+    ):
+        buffers.lend(1, (2**59,), torch.bfloat16)
+    h, _ = buffers.lend(1, (4,), torch.bfloat16)
+    assert h.shape == (1, 4)

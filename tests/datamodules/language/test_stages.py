@@ -18,6 +18,7 @@ from datamodules.language.language_model import LanguageModel
 from datamodules.language.running_model import RunningModel
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
+from datamodules.stream.read_ahead import get_copy_stream
 from tests.support.simulated_cuda import SimulatedCuda, simulate
 
 PROMPTS = [[1, 5, 6], [1, 7]]
@@ -154,16 +155,47 @@ def test_memory_that_runs_out_beside_the_forward_halves_too(running, monkeypatch
 
 def test_what_is_kept_of_a_batch_lies_on_the_cpu(running, monkeypatch):
     """Of a model on a GPU nothing may stay there between batches."""
+    get_copy_stream.cache_clear()
     with SimulatedCuda() as device:
         acts = simulate(torch.randn(2, 2, 2, 32))
         monkeypatch.setattr("datamodules.language.activation_stage.capture", lambda *_: {"resid_post": acts})
         stage = ActivationStage(running, ["a", "b"], ANSWERS, NAMES, TOKENS, VALID, ["resid_post"], [0, 2])
-        read = stage._read([1, 0], ["resid_post"])["resid_post"]
+        read = stage._read([1, 0], ["resid_post"]).tensors["resid_post"]
         assert not read.is_cuda
         assert read.dtype == torch.bfloat16
         assert torch.equal(read[1], acts[1].cpu().bfloat16())
         assert read[0, :, 1].count_nonzero() == 0  # a position that the example lacks
         assert device.live == acts.numel() * 4
+    get_copy_stream.cache_clear()
+
+
+def test_a_shard_captured_on_a_gpu_has_the_bytes_of_one_on_the_cpu(running, monkeypatch):
+    """Copies run behind: the CPU waits for none of them, only for each check and, in a thread, each copy."""
+    answers = [replace(ANSWERS[0], answer_ids=[9] * (1 + i % 5)) for i in range(40)]
+    tokens, valid = TOKENS[:1].repeat(40, 1, 1), VALID[:1].repeat(40, 1)
+    tokens[:, 1] = 3
+    sites = ["z", "mlp_out"]
+    stage = ActivationStage(running, list(map(str, range(40))), answers, NAMES, tokens, valid, sites, [0, 2])
+    made = stage.make(get_rows(0, 40), sites, lambda rows: None)
+    expected = {site: {name: bytes(file) for name, file in files.items()} for site, files in made.items()}
+    whole = activation_stage.capture
+    monkeypatch.setattr(
+        "datamodules.language.activation_stage.capture",
+        lambda *given: {site: simulate(h) for site, h in whole(*given).items()},
+    )
+    get_copy_stream.cache_clear()
+    with SimulatedCuda() as device:
+        for _ in range(2):  # the second one in the same buffers
+            del made
+            made = stage.make(get_rows(0, 40), sites, lambda rows: None)
+            assert made == expected
+        assert device.live == 0
+        assert (device.pinned, device.streams) == (2 * len(sites), 1)
+        batches = 2 * 5
+        assert device.waits["host-copies_0"] == batches
+        # One for each site: simulate() copies there, the mask is copied there, and the check waits.
+        assert device.waits["MainThread"] == 3 * batches * len(sites)
+    get_copy_stream.cache_clear()
 
 
 def test_answers_are_the_same_in_smaller_batches(running, language_model, monkeypatch):

@@ -4,7 +4,7 @@ import tracemalloc
 import pytest
 import torch
 
-from datamodules.stream.read_ahead import _get_copy_stream, count_copies, read_ahead
+from datamodules.stream.read_ahead import count_copies, get_copy_stream, read_ahead
 from tests.support.simulated_cuda import CUDA, SimulatedCuda
 
 CPU = torch.device("cpu")
@@ -139,10 +139,10 @@ def test_a_finished_loop_leaves_no_thread():
 
 @pytest.fixture
 def simulated_cuda():
-    _get_copy_stream.cache_clear()  # streams of a real device are not those of a simulated one
+    get_copy_stream.cache_clear()  # streams of a real device are not those of a simulated one
     with SimulatedCuda() as device:
         yield device
-    _get_copy_stream.cache_clear()
+    get_copy_stream.cache_clear()
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -108,7 +108,7 @@ def test_another_failure_of_the_lock_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "name", "failure"),
-    [(os, "fdopen", OSError(errno.ENOSPC, "no space")), (threading.Thread, "start", RuntimeError("no new thread"))],
+    [(os, "link", OSError(errno.ENOSPC, "no space")), (threading.Thread, "start", RuntimeError("no new thread"))],
 )
 def test_a_claim_that_fails_is_over_at_once(tmp_path, monkeypatch, module, name, failure):
     def fail(*_, **__):
