@@ -15,7 +15,6 @@ from probes.analysis.baselines import make_baselines
 from probes.analysis.beyond_baseline import BeyondBaseline, go_beyond_baseline
 from probes.analysis.chance import Chance, null_of_best
 from probes.analysis.clusters import Areas, measure_areas
-from probes.analysis.observations import observe
 from probes.analysis.paired import Comparison, compare
 from probes.analysis.reading import finite
 from probes.analysis.scores import Scores
@@ -37,7 +36,6 @@ class Analysis:
         baselines: the table of what needs no probe.
         beyond: what each probe adds to the best baseline.
         selectivity: AUC less that of the control labels, `[L, T]`.
-        observations: sentences with their numbers.
         left_out: sentences.
     """
 
@@ -50,12 +48,11 @@ class Analysis:
     baselines: BaselineTable | None
     beyond: BeyondBaseline | None
     selectivity: Comparison | None
-    observations: tuple[dict[str, Any], ...]
     left_out: tuple[str, ...]
 
     @property
     def reading(self) -> dict[str, float | None]:
-        """What `find_block` and `read_map` know beside the map."""
+        """What `find_block`, `read_map` and `observe` know beside the map."""
         return {"chance": self.chance and self.chance.q95, "spread": self.spread}
 
     def columns(self) -> dict[str, torch.Tensor]:
@@ -94,7 +91,6 @@ class Analysis:
             "baselines": self.baselines and _write_baselines(self.baselines),
             "beyond_baseline": self.beyond and _write_beyond(self.beyond),
             "selectivity": self.selectivity and self._write_selectivity(self.selectivity),
-            "observations": list(self.observations),
             "left_out": list(self.left_out),
         }
 
@@ -144,7 +140,7 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
     choice, readable = choose_cell(test, val), test.readable()
     if choice is None:
         left_out = (f"none of the {readable.numel()} cells can be read, so nothing is compared",)
-        return Analysis(test, None, None, None, None, None, None, None, None, (), left_out)
+        return Analysis(test, None, None, None, None, None, None, None, None, left_out)
     rows, left_out = scores.of("test", k), []
     valid = ~rows.scores.isnan() & readable[..., None]
     areas = measure_areas(rows.scores, rows.labels, valid, rows.groups)
@@ -172,7 +168,6 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
         baselines,
         beyond,
         _compare_with_control(scores, k, areas),
-        tuple(observe(test, chance.q95, spread)),
         tuple(left_out),
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -82,8 +82,12 @@ class Scores:
         return save(tensors, {"card": json.dumps(self.card.to_json(), allow_nan=False)})
 
 
-def load_scores(run: str | Path) -> Scores:
+def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
     """Read the scores of a run folder.
+
+    Args:
+        run: the folder.
+        groups: [N] int64 of all examples, for files of earlier versions, which hold none.
 
     Raises:
         FileNotFoundError: the run left its scores out, or is none.
@@ -92,12 +96,21 @@ def load_scores(run: str | Path) -> Scores:
     path = Path(run) / SCORES
     if not path.exists():
         raise FileNotFoundError(f"expected {path}, got none; run again with a larger scores.max_bytes, or name a run")
-    with safe_open(path, "pt") as file:
+    try:
+        opened = safe_open(path, "pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"expected the scores of a run, got {path}, which can't be read ({error}); run again"
+        ) from None
+    with opened as file:
         names, metadata = set(file.keys()), file.metadata() or {}
         if "card" not in metadata or not names.issuperset(TENSORS):
             raise ValueError(f"expected the scores of a run, got {path} without some of {', '.join(TENSORS)} and card")
         parts = {name: file.get_tensor(name) for name in TENSORS}
-        groups = file.get_tensor("groups") if "groups" in names else torch.arange(len(parts["examples"]))
+        if "groups" in names:
+            groups = file.get_tensor("groups")
+        else:
+            groups = torch.arange(len(parts["examples"])) if groups is None else groups[parts["examples"]]
     return Scores(**parts, groups=groups, card=Card.from_json(json.loads(metadata["card"])))
 
 

@@ -99,10 +99,7 @@ def describe_chance(analysis: Analysis) -> str:
 
 
 def print_findings(console: Console, analysis: Analysis) -> None:
-    """The analysis of one target: observations, best cell, chance, baselines, and what was left out."""
-    console.print("", "What the map shows", style="bold", sep="\n")
-    for one in analysis.observations:
-        console.print(f"- {one['sentence']}")
+    """The analysis of one target: best cell, chance, baselines, and what was left out."""
     for line in (describe_best(analysis), describe_chance(analysis)):
         if line:
             console.print(f"- {line}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 
 from probes.analysis.scores import Scores, load_scores
 
@@ -42,10 +43,11 @@ def read_record(run: str | Path) -> Record:
         raise FileNotFoundError(
             f"run: expected the folder of a finished run, got {folder}; name one, as outputs/latest"
         )
-    scores = load_scores(folder)
     examples = read_examples(folder)
     if examples is None:
         raise FileNotFoundError(f"run: expected {folder / EXAMPLES}, got none; run again, or name another run")
+    groups = examples.get("group", examples.index)
+    scores = load_scores(folder, torch.from_numpy(pd.factorize(groups, use_na_sentinel=False)[0]))
     if len(scores.examples) and int(scores.examples.max()) >= len(examples):
         raise ValueError(
             f"run: expected examples for all scores of {folder}, got {len(examples)} rows and a score of row "

@@ -10,6 +10,7 @@ from rich.console import Console
 from datamodules.card import Card
 from probes.analysis.analysis import Analysis
 from probes.analysis.auc_map import AUCMap, headline
+from probes.analysis.observations import observe
 from probes.analysis.reading import finite, read_map
 from probes.report.findings import describe_best, print_findings
 from probes.report.map_files import MOST_MAPS, TABLE
@@ -30,6 +31,9 @@ def print_maps(
         if len(shown) > 1 or one.spread == "SD":
             console.print("", one.target, style="bold", sep="\n")
         print_map(console, one)
+        console.print("", "What the map shows", style="bold", sep="\n")
+        for observation in observe(one, **_known(one, found)):
+            console.print(f"- {observation['sentence']}")
         if one.target in found:
             print_findings(console, found[one.target])
         elif one.spread == "SD":
@@ -64,9 +68,9 @@ def summarise(
 def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: Sequence[Analysis]) -> dict[str, Any]:
     """The part of summary.json that follows from the scores: the reading of the map, its extent, and its analysis.
 
-    `reading` is that of the one label set, or holds that of each by its name; `val` and `test` alike. With several
-    splits of a label set they are of the mean map, and `auc_sd` stands for `auc_se`. `analysis` is that of the one
-    target, or holds that of each by its name.
+    `reading` is that of the one label set, or holds that of each by its name; `observations`, `val` and `test` alike.
+    With several splits of a label set they are of the mean map, and `auc_sd` stands for `auc_se`. `analysis` is that of
+    the one target, or holds that of each by its name.
     """
     shown = headline(maps["test"], card)
     by = headline(maps["val"], card) if "val" in maps else [None] * len(shown)
@@ -78,14 +82,18 @@ def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: S
     }
     return {
         "reading": _alone(readings),
+        "observations": _alone({one.target: observe(one, **_known(one, found)) for one in shown}),
         **{split: extent and _alone(extent) for split, extent in extents.items()},
         "analysis": _alone({one.test.target: one.to_json() for one in analyses}) if analyses else None,
     }
 
 
 def _read(test: AUCMap, val: AUCMap | None, card: Card, found: Mapping[str, Analysis]) -> dict[str, Any]:
-    known = found[test.target].reading if test.target in found else {}
-    return read_map(test, card.coincidence, card.n_valid, val=val, **known)
+    return read_map(test, card.coincidence, card.n_valid, val=val, **_known(test, found))
+
+
+def _known(test: AUCMap, found: Mapping[str, Analysis]) -> dict[str, float | None]:
+    return found[test.target].reading if test.target in found else {}
 
 
 def _alone(named: dict[str, Any]) -> Any:

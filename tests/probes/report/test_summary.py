@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.card import Card
 from probes.analysis.auc_map import AUCMap
+from probes.analysis.observations import observe
 from probes.analysis.reading import read_map
 from probes.report.probes_file import load_probes
 from probes.report.report import Report
@@ -85,6 +86,7 @@ def test_summary_holds_the_run_its_reading_and_the_extent_of_both_maps(tmp_path)
     card, maps = module.tested, {split: one for split, [one] in module.maps.items()}
     assert Card.from_json({key: summary.pop(key) for key in card.to_json()}) == card
     assert summary.pop("reading") == read_map(maps["test"], card.coincidence, card.n_valid, val=maps["val"])
+    assert summary.pop("observations") == observe(maps["test"])
     assert summary.pop("analysis") is None  # the scores were not kept
     assert summary.pop("described") == "logistic, l2 = 1"
     seconds, versions = summary.pop("seconds"), summary.pop("versions")
@@ -176,12 +178,12 @@ def test_terminal_says_map_reading_and_picture(tmp_path, capsys, monkeypatch):
     assert max(len(line) for line in lines if str(folder) not in line) <= 100
     assert "tiny [x] · resid_post · logistic, l2 = 1 · test split · n = 200 · base rate 46%" in lines
     assert str(folder / "heatmap.png") in lines
-    best = read_map(module.maps["test"][0])["best_cells"][0]
-    digits = f"{best['auc']:.3f}".removeprefix("0").replace(".", r"\.")
-    assert re.search(rf"^ *{best['layer']} +{best['position']} +{digits} ± \.\d\d\d +200$", out, re.MULTILINE)
+    best = read_map(module.maps["test"][0], val=module.maps["val"][0])["best_cells"][0]
+    test, val = (f"{best[name]:.3f}"[:5].removeprefix("0").replace(".", r"\.") for name in ("auc", "val_auc"))
+    assert re.search(
+        rf"^ *{best['layer']} +{best['position']} +{test} ± \.\d\d\d +200 +{val[:5]}0*$", out, re.MULTILINE
+    )
     assert re.search(r"last_q\s+first_answer\s+25\.0%", out)
-    rectangle = read_map(module.maps["test"][0])["rectangle"]
-    assert f"layers {rectangle['layers'][0]} to {rectangle['layers'][1]}" in out
 
 
 def test_nothing_is_printed_before_the_end_of_the_test(tmp_path, capsys):
