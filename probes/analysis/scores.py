@@ -108,10 +108,10 @@ def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
             raise ValueError(f"expected the scores of a run, got {path} without some of {', '.join(TENSORS)} and card")
         parts = {name: file.get_tensor(name) for name in TENSORS}
         if "groups" in names:
-            groups = file.get_tensor("groups")
+            own = file.get_tensor("groups")
         else:
-            groups = torch.arange(len(parts["examples"])) if groups is None else groups[parts["examples"]]
-    return Scores(**parts, groups=groups, card=Card.from_json(json.loads(metadata["card"])))
+            own = torch.arange(len(parts["examples"])) if groups is None else groups[parts["examples"]]
+    return Scores(**parts, groups=own, card=Card.from_json(json.loads(metadata["card"])))
 
 
 def join_parts(parts: dict[str, "Scores"]) -> Scores:
