@@ -23,7 +23,7 @@ weights: install
 
 real: weights
 	$(BIN)/python train.py model=smollm2 model.gguf=cache/models/SmolLM2-135M-Instruct.Q4_1.gguf \
-		dataset=cities dataset.limit=2000 probe.standardize=true probe.l2=100 trainer=ddp_cpu trainer.devices=2
+		dataset=cities dataset.limit=2000 trainer=ddp_cpu trainer.devices=2
 
 lint: install
 	$(BIN)/ruff check .

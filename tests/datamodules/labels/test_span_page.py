@@ -124,6 +124,7 @@ def test_the_index_says_what_each_row_is(language_model):
         "answer": "the red stone", "finish": "stop",
         "prompt_ids": [1, 2], "thought_ids": [], "answer_ids": answer.answer_ids,
         "logprobs": answer.logprobs, "exact_answer": "red", "exact_answer_by": "model",
+        "exact_answer_tokens": None,
         "first_token": [3, 4], "last_token": [3, 6], "label_by": "so", "label": 1, "split": "val",
         "valid": [True, False],
     }  # fmt: skip
