@@ -68,7 +68,10 @@ OWN = {
             "model: expected a configuration with a _target_, got an empty one; start its file",
         ),
         (["--config-dir=OWN", "dataset=nowhere"], "configuration: Error loading 'nosuchmodule.Questions'"),
-        (["--config-dir=OWN", "positions=far"], "positions: expected examples that have one of far, got none of 2000"),
+        (
+            ["--config-dir=OWN", "positions=far", "dataset.limit=200"],
+            "positions: expected examples that have one of far, got none of 200",
+        ),
         (
             ["spans=model", "spans.model=gpt2"],
             "spans.model: expected null or a model, got 'gpt2'; give it with +model@sp",
