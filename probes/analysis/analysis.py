@@ -11,7 +11,7 @@ from datamodules.card import CONTROL, Card
 from probes.analysis.auc_map import AUCMap, Choice, choose_cell
 from probes.analysis.band import Band, band
 from probes.analysis.baseline_table import BaselineTable, tabulate_baselines
-from probes.analysis.baselines import make_baselines
+from probes.analysis.baselines import make_baselines, read_target
 from probes.analysis.beyond_baseline import BeyondBaseline, go_beyond_baseline
 from probes.analysis.chance import Chance, null_of_best
 from probes.analysis.clusters import Areas, measure_areas
@@ -152,6 +152,8 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
     baselines = beyond = None
     if examples is None:
         left_out.append("no table of examples: no baselines")
+    elif not _belong(examples, scores, k):
+        left_out.append("the table of examples has other labels than the scores, so it is of other data: no baselines")
     else:
         made = make_baselines(examples, scores.card.targets[k].name, scores.card.positions)
         baselines = tabulate_baselines(made, scores, choice.cell, k)
@@ -170,6 +172,16 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
         _compare_with_control(scores, k, areas),
         tuple(left_out),
     )
+
+
+def _belong(examples: pd.DataFrame, scores: Scores, k: int) -> bool:
+    """Whether a table holds the examples of the scores: a folder may keep those that the probes were fitted on."""
+    held = scores.part[k] > 0
+    rows = scores.examples[held]
+    if int(rows.max()) >= len(examples):
+        return False
+    labels = torch.from_numpy(read_target(examples, scores.card.targets[k].name)[0])
+    return torch.equal(labels[rows], scores.labels[k, held].long())
 
 
 def measure_spread(areas: Areas) -> float | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.block import Block, find_block, find_darkest, median_spread, required_lead, split_columns
+from probes.analysis.reading import finite
 from probes.analysis.wording import digits, join_names, name_layers, name_positions, shorten_names
 
 EARLY = ("last_q", "first_answer", "second_answer")
@@ -242,7 +243,7 @@ def _observe_last_layer(view: _View) -> tuple[str, dict[str, Any]] | None:
     }
     leads = dict(sorted(leads.items(), key=lambda entry: -entry[1]))
     column = int(lead.nan_to_num(-2.0).argmax())
-    largest = {"position": view.map.positions[column], "lead": float(lead[column]), "needed": float(needed[column])}
+    largest = {"position": view.map.positions[column], "lead": float(lead[column]), "needed": finite(needed[column])}
     numbers = {"layer": view.map.layers[-1], "leads": leads, "largest": largest, "spreads_needed": CLEAR}
     last, unit = f"layer {view.map.layers[-1]}, the last,", f"{CLEAR:.0f} {SPREADS[view.map.spread]}s"
     if leads:
@@ -251,9 +252,10 @@ def _observe_last_layer(view: _View) -> tuple[str, dict[str, Any]] | None:
             f"In {len(leads)} of {int(lead.isfinite().sum())} columns {last} is at least {unit} above the best earlier "
             f"layer: {told}."
         ), numbers
+    are = "have no estimate" if largest["needed"] is None else f"are {digits(largest['needed'])}"
     return (
         f"In no column is {last} {unit} above the best earlier layer: its largest lead is {digits(largest['lead'])} "
-        f"({largest['position']}; {unit} are {digits(largest['needed'])})."
+        f"({largest['position']}; {unit} {are})."
     ), numbers
 
 

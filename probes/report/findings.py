@@ -75,7 +75,10 @@ def describe_best(analysis: Analysis) -> str:
     cell, test = analysis.choice.cell, analysis.test
     place = f"layer {test.layers[cell[0]]}, {test.positions[cell[1]]}"
     how = "chosen on validation rows" if analysis.choice.on == "val" else "chosen on these rows, so too high"
-    text = f"Best cell ({how}): {place}, test AUC {digits(float(test.auc[cell]))} ± {digits(float(test.auc_se[cell]))}"
+    text = f"Best cell ({how}): {place}, test AUC {digits(float(test.auc[cell]))}"
+    if not bool(test.auc_se[cell].isfinite()):
+        return f"{text}, without an error: a class is in fewer than two groups."
+    text += f" ± {digits(float(test.auc_se[cell]))}"
     if analysis.limits is not None:
         low, high = float(analysis.limits.lower[cell]), float(analysis.limits.upper[cell])
         text += f", {digits(low, 2)} to {digits(high, 2)} with 95% for all cells at once"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from probes.analysis.auroc import auroc
 from probes.analysis.chance import null_of_best
 from probes.analysis.clusters import measure_areas
 from probes.analysis.scores import PARTS, Scores
+from probes.report.findings import describe_best
 from tests.support.cards import make_card
 
 N, VAL = 300, 100
@@ -142,3 +144,19 @@ def test_of_many_targets_the_first_are_analysed():
 def test_the_spread_of_cells_without_an_error_is_not_known():
     areas = measure_areas(torch.full((2, 4), math.nan), torch.tensor([0, 0, 1, 1]))
     assert measure_spread(areas) is None
+
+
+@pytest.mark.parametrize("change", [lambda table: table[::-1].reset_index(drop=True), lambda table: table[:-250]])
+def test_a_table_of_other_examples_gives_no_baselines(change):
+    scores = make_scores()
+    [found] = analyse(scores, change(make_examples(scores)))
+    assert found.baselines is None
+    assert "of other data" in found.left_out[0]
+    assert analyse(scores, make_examples(scores))[0].baselines is not None
+
+
+def test_a_class_in_one_group_has_no_error_and_none_is_printed():
+    scores = make_scores()
+    [found] = analyse(replace(scores, groups=torch.arange(N).where(scores.labels[0] == 0, 0)))
+    assert "without an error" in describe_best(found)
+    assert "nan" not in describe_best(found)
