@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.card import CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card
+from datamodules.card import CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card, is_control
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
@@ -132,6 +132,11 @@ class GridDataModule(pl.LightningDataModule):
         kept: Tensor | None = None,
     ) -> Targets:
         """Split label sets as `split_targets` does, with a control of each where `control_labels` is true."""
+        if named := [name for name in names if is_control(name)]:
+            raise ValueError(
+                f"targets: expected names other than {CONTROL}, which random labels have, got {', '.join(named)}; "
+                "rename them"
+            )
         targets = split_targets(labels, names, self.split, groups, given, kept)
         return add_controls(targets, self.seed) if self.control_labels else targets
 
@@ -141,7 +146,7 @@ class GridDataModule(pl.LightningDataModule):
             of = f" of {target.name}" if len(card.targets) > 1 else ""
             for split in ("train", "test"):
                 n, ones = target.counts[split].n, target.counts[split].n_positive
-                if ones in (0, n) and not target.label.startswith(CONTROL):
+                if ones in (0, n) and not is_control(target.label):
                     raise ValueError(
                         f"split: expected both classes in {split}{of}, got {n} {self.classes[ones > 0]} in "
                         f"{target.counts[split].n_groups} groups and no other; take split.by=question, another "

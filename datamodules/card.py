@@ -12,6 +12,15 @@ CONTROL = "control"  # name of a label set that is random
 MIN_GROUPS = 20  # of a test split: standard errors from fewer are rough
 
 
+def is_control(label: str) -> bool:
+    """Whether a label set is random: its name is `control`, or `control of` that of another.
+
+    >>> is_control("control of correctness"), is_control("control questions")
+    (True, False)
+    """
+    return label == CONTROL or label.startswith(f"{CONTROL} of ")
+
+
 @dataclass(frozen=True)
 class Count:
     """How many examples a split has.

@@ -10,8 +10,8 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from datamodules.card import CONTROL, Card
-from probes.analysis.auc_map import AUCMap, choose_cell, headline
+from datamodules.card import Card, is_control
+from probes.analysis.auc_map import AUCMap, choose_cell
 from probes.grid_auroc import GridAUROC
 from probes.settings import check_precision
 from probes.solver.inputs import NotFiniteError
@@ -233,6 +233,7 @@ class ProbeGrid(pl.LightningModule):
             for target, of_target in zip(self.tested.targets, tensors, strict=True)
         ]
         shown = self._without_controls(self.maps[split])
+        # Each split of a label set by its own validation rows: those of another are among its test rows.
         by = self._without_controls(self.maps["val"]) if "val" in self.maps else [None] * len(shown)
         chosen = [choose_cell(one, of_val) for one, of_val in zip(shown, by, strict=True)]
         found = [
@@ -246,4 +247,4 @@ class ProbeGrid(pl.LightningModule):
             self.log_dict({f"{split}/auc_best": best, f"{split}/auc_mean": mean}, prog_bar=True, sync_dist=False)
 
     def _without_controls(self, maps: list[AUCMap]) -> list[AUCMap]:
-        return [one for one in headline(maps, self.tested) if not one.target.startswith(CONTROL)]
+        return [one for one, target in zip(maps, self.tested.targets, strict=True) if not is_control(target.label)]

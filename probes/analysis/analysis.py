@@ -1,13 +1,13 @@
 """The analysis of a run from its record: everything that is said of a target beside its AUC map."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
 
-from datamodules.card import CONTROL, Card
+from datamodules.card import Card, is_control
 from probes.analysis.auc_map import AUCMap, Choice, choose_cell
 from probes.analysis.band import Band, band
 from probes.analysis.baseline_table import BaselineTable, tabulate_baselines
@@ -89,7 +89,7 @@ class Analysis:
                 "n_near_best": None if self.limits.near_best is None else int(self.limits.near_best.sum()),
             },
             "baselines": self.baselines and _write_baselines(self.baselines),
-            "beyond_baseline": self.beyond and _write_beyond(self.beyond),
+            "beyond_baseline": self.beyond and self.choice and _write_beyond(self.beyond, self.choice),
             "selectivity": self.selectivity and self._write_selectivity(self.selectivity),
             "left_out": list(self.left_out),
         }
@@ -114,7 +114,7 @@ class Analysis:
     def _write_selectivity(self, found: Comparison) -> dict[str, Any]:
         readable = found.difference[found.difference.isfinite()]
         at_best = None
-        if self.choice is not None:
+        if self.choice is not None and self.choice.on == "val":
             cell = self.choice.cell
             at_best = {"difference": finite(found.difference[cell]), "error": finite(found.error[cell])}
         return {"mean": finite(readable.mean()) if len(readable) else None, "best_cell": at_best}
@@ -132,7 +132,7 @@ def analyse(scores: Scores, examples: pd.DataFrame | None = None) -> list[Analys
         >>> analyse(record.scores, record.examples)[0].chance.q95  # doctest: +SKIP
     """
     maps = {split: scores.maps(split) for split in ("val", "test")}
-    own = [k for k, target in enumerate(scores.card.targets) if not target.label.startswith(CONTROL)]
+    own = [k for k, target in enumerate(scores.card.targets) if not is_control(target.label)]
     return [_analyse_target(scores, k, maps["test"][k], maps["val"][k], examples) for k in own[:MOST_TARGETS]]
 
 
@@ -148,7 +148,10 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
     chance = null_of_best(rows.scores, rows.labels, valid, rows.groups)
     chosen = choice.on == "val" and bool(areas.at(choice.cell).error().isfinite())
     if choice.on != "val":
-        left_out.append("no validation rows chose the best cell: its AUC is the highest of the test rows, and too high")
+        left_out.append(
+            "no validation rows chose the best cell: its AUC is the highest of the test rows, and too high; what it "
+            "adds to the baselines is not tested"
+        )
     baselines = beyond = None
     if examples is None:
         left_out.append("no table of examples: no baselines")
@@ -158,6 +161,8 @@ def _analyse_target(scores: Scores, k: int, test: AUCMap, val: AUCMap, examples:
         made = make_baselines(examples, scores.card.targets[k].name, scores.card.positions)
         baselines = tabulate_baselines(made, scores, choice.cell, k)
         left_out += baselines.missing
+        if choice.on != "val":  # the cell is the best of the rows that would judge it
+            baselines = replace(baselines, gain=None)
         if baselines.best is not None and baselines.chosen_on == "val":
             beyond = go_beyond_baseline(scores, made.scores[baselines.best], baselines.best, k)
     return Analysis(
@@ -196,7 +201,7 @@ def measure_spread(areas: Areas) -> float | None:
 def find_control(card: Card, k: int) -> int | None:
     """Number of the target that has random labels on the split of target k; see `control_labels`."""
     n = len(card.targets) // 2
-    paired = k < n and all(target.label.startswith(CONTROL) for target in card.targets[n:])
+    paired = k < n and all(is_control(target.label) for target in card.targets[n:])
     return k + n if paired and 2 * n == len(card.targets) else None
 
 
@@ -222,11 +227,13 @@ def _write_baselines(table: BaselineTable) -> dict[str, Any]:
     return {"rows": list(rows), "best": table.best, "chosen_on": table.chosen_on, "gain_of_probe": gain}
 
 
-def _write_beyond(found: BeyondBaseline) -> dict[str, Any]:
+def _write_beyond(found: BeyondBaseline, choice: Choice) -> dict[str, Any]:
     gain = found.gain.difference
     known = gain[gain.isfinite()]
     return {
         "baseline": found.name,
+        "gain_of_best_cell": finite(gain[choice.cell]),
+        "error_of_best_cell": finite(found.gain.error[choice.cell]),
         "mean_gain": finite(known.mean()) if len(known) else None,
         "n_above": int((found.gain.lower > 0).sum()),
         "n_cells": len(known),

@@ -9,6 +9,7 @@ from probes.analysis.clusters import Areas
 from probes.analysis.draws import split_draws
 from probes.solver.precision import full_precision
 
+FEWEST = 5.0  # effective groups of an error that is drawn again: with fewer, draws divide by nearly nothing
 SMALLEST = 1e-6  # variance of a draw whose groups are all alike, where that of the cell is 1
 
 
@@ -86,11 +87,23 @@ def find_near_best(
     return (behind.auc <= critical * error) & error.isfinite()
 
 
+def can_vary(areas: Areas) -> Tensor:
+    """Cells whose error comes from enough groups to be drawn again, bool [..].
+
+    Two score sets that rank nearly all examples alike differ in a few groups only. How many there are in effect is
+    (sum of squares)^2 / sum of fourth powers of the groups' influences, a third of all groups for normal influences. It
+    is to be at least 5, or a sixth of all groups where these are few.
+    """
+    squares = areas.influence.square()
+    effective = squares.sum(-1).square() / squares.square().sum(-1)
+    return effective >= min(FEWEST, squares.shape[-1] / 6)  # False where it is NaN
+
+
 @full_precision()
 def critical_value(areas: Areas, level: float, draws: int, seed: int, two_sided: bool = True) -> float:
-    """Quantile of the largest standardised error of all cells; 0 where no cell has an error above 0."""
+    """Quantile of the largest standardised error of the cells that `can_vary`; 0 where there is none."""
     error = areas.error()
-    varies = error > 0  # False where it is NaN
+    varies = can_vary(areas)
     if not varies.any():
         return 0.0
     unit = (areas.influence[varies] / error[varies][:, None]).T

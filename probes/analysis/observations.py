@@ -36,6 +36,11 @@ class _View:
     block: Block | None
     chance: float | None
     spread: float | None
+    rank: Tensor  # chooses the best layer of a column: validation AUC where there is one, NaN likewise
+
+    def best_row(self, column: int) -> int:
+        """Row of the best cell of a column, which has one."""
+        return int(self.rank[:, column].nan_to_num(-1.0).argmax())
 
     def means(self) -> dict[str, float]:
         """Mean AUC of each column that can be read, by name."""
@@ -43,13 +48,16 @@ class _View:
         return {name: mean for name, mean in means if mean == mean}
 
 
-def observe(auc_map: AUCMap, chance: float | None = None, spread: float | None = None) -> list[dict[str, Any]]:
+def observe(
+    auc_map: AUCMap, chance: float | None = None, spread: float | None = None, val: AUCMap | None = None
+) -> list[dict[str, Any]]:
     """Say what a map shows.
 
     Args:
         auc_map: the map, ``[L, T]``.
         chance: AUC that the best cell of a map without signal stays below (in 95% of such maps), if known.
         spread: see `find_block`.
+        val: the validation map of the same probes, which chooses the best layer of a column.
 
     Returns:
         Observations, JSON-ready: name, sentence, and numbers, a dict with every number of the sentence. Empty where no
@@ -65,7 +73,11 @@ def observe(auc_map: AUCMap, chance: float | None = None, spread: float | None =
     if not readable.any():
         return []
     auc = torch.where(readable, auc_map.auc.double(), torch.nan)
-    view = _View(auc_map, auc, find_block(auc_map, chance, spread), chance, spread)
+    rank = auc
+    if val is not None:  # columns that validation rows cannot rank are ranked by the map itself
+        own = torch.where(readable & val.readable(), val.auc.double(), torch.nan)
+        rank = torch.where(own.isfinite().any(0), own, auc)
+    view = _View(auc_map, auc, find_block(auc_map, chance, spread), chance, spread, rank)
     observers: Sequence[Callable[[_View], tuple[str, dict[str, Any]] | None]] = (
         _observe_block,
         _observe_gradient,
@@ -189,8 +201,9 @@ def _observe_question(view: _View) -> tuple[str, dict[str, Any]] | None:
         f"others ({digits(mean_others)}; the lightest of them is {other}, {digits(others[other])})"
     )
     if "last_q" in early:
-        column = view.auc[:, view.map.positions.index("last_q")].nan_to_num(-1.0)
-        layer, best = view.map.layers[int(column.argmax())], float(column.max())
+        column = view.map.positions.index("last_q")
+        row = view.best_row(column)
+        layer, best = view.map.layers[row], float(view.auc[row, column])
         numbers["last_q_best"] = {"layer": layer, "auc": best}
         sentence += f"; last_q is best in layer {layer}, {digits(best)}"
     return f"{sentence}.", numbers
@@ -212,7 +225,7 @@ def _observe_trailing(view: _View) -> tuple[str, dict[str, Any]] | None:
         }
     bests = {}  # layer of the highest AUC in each column
     for column in dict.fromkeys(column for _, column in known):
-        bests[view.map.positions[column]] = view.map.layers[int(view.auc[:, column].nan_to_num(-1.0).argmax())]
+        bests[view.map.positions[column]] = view.map.layers[view.best_row(column)]
     mean = float(view.auc[:, columns].nanmean())
     low, high = ends["lowest"], ends["highest"]
     subject = f"At the trailing tokens {name_positions(names[0], names[-1])}" if len(names) > 1 else f"At {names[0]}"

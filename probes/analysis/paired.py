@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probes.analysis.band import critical_value
+from probes.analysis.band import can_vary, critical_value
 from probes.analysis.clusters import Areas
 from probes.solver.precision import full_precision
 
@@ -19,7 +19,7 @@ class Comparison:
         error: [..] its clustered standard error.
         p: [..] two-sided p-value, each difference by itself.
         p_holm: [..] the same, corrected for all of them (Holm 1979, Scand. J. Statistics 6:65).
-        lower: [..] limits that hold all the differences at once.
+        lower: [..] limits that hold all the differences at once; NaN where too few groups differ, see `can_vary`.
         upper: likewise.
         critical: how many standard errors the limits are away.
     """
@@ -63,7 +63,8 @@ def compare(first: Areas, second: Areas, level: float = 0.95, draws: int = 2_000
     difference, error = behind.auc, behind.error()
     p = two_sided_p(difference, error, behind.freedom)
     critical = critical_value(behind, level, draws, seed)
-    lower, upper = difference - critical * error, difference + critical * error
+    reach = (critical * error).where(can_vary(behind) | (error == 0), torch.nan)
+    lower, upper = difference - reach, difference + reach
     return Comparison(difference, error, p, correct_by_holm(p), lower, upper, critical)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from datamodules.card import CONTROL, Card
+from datamodules.card import Card, is_control
 from probes.analysis.analysis import find_control
 from probes.analysis.auc_map import choose_cell
 from probes.analysis.differences import DifferenceMap, PairedParts, Part, compare_parts, subtract_maps
@@ -117,7 +117,7 @@ def choose_targets(first: Card, second: Card) -> tuple[int, int]:
     (0, 0)
     """
     names = [
-        {target.name: k for k, target in enumerate(card.targets) if not target.label.startswith(CONTROL)}
+        {target.name: k for k, target in enumerate(card.targets) if not is_control(target.label)}
         for card in (first, second)
     ]
     common = next((name for name in names[0] if name in names[1]), None)

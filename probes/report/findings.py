@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.card import Card
+from datamodules.card import Card, is_control
 from probes.analysis.analysis import Analysis
 from probes.analysis.auc_map import AUCMap, headline
 from probes.analysis.baseline_table import BaselineTable
@@ -29,9 +29,10 @@ def decorate(
     """
     of_target = {analysis.test.target: analysis for analysis in analyses}
     shown = headline(maps, card)
+    own = [one for one in shown if not is_control(one.target)]
     return {
         "marks": [mark(one, of_target.get(one.target), short) for one in shown],
-        "foot": write_foot(of_target[shown[0].target]) if len(shown) == 1 and shown[0].target in of_target else "",
+        "foot": write_foot(of_target[own[0].target]) if len(own) == 1 and own[0].target in of_target else "",
         "columns": [of_target[one.target].columns() if one.target in of_target else {} for one in maps],
     }
 
@@ -64,7 +65,7 @@ def write_foot(one: Analysis) -> str:
         rows = sorted(one.baselines.rows, key=lambda row: -row.auc if row.auc == row.auc else 0.0)
         shown = "; ".join(f"{row.name} {digits(row.auc, 2)}" for row in rows[:5] if row.auc == row.auc)
         lines.append(f"Without a probe (test AUC, the highest five): {shown}.")
-        lines.append(one.baselines.describe())
+        lines += [one.baselines.describe()] * (one.baselines.gain is not None)
     return "\n".join(line for line in lines if line)
 
 
@@ -97,7 +98,7 @@ def describe_chance(analysis: Analysis) -> str:
     return (
         f"Chance: without any signal the best of {n} cells reaches {digits(chance.mean)} on average, "
         f"{digits(chance.q95)} in 5% of maps and {digits(chance.q99)} in 1%; "
-        f"{int((chance.p_family < 0.05).sum())} cells are above the 5%."
+        f"cells above the 5%: {int((chance.p_family < 0.05).sum())}."
     )
 
 
@@ -106,7 +107,7 @@ def print_findings(console: Console, analysis: Analysis) -> None:
     for line in (describe_best(analysis), describe_chance(analysis)):
         if line:
             console.print(f"- {line}")
-    if (found := analysis.selectivity) is not None and analysis.choice is not None:
+    if (found := analysis.selectivity) is not None and analysis.choice is not None and analysis.choice.on == "val":
         difference, error = (float(part[analysis.choice.cell]) for part in (found.difference, found.error))
         console.print(
             f"- Selectivity of the best cell: {digits(difference)} ± {digits(error)} above random labels on the same "
@@ -114,14 +115,15 @@ def print_findings(console: Console, analysis: Analysis) -> None:
         )
     if analysis.baselines is not None and analysis.baselines.rows:
         console.print("", _tabulate(analysis.baselines))
-        console.print(analysis.baselines.describe())
-    if (beyond := analysis.beyond) is not None:
-        gain = beyond.gain.difference[beyond.gain.difference.isfinite()]
-        if len(gain):
-            console.print(
-                f"Together with {beyond.name}, probes add {digits(float(gain.mean()))} on average over {len(gain)} "
-                f"cells; in {int((beyond.gain.lower > 0).sum())} the gain is above 0 with 95% for all cells at once."
-            )
+        if analysis.baselines.gain is not None:
+            console.print(analysis.baselines.describe())
+    if (beyond := analysis.beyond) is not None and analysis.choice is not None:
+        difference, error = (float(part[analysis.choice.cell]) for part in (beyond.gain.difference, beyond.gain.error))
+        console.print(
+            f"The best cell together with {beyond.name}: AUC {digits(difference)} ± {digits(error)} above that alone. "
+            f"Cells whose gain is above 0, with 95% for all cells at once: {int((beyond.gain.lower > 0).sum())} of "
+            f"{int(beyond.gain.difference.isfinite().sum())}."
+        )
     for line in analysis.left_out:
         console.print(line[:1].upper() + line[1:] + ("" if line.endswith(".") else "."), style="dim")
 

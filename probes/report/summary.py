@@ -9,7 +9,7 @@ from rich.console import Console
 
 from datamodules.card import Card
 from probes.analysis.analysis import Analysis
-from probes.analysis.auc_map import AUCMap, headline
+from probes.analysis.auc_map import AUCMap, choose_cell, headline
 from probes.analysis.observations import observe
 from probes.analysis.reading import finite, read_map
 from probes.report.findings import describe_best, print_findings
@@ -26,13 +26,20 @@ def print_maps(
     """The test maps and what they show: all that the terminal says of a result."""
     found = {analysis.test.target: analysis for analysis in analyses}
     shown = headline(maps["test"], card)
-    by = headline(maps["val"], card) if "val" in maps else [None] * len(shown)
+    by = _rankers(maps, card)
     for one, val in list(zip(shown, by, strict=True))[:MOST_MAPS]:
         if len(shown) > 1 or one.spread == "SD":
             console.print("", one.target, style="bold", sep="\n")
         print_map(console, one)
+        sizes = sorted(set(one.n[one.readable()].tolist()))
+        if len(sizes) > 1 and one.spread == "SE":
+            console.print(
+                f"Columns have other examples, {sizes[0]:,} to {sizes[-1]:,}: compare those with equal rows only "
+                "(positions.rows=common gives all the same).",
+                style="dim",
+            )
         console.print("", "What the map shows", style="bold", sep="\n")
-        for observation in observe(one, **_known(one, found)):
+        for observation in observe(one, val=val, **_known(one, found)):
             console.print(f"- {observation['sentence']}")
         if one.target in found:
             print_findings(console, found[one.target])
@@ -73,19 +80,32 @@ def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: S
     the one target, or holds that of each by its name.
     """
     shown = headline(maps["test"], card)
-    by = headline(maps["val"], card) if "val" in maps else [None] * len(shown)
+    by = _rankers(maps, card)
     found = {analysis.test.target: analysis for analysis in analyses}
     readings = {one.target: _read(one, val, card, found) for one, val in zip(shown, by, strict=True)}
     extents = {
-        split: {one.target: _extent(one) for one in headline(maps[split], card)} if split in maps else None
+        split: {one.target: _extent(one, val) for one, val in zip(headline(maps[split], card), by, strict=True)}
+        if split in maps
+        else None
         for split in ("val", "test")
     }
     return {
         "reading": _alone(readings),
-        "observations": _alone({one.target: observe(one, **_known(one, found)) for one in shown}),
+        "observations": _alone(
+            {one.target: observe(one, val=val, **_known(one, found)) for one, val in zip(shown, by, strict=True)}
+        ),
         **{split: extent and _alone(extent) for split, extent in extents.items()},
         "analysis": _alone({one.test.target: one.to_json() for one in analyses}) if analyses else None,
     }
+
+
+def _rankers(maps: Mapping[str, Sequence[AUCMap]], card: Card) -> list[AUCMap | None]:
+    """The validation map that ranks the cells of each test map.
+
+    None where there is none, and for a mean of several splits: validation rows of one are test rows of another.
+    """
+    shown = headline(maps["val" if "val" in maps else "test"], card)
+    return [one if "val" in maps and one.spread == "SE" else None for one in shown]
 
 
 def _read(test: AUCMap, val: AUCMap | None, card: Card, found: Mapping[str, Analysis]) -> dict[str, Any]:
@@ -108,6 +128,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _extent(auc_map: AUCMap) -> dict[str, float | None]:
-    auc = auc_map.auc[auc_map.readable()]
-    return {"best_auc": finite(auc.max()) if len(auc) else None, "mean_auc": finite(auc.mean())}
+def _extent(auc_map: AUCMap, val: AUCMap | None) -> dict[str, float | None]:
+    choice = choose_cell(auc_map, val)
+    return {
+        "best_auc": None if choice is None else finite(auc_map.auc[choice.cell]),
+        "mean_auc": finite(auc_map.auc[auc_map.readable()].mean()),
+    }

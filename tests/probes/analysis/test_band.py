@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from probes.analysis.band import band, critical_value
+from probes.analysis.band import band, can_vary, critical_value
 from probes.analysis.clusters import Areas, measure_areas
 from tests.support.worlds import draw_world
 
@@ -114,3 +114,12 @@ def test_the_seed_decides():
     areas = measure(4)
     values = [band(areas, draws=200, seed=seed).critical for seed in (3, 3, 4)]
     assert values[0] == values[1] != values[2]
+
+
+def test_a_difference_of_few_groups_does_not_widen_the_limits_of_the_others():
+    areas = measure(6, MANY)
+    value = critical_value(areas, 0.95, 2_000, 0)
+    rare = areas.influence[:1] * (torch.arange(areas.influence.shape[-1]) < 3)  # two rankings that hardly differ
+    more = Areas(torch.cat([areas.auc, areas.auc[:1]]), torch.cat([areas.influence, rare]), areas.freedom)
+    assert can_vary(more).tolist() == [True] * 6 + [False]
+    assert critical_value(more, 0.95, 2_000, 0) == value

@@ -214,7 +214,7 @@ def test_joined_groups_are_connected(seed):
 
 FEW = torch.cat([torch.ones(9), torch.zeros(N - 9)])
 MISTAKES = {
-    "no scores": ({}, {}, r"expected .*C/scores.safetensors, got none", {"runs": "AC"}),
+    "no scores": ({}, {}, r"expected .*C/examples.parquet, got none", {"runs": "AC"}),
     "nothing to compare": ({}, {}, "got one without control labels; name a second run", {"runs": "A"}),
     "three": ({}, {}, "expected one or two folders of runs", {"runs": "ABA"}),
     "other ids": ({}, {"table": {"id": range(N, 2 * N)}}, "got 400 and 400 and none in both", {}),
