@@ -9,7 +9,7 @@ from probes.analysis.clusters import Areas
 from probes.analysis.draws import split_draws
 from probes.solver.precision import full_precision
 
-FEWEST = 5.0  # effective groups of an error that is drawn again: with fewer, draws divide by nearly nothing
+FEWEST = 10.0  # effective groups of an error that is drawn again: with fewer, draws divide by nearly nothing
 SMALLEST = 1e-6  # variance of a draw whose groups are all alike, where that of the cell is 1
 
 
@@ -92,7 +92,7 @@ def can_vary(areas: Areas) -> Tensor:
 
     Two score sets that rank nearly all examples alike differ in a few groups only. How many there are in effect is
     (sum of squares)^2 / sum of fourth powers of the groups' influences, a third of all groups for normal influences. It
-    is to be at least 5, or a sixth of all groups where these are few.
+    is to be at least 10, or a sixth of all groups where these are few.
     """
     squares = areas.influence.square()
     effective = squares.sum(-1).square() / squares.square().sum(-1)
