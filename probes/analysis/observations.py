@@ -231,10 +231,10 @@ def _observe_last_layer(view: _View) -> tuple[str, dict[str, Any]] | None:
     if len(auc) < 2:
         return None
     earlier = auc[:-1].nan_to_num(-1.0).amax(0)
-    lead = torch.where(earlier >= 0, auc[-1] - earlier, torch.nan)
+    needed = CLEAR * view.map.auc_se[-1].double()
+    lead = torch.where((earlier >= 0) & needed.isfinite(), auc[-1] - earlier, torch.nan)  # one group has no error
     if not lead.isfinite().any():
         return None
-    needed = CLEAR * view.map.auc_se[-1].double()
     leads = {
         name: float(lead[column])
         for column, name in enumerate(view.map.positions)

@@ -111,7 +111,20 @@ def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
             groups = file.get_tensor("groups")
         else:
             groups = torch.arange(len(parts["examples"])) if groups is None else groups[parts["examples"]]
-    return Scores(**parts, groups=groups, card=Card.from_json(json.loads(metadata["card"])))
+    try:
+        card = Card.from_json(json.loads(metadata["card"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"expected the scores of a run, got {path} with another card ({error}); run again") from None
+    shape = (*card.shape[:3], len(parts["examples"]))
+    K, n = shape[0], shape[-1]
+    wanted = {"scores": shape, "examples": (n,), "part": (K, n), "labels": (K, n), "groups": (n,)}
+    for name, tensor in (parts | {"groups": groups}).items():
+        if tuple(tensor.shape) != wanted[name] or not K:
+            raise ValueError(
+                f"expected the scores of a run, got {path} with {name} {list(tensor.shape)} where its card and "
+                f"its examples ask for {list(wanted[name])}; run again"
+            )
+    return Scores(**parts, groups=groups, card=card)
 
 
 def join_parts(parts: dict[str, "Scores"]) -> Scores:
