@@ -180,6 +180,7 @@ def _one_line(error: Exception) -> str:
         )
     if isinstance(error, MissingMandatoryValue):
         key = str(error.full_key)
+        key = key.removeprefix("command.")  # what it holds has names of its own at the top
         inner = key.removeprefix("datamodule.")
         key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
         return f"expected a value for {key}, which has no default; add {key}=... to the command"

@@ -92,11 +92,11 @@ def can_vary(areas: Areas) -> Tensor:
 
     Two score sets that rank nearly all examples alike differ in a few groups only. How many there are in effect is
     (sum of squares)^2 / sum of fourth powers of the groups' influences, a third of all groups for normal influences. It
-    is to be at least 10, or a sixth of all groups where these are few.
+    is to be at least 10, or a twelfth of all groups where these are few.
     """
     squares = areas.influence.square()
     effective = squares.sum(-1).square() / squares.square().sum(-1)
-    return effective >= min(FEWEST, squares.shape[-1] / 6)  # False where it is NaN
+    return effective >= min(FEWEST, squares.shape[-1] / 12)  # False where it is NaN
 
 
 @full_precision()

@@ -150,7 +150,8 @@ def _flip(
     # be noise; taking that away as well gives too many false positives.
     found = score.sum(-1, keepdim=True)
     noise = (sum_by_group(score, numbers) / leverage).square().sum(-1, keepdim=True)
-    known = found * (1 - 4 * noise / found.square()).clamp_min(0)  # 1 - inf is less than 0 as well
+    # 1 - inf is less than 0 as well, and 0 / 0 is that of a cell whose scores are all equal: it knows nothing.
+    known = found * (1 - 4 * noise / found.square()).nan_to_num(0.0).clamp_min(0)
     signal = known * residual.square() / residual.square().sum(-1, keepdim=True)
     of_group = sum_by_group(score - signal, numbers) / leverage
     # With each example its own group the variance is that of a permutation, whatever the cell knows.

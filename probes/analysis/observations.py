@@ -19,7 +19,6 @@ from torch import Tensor
 
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.block import Block, find_block, find_darkest, median_spread, required_lead, split_columns
-from probes.analysis.reading import finite
 from probes.analysis.wording import digits, join_names, name_layers, name_positions, shorten_names
 
 EARLY = ("last_q", "first_answer", "second_answer")
@@ -218,11 +217,8 @@ def _observe_trailing(view: _View) -> tuple[str, dict[str, Any]] | None:
     ends = {}
     for word, choose in (("lowest", min), ("highest", max)):
         row, column = choose(known, key=lambda cell: float(view.auc[cell]))
-        ends[word] = {
-            "position": view.map.positions[column],
-            "layer": view.map.layers[row],
-            "auc": float(view.auc[row, column]),
-        }
+        place = {"position": view.map.positions[column], "layer": view.map.layers[row]}
+        ends[word] = place | {"auc": float(view.auc[row, column])}
     bests = {}  # layer of the highest AUC in each column
     for column in dict.fromkeys(column for _, column in known):
         bests[view.map.positions[column]] = view.map.layers[view.best_row(column)]
@@ -245,10 +241,10 @@ def _observe_last_layer(view: _View) -> tuple[str, dict[str, Any]] | None:
     if len(auc) < 2:
         return None
     earlier = auc[:-1].nan_to_num(-1.0).amax(0)
-    lead = torch.where(earlier >= 0, auc[-1] - earlier, torch.nan)
+    needed = CLEAR * view.map.auc_se[-1].double()
+    lead = torch.where((earlier >= 0) & needed.isfinite(), auc[-1] - earlier, torch.nan)  # one group has no error
     if not lead.isfinite().any():
         return None
-    needed = CLEAR * view.map.auc_se[-1].double()
     leads = {
         name: float(lead[column])
         for column, name in enumerate(view.map.positions)
@@ -256,7 +252,7 @@ def _observe_last_layer(view: _View) -> tuple[str, dict[str, Any]] | None:
     }
     leads = dict(sorted(leads.items(), key=lambda entry: -entry[1]))
     column = int(lead.nan_to_num(-2.0).argmax())
-    largest = {"position": view.map.positions[column], "lead": float(lead[column]), "needed": finite(needed[column])}
+    largest = {"position": view.map.positions[column], "lead": float(lead[column]), "needed": float(needed[column])}
     numbers = {"layer": view.map.layers[-1], "leads": leads, "largest": largest, "spreads_needed": CLEAR}
     last, unit = f"layer {view.map.layers[-1]}, the last,", f"{CLEAR:.0f} {SPREADS[view.map.spread]}s"
     if leads:
@@ -265,10 +261,9 @@ def _observe_last_layer(view: _View) -> tuple[str, dict[str, Any]] | None:
             f"In {len(leads)} of {int(lead.isfinite().sum())} columns {last} is at least {unit} above the best earlier "
             f"layer: {told}."
         ), numbers
-    are = "have no estimate" if largest["needed"] is None else f"are {digits(largest['needed'])}"
     return (
         f"In no column is {last} {unit} above the best earlier layer: its largest lead is {digits(largest['lead'])} "
-        f"({largest['position']}; {unit} {are})."
+        f"({largest['position']}; {unit} are {digits(largest['needed'])})."
     ), numbers
 
 
@@ -284,14 +279,8 @@ def _observe_chance(view: _View) -> tuple[str, dict[str, Any]]:
     whole_rows, whole_columns = ((equal | ~readable).all(axis) & readable.any(axis) for axis in (1, 0))
     layers = [layer for layer, whole in zip(view.map.layers, whole_rows.tolist(), strict=True) if whole]
     positions = [name for name, whole in zip(view.map.positions, whole_columns.tolist(), strict=True) if whole]
-    numbers = {
-        "chance": view.chance,
-        "n_equal": n_equal,
-        "n_readable": n,
-        "share": n_equal / n,
-        "layers": layers,
-        "positions": positions,
-    }
+    numbers: dict[str, Any] = {"chance": view.chance, "n_equal": n_equal, "n_readable": n, "share": n_equal / n}
+    numbers |= {"layers": layers, "positions": positions}
     if n_equal in (0, n):
         return f"{'None' if n_equal == 0 else 'All'} of the {n} readable cells {how}.", numbers
     whole = []

@@ -106,12 +106,26 @@ def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
         names, metadata = set(file.keys()), file.metadata() or {}
         if "card" not in metadata or not names.issuperset(TENSORS):
             raise ValueError(f"expected the scores of a run, got {path} without some of {', '.join(TENSORS)} and card")
-        parts = {name: file.get_tensor(name) for name in TENSORS}
+        parts: dict[str, Tensor] = {name: file.get_tensor(name) for name in TENSORS}
         if "groups" in names:
-            own = file.get_tensor("groups")
+            parts["groups"] = file.get_tensor("groups")
         else:
-            own = torch.arange(len(parts["examples"])) if groups is None else groups[parts["examples"]]
-    return Scores(**parts, groups=own, card=Card.from_json(json.loads(metadata["card"])))
+            n = len(parts["examples"])
+            parts["groups"] = torch.arange(n) if groups is None else groups[parts["examples"]]
+    try:
+        card = Card.from_json(json.loads(metadata["card"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"expected the scores of a run, got {path} with another card ({error}); run again") from None
+    shape = (*card.shape[:3], len(parts["examples"]))
+    K, n = shape[0], shape[-1]
+    wanted = {"scores": shape, "examples": (n,), "part": (K, n), "labels": (K, n), "groups": (n,)}
+    for name, tensor in parts.items():
+        if tuple(tensor.shape) != wanted[name] or not K:
+            raise ValueError(
+                f"expected the scores of a run, got {path} with {name} {list(tensor.shape)} where its card and "
+                f"its examples ask for {list(wanted[name])}; run again"
+            )
+    return Scores(**parts, card=card)
 
 
 def join_parts(parts: dict[str, "Scores"]) -> Scores:

@@ -110,8 +110,8 @@ def print_findings(console: Console, analysis: Analysis) -> None:
     if (found := analysis.selectivity) is not None and analysis.choice is not None and analysis.choice.on == "val":
         difference, error = (float(part[analysis.choice.cell]) for part in (found.difference, found.error))
         console.print(
-            f"- Selectivity of the best cell: {digits(difference)} ± {digits(error)} above random labels on the same "
-            "split."
+            f"- Selectivity of the best cell, its AUC less that for random labels on the same split: "
+            f"{digits(difference)} ± {digits(error)}."
         )
     if analysis.baselines is not None and analysis.baselines.rows:
         console.print("", _tabulate(analysis.baselines))

@@ -38,6 +38,8 @@ def read_record(run: str | Path) -> Record:
         FileNotFoundError: the folder has no scores or no examples.
         ValueError: one of the files is none of a run, or they belong to different runs.
     """
+    if not isinstance(run, str | Path):
+        raise ValueError(f"run: expected the folder of a finished run, got {run}; name one, as outputs/latest")
     folder = Path(run).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -62,6 +64,8 @@ def read_record(run: str | Path) -> Record:
             raise ValueError(
                 f"run: expected JSON in {path}, got another text ({error}); remove it or run again"
             ) from None
+        if not isinstance(summary, dict):
+            raise ValueError(f"run: expected a JSON object in {path}, got {summary}; remove it or run again")
     return Record(folder, scores, examples, summary)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -98,3 +99,37 @@ def test_cells_short_of_the_optimum_are_marked_on_the_map_of_their_target():
     crossed = mark(one, None, short).short
     assert crossed is not None
     assert torch.equal(crossed, torch.tensor([[True, False], [True, False]]))
+
+
+@pytest.mark.parametrize("change", ["one cell of equal scores", "one group"])
+def test_a_record_with_undefined_errors_is_written_as_json(folder, change):
+    path = folder / "scores.safetensors"
+    tensors, card = load_file(path), read_record(folder).scores.card
+    tensors["groups"] = torch.arange(len(tensors["examples"])) // 2
+    if change == "one group":
+        tensors["groups"] *= 0
+    else:
+        tensors["scores"][0, 0, 0] = 0.0
+    save_file(tensors, path, {"card": json.dumps(card.to_json())})
+    analyse_run(str(folder))
+    chance = json.loads((folder / "summary.json").read_text())["analysis"]["chance"]
+    if change != "one group":
+        assert 0.5 < chance["best_mean"] < chance["best_q95"] < chance["best_q99"] < 0.8
+
+
+@pytest.mark.parametrize("name", ["scores", "part", "labels", "groups", "card", "summary", "run"])
+def test_parts_of_a_record_that_do_not_fit_are_refused_in_one_line(folder, name):
+    path = folder / "scores.safetensors"
+    run: Any = str(folder)
+    tensors, card = load_file(path), json.dumps(read_record(folder).scores.card.to_json())
+    if name in tensors:
+        tensors[name] = tensors[name][..., :5].contiguous()
+    elif name == "card":
+        card = "[1]"
+    elif name == "summary":
+        (folder / "summary.json").write_text("null")
+    else:
+        run = [run]
+    save_file(tensors, path, {"card": card})
+    with pytest.raises(ValueError, match=f"expected .*{name}.*"):
+        read_record(run)
