@@ -4,6 +4,7 @@
 """
 
 import csv
+import json
 import os
 import re
 from pathlib import Path
@@ -132,6 +133,7 @@ def test_the_map_has_the_areas_that_scikit_learn_computes(finished):
     positions = list(dict.fromkeys(row["position"] for row in table))
     weight, split = _probes(folder), np.array([row["split"] for row in rows])
     labels = np.array([row["label"] for row in rows])
+    l2 = json.loads((folder / "run" / "summary.json").read_text())["fit"]["l2"]
     for layer, position in (
         (0, "last_q"),
         (9, "exact_answer_first"),
@@ -145,9 +147,10 @@ def test_the_map_has_the_areas_that_scikit_learn_computes(finished):
         with safe_open(path, "pt") as file:
             acts = file.get_tensor("h")[t].double().numpy()
         train, held = (valid & (split == part) for part in ("train", "test"))
-        oracle = LogisticRegression(C=1.0, tol=1e-8, max_iter=100_000).fit(acts[train], labels[train])
-        np.testing.assert_allclose(weight[layer, t], oracle.coef_[0], atol=2e-3)
-        area = roc_auc_score(labels[held], oracle.decision_function(acts[held]))
+        scale = acts[train].std(0)
+        oracle = LogisticRegression(C=1 / l2, tol=1e-8, max_iter=100_000).fit(acts[train] / scale, labels[train])
+        np.testing.assert_allclose(weight[layer, t] * scale, oracle.coef_[0], atol=2e-3)
+        area = roc_auc_score(labels[held], oracle.decision_function(acts[held] / scale))
         assert abs(float(test[layer, position]["auc"]) - area) < 2e-3
         assert int(test[layer, position]["n"]) == held.sum()
 
