@@ -107,6 +107,8 @@ def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
         if "card" not in metadata or not names.issuperset(TENSORS):
             raise ValueError(f"expected the scores of a run, got {path} without some of {', '.join(TENSORS)} and card")
         parts: dict[str, Tensor] = {name: file.get_tensor(name) for name in TENSORS}
+        if (rows := parts["examples"]).is_floating_point() or (rows < 0).any():
+            raise ValueError(f"expected row numbers from 0 as examples of {path}, got others ({rows.dtype}); run again")
         if "groups" in names:
             parts["groups"] = file.get_tensor("groups")
         else:

@@ -133,3 +133,13 @@ def test_parts_of_a_record_that_do_not_fit_are_refused_in_one_line(folder, name)
     save_file(tensors, path, {"card": card})
     with pytest.raises(ValueError, match=f"expected .*{name}.*"):
         read_record(run)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.double, torch.neg])
+def test_examples_that_are_no_row_numbers_are_refused_in_one_line(folder, change):
+    path = folder / "scores.safetensors"
+    tensors, card = load_file(path), json.dumps(read_record(folder).scores.card.to_json())
+    tensors["examples"] = change(tensors["examples"])
+    save_file(tensors, path, {"card": card})
+    with pytest.raises(ValueError, match="expected row numbers from 0 as examples of"):
+        read_record(folder)
