@@ -79,7 +79,7 @@ class Analysis:
                 "best_mean": self.chance.mean,
                 "best_q95": self.chance.q95,
                 "best_q99": self.chance.q99,
-                "n_above": int((self.chance.p_family < 0.05).sum()),
+                "n_above": int(self.chance.above().sum()),
                 "draws": self.chance.draws,
                 "scheme": "permuted labels" if self.chance.exact else "signs of groups",
             },

@@ -39,6 +39,10 @@ class Chance:
     draws: int
     exact: bool
 
+    def above(self, level: float = 0.05) -> Tensor:
+        """Cells that are better than chance, at this level for the whole map: bool [..]."""
+        return self.p_family < level
+
 
 @full_precision()
 def null_of_best(

@@ -52,7 +52,7 @@ def mark(auc_map: AUCMap, analysis: Analysis | None, short: Sequence[Mapping[str
     chance, limits = (None, None) if analysis is None else (analysis.chance, analysis.limits)
     return Marks(
         block=find_block(auc_map, **({} if analysis is None else analysis.reading)),
-        above_chance=None if chance is None else chance.p_family < 0.05,
+        above_chance=chance and chance.above(),
         near_best=limits and limits.near_best,
         short=crossed,
     )
@@ -65,7 +65,8 @@ def write_foot(one: Analysis) -> str:
         rows = sorted(one.baselines.rows, key=lambda row: -row.auc if row.auc == row.auc else 0.0)
         shown = "; ".join(f"{row.name} {digits(row.auc, 2)}" for row in rows[:5] if row.auc == row.auc)
         lines.append(f"Without a probe (test AUC, the highest five): {shown}.")
-        lines += [one.baselines.describe()] * (one.baselines.gain is not None)
+        if one.baselines.gain is not None:
+            lines.append(one.baselines.describe())
     return "\n".join(line for line in lines if line)
 
 
@@ -98,7 +99,7 @@ def describe_chance(analysis: Analysis) -> str:
     return (
         f"Chance: without any signal the best of {n} cells reaches {digits(chance.mean)} on average, "
         f"{digits(chance.q95)} in 5% of maps and {digits(chance.q99)} in 1%; "
-        f"cells above the 5%: {int((chance.p_family < 0.05).sum())}."
+        f"cells above the 5%: {int(chance.above().sum())}."
     )
 
 

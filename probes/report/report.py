@@ -11,7 +11,8 @@ from rich.console import Console
 from datamodules.card import Card
 from probes.report.map_files import PICTURE, caption
 from probes.report.probes_file import PROBES, save_probes
-from probes.report.summary import SUMMARY, print_maps, summarise
+from probes.report.run_folder import SUMMARY
+from probes.report.summary import print_maps, summarise
 from probes.report.whole_file import whole_file
 
 

@@ -14,9 +14,9 @@ from probes.analysis.observations import observe
 from probes.analysis.reading import finite, read_map
 from probes.report.findings import describe_best, print_findings
 from probes.report.map_files import MOST_MAPS, TABLE
+from probes.report.run_folder import SUMMARY
 from probes.report.terminal import print_map, print_reading
 
-SUMMARY = "summary.json"
 PACKAGES = ("probegrid", "torch", "pytorch-lightning", "transformers", "hydra-core", "numba", "numpy", "safetensors")
 
 

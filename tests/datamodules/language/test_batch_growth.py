@@ -10,25 +10,12 @@ from datamodules.language.device_memory import GpuRoom
 from datamodules.language.generation import Answer
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.question import QuestionSet
-from tests.support.simulated_cuda import CUDA, SimulatedCuda, SimulatedTensor
+from tests.support.simulated_cuda import CUDA, SimulatedCuda
+from tests.support.simulated_model import OnCuda
 
 PROMPTS = [[1, 5, 6, 7, 8, 9]] * 300
 TOKENS = 6 + 14  # of a prompt and the longest answer
 TAKEN = 400  # bytes that a token of a batch takes on this device
-
-
-class OnCuda(LlamaForCausalLM):
-    """A model whose weights say that they lie on a GPU."""
-
-    def parameters(self, recurse=True):
-        return (SimulatedTensor(one.detach()) for one in super().parameters(recurse))  # type: ignore[return-value]
-
-    def buffers(self, recurse=True):
-        return iter(())
-
-    @property
-    def device(self):
-        return CUDA
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from datamodules.language.device_memory import count_fitting_tokens, count_token
 from datamodules.language.generation import generate_answers
 from datamodules.language.placement import choose_device, require_equal_parts
 from datamodules.language.running_model import RunningModel
-from tests.support.simulated_cuda import CUDA, SimulatedCuda, SimulatedTensor
+from tests.support.simulated_cuda import CUDA, SimulatedCuda
+from tests.support.simulated_model import OnCuda
 
 CPU = torch.device("cpu")
 SEVERAL = {"model": "cpu", "lm_head": "disk"}  # accelerate then puts hooks on every module
@@ -178,20 +179,6 @@ def test_bytes_of_a_token():
     assert count_token_bytes(MISTRAL, torch.bfloat16, written=False) == states
     assert count_token_bytes(MISTRAL, torch.bfloat16, written=True) == states + 131_072
     assert count_token_bytes(MISTRAL, torch.float32, written=True) == 2 * (states + 131_072)
-
-
-class OnCuda(LlamaForCausalLM):
-    """A model whose weights say that they lie on a GPU."""
-
-    def parameters(self, recurse=True):
-        return (SimulatedTensor(one.detach()) for one in super().parameters(recurse))  # type: ignore[return-value]
-
-    def buffers(self, recurse=True):
-        return iter(())
-
-    @property
-    def device(self):
-        return CUDA
 
 
 @pytest.fixture
