@@ -56,3 +56,11 @@ def test_control_labels_stand_beside_each_label_set(path):
     )
     with pytest.raises(ValueError, match=r"datamodule.control_labels: expected true or false, got 1"):
         card_of(write(path), control_labels=1)
+
+
+@pytest.mark.parametrize("name", ["control", "control of truth"])
+def test_names_of_controls_are_taken(path, name):
+    """Else a target of one's own would be left out of what is analysed; a longer name is free."""
+    with pytest.raises(ValueError, match=rf"targets: expected names other than control, .* got {name}; rename"):
+        card_of(write(path, metadata={"target": name}))
+    assert card_of(write(path, metadata={"target": "control questions"})).targets[0].label == "control questions"

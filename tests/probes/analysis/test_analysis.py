@@ -103,8 +103,13 @@ def test_what_summary_json_holds_is_json_and_what_the_table_holds_is_of_every_ce
     assert {tuple(values.shape) for values in columns.values()} == {(2, 3)}
 
 
-def test_without_validation_rows_the_best_cell_is_said_to_be_too_high():
-    [found] = analyse(make_scores(has_val=False))
+def test_without_validation_rows_the_best_cell_is_said_to_be_too_high_and_is_not_tested():
+    scores = make_scores(has_val=False)
+    [found] = analyse(scores, make_examples(scores))
+    assert found.baselines is not None
+    assert found.baselines.rows
+    assert found.baselines.gain is None  # the rows that chose the cell would judge it
+    assert found.beyond is None
     assert found.choice is not None
     assert found.choice.on == "test"
     assert found.limits is not None
