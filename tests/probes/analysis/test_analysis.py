@@ -90,6 +90,7 @@ def test_what_summary_json_holds_is_json_and_what_the_table_holds_is_of_every_ce
     assert best["auc_low"] < best["auc"] < best["auc_high"]
     assert content["band"]["n_near_best"] == 1
     assert content["chance"]["scheme"] == "permuted labels"
+    assert content["chance"]["n_above"] == 1
     names = [row["name"] for row in content["baselines"]["rows"]]
     assert {"logprob sum, answer", "TF-IDF, question"} <= set(names)
     gain = content["baselines"]["gain_of_probe"]
