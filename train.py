@@ -5,19 +5,16 @@ Torch and Lightning take seconds to import, so they are loaded when the configur
 
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
+
+from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -71,7 +68,7 @@ def run(cfg: DictConfig) -> float | None:
         [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
     )
     trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = Path(cfg.folder)
     trainer.fit(probe, datamodule)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
     if trainer.max_epochs == 0:  # experiment=cache_only: setting up has built what the cache lacked
@@ -82,6 +79,11 @@ def run(cfg: DictConfig) -> float | None:
         _point_to(folder)
     objective = (metrics | trainer.callback_metrics).get(cfg.objective)
     return None if objective is None else float(objective)
+
+
+def find_run_folder() -> str:
+    """What `${run_folder:}` stands for: the folder that Hydra made for this run."""
+    return str(HydraConfig.get().runtime.output_dir)
 
 
 def choose_accelerator() -> str:
@@ -103,42 +105,12 @@ def choose_gpu_for_model() -> str | None:
     return "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else None
 
 
+OmegaConf.register_new_resolver("run_folder", find_run_folder, replace=True)
 OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
 OmegaConf.register_new_resolver("gpu_for_probes", choose_gpu_for_probes, replace=True)
 OmegaConf.register_new_resolver("gpu_for_model", choose_gpu_for_model, replace=True)
 CONF = Path(__file__).resolve().parent / "conf"
 hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)
-
-
-def is_mistake(error: BaseException) -> bool:
-    """Whether a user can mend it. Lightning's kind is known by its name, as importing it takes seconds."""
-    return isinstance(error, MISTAKES) or type(error).__name__ == "MisconfigurationException"
-
-
-class HydraFullError:
-    """Give the environment variable HYDRA_FULL_ERROR a value within a `with` block, and put back the old one after it.
-
-    Where it is "1", Hydra raises what it finds wrong with a configuration; otherwise it prints many lines and exits.
-    `main` needs the first, to print one line. The run needs the user's own value again: the processes that Lightning
-    starts inherit it, and are to print one line as well. None removes the variable.
-    """
-
-    def __init__(self, value: str | None) -> None:
-        self.value = value
-
-    def __enter__(self) -> None:
-        self.before = os.environ.get("HYDRA_FULL_ERROR")
-        self._set(self.value)
-
-    def __exit__(self, *_: object) -> None:
-        self._set(self.before)
-
-    @staticmethod
-    def _set(value: str | None) -> None:
-        os.environ.pop("HYDRA_FULL_ERROR", None)
-        if value is not None:
-            os.environ["HYDRA_FULL_ERROR"] = value
 
 
 def main() -> None:
@@ -154,39 +126,6 @@ def main() -> None:
 
     with HydraFullError("1"), stop_at_mistakes():
         hydra_job(run_job)()
-
-
-@contextmanager
-def stop_at_mistakes() -> Iterator[None]:
-    """Print a line and exit with status 1 where the user has made a mistake."""
-    try:
-        yield
-    except Exception as error:
-        if not is_mistake(error):
-            raise
-        log.error("error: %s", _one_line(error))
-        sys.exit(1)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, MissingConfigException) and error.options:
-        got = str(error.missing_cfg_file)
-        group, _, name = got.rpartition("/")
-        return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
-    if isinstance(error, OverrideParseException):
-        return (
-            f"expected KEY=VALUE as Hydra reads it, got {error.override}; put a value with signs or blanks in double "
-            """quotation marks, and all of it in single ones, as in 'model.gguf="~/my model.gguf"'"""
-        )
-    if isinstance(error, MissingMandatoryValue):
-        key = str(error.full_key)
-        key = key.removeprefix("command.")  # what it holds has names of its own at the top
-        inner = key.removeprefix("datamodule.")
-        key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
-        return f"expected a value for {key}, which has no default; add {key}=... to the command"
-    if "gpu backend" in str(error):
-        return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
-    return " ".join(str(error).split())
 
 
 def _point_to(folder: Path) -> None:

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 import torch
 
+from probes.jobs.mistakes import HydraFullError
 from tests.support.runs import command, run
-from train import HydraFullError
 
 OWN = {
     "positions/broken.yaml": "defaults: [paper]\nrules: [{name: x, of: answer\n",

@@ -1,0 +1,78 @@
+"""A user's mistake: how to tell one, and the one line that it becomes."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+log = logging.getLogger("probegrid")
+MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether a user can mend it. Lightning's kind is known by its name, as importing it takes seconds."""
+    return isinstance(error, MISTAKES) or type(error).__name__ == "MisconfigurationException"
+
+
+class HydraFullError:
+    """Give the environment variable HYDRA_FULL_ERROR a value within a `with` block, and put back the old one after it.
+
+    Where it is "1", Hydra raises what it finds wrong with a configuration; otherwise it prints many lines and exits.
+    `main` needs the first, to print one line. The run needs the user's own value again: the processes that Lightning
+    starts inherit it, and are to print one line as well. None removes the variable.
+    """
+
+    def __init__(self, value: str | None) -> None:
+        self.value = value
+
+    def __enter__(self) -> None:
+        self.before = os.environ.get("HYDRA_FULL_ERROR")
+        self._set(self.value)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self.before)
+
+    @staticmethod
+    def _set(value: str | None) -> None:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if value is not None:
+            os.environ["HYDRA_FULL_ERROR"] = value
+
+
+@contextmanager
+def stop_at_mistakes() -> Iterator[None]:
+    """Print a line and exit with status 1 where the user has made a mistake."""
+    try:
+        yield
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        log.error("error: %s", tell(error))
+        sys.exit(1)
+
+
+def tell(error: Exception) -> str:
+    """The one line for a mistake, without its type."""
+    if isinstance(error, MissingConfigException) and error.options:
+        got = str(error.missing_cfg_file)
+        group, _, name = got.rpartition("/")
+        return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"expected KEY=VALUE as Hydra reads it, got {error.override}; put a value with signs or blanks in double "
+            """quotation marks, and all of it in single ones, as in 'model.gguf="~/my model.gguf"'"""
+        )
+    if isinstance(error, MissingMandatoryValue):
+        key = str(error.full_key)
+        key = key.removeprefix("command.")  # what it holds has names of its own at the top
+        inner = key.removeprefix("datamodule.")
+        key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
+        return f"expected a value for {key}, which has no default; add {key}=... to the command"
+    if "gpu backend" in str(error):
+        return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
+    return " ".join(str(error).split())
