@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from probes.analysis.clusters import Areas, influences, measure_areas
     from probes.analysis.paired import Comparison, compare
     from probes.analysis.scores import Scores, load_scores
-    from probes.exact_grid import LogisticGrid
     from probes.grid import ProbeGrid
     from probes.grid_auroc import GridAUROC
+    from probes.logistic import LogisticGrid
     from probes.mass_mean import MassMeanGrid
     from probes.minibatch import LinearGrid, MLPGrid
     from probes.report.coincidence import Coincidence
@@ -70,7 +70,7 @@ _MODULES = {
     "Heatmap": "probes.report.heatmap",
     "LinearGrid": "probes.minibatch",
     "LogisticFit": "probes.solver.logistic",
-    "LogisticGrid": "probes.exact_grid",
+    "LogisticGrid": "probes.logistic",
     "MLPGrid": "probes.minibatch",
     "MassMeanGrid": "probes.mass_mean",
     "ProbeGrid": "probes.grid",

@@ -41,6 +41,7 @@ class ProbeGrid(pl.LightningModule):
         self.maps: dict[str, list[AUCMap]] = {}
         self.improved = True  # whether the probes of the last validation are the best so far
         self.fitted: dict[str, Any] = {}
+        self.offset: Tensor | None = None  # [K or 1, N of the data], added to the scores of its examples
         self.analyses: list[Any] = []  # of the record, on global rank zero after the test; `ScoreRecord` makes them
         # [L * T of the data], cell of the probes; -1 where they have none.
         self.register_buffer("own_cells", torch.empty(0, dtype=torch.int64), persistent=False)
@@ -153,7 +154,10 @@ class ProbeGrid(pl.LightningModule):
             acts, valid, cells = acts[here], valid[:, here], cells[here]
         K = len(self.tested.targets)  # one probe or one label set stands beside all of the other
         labels, valid = block["labels"].expand(K, -1), valid.expand(K, -1, -1)
-        scores = self(acts, cells).float().expand(K, -1, -1)  # as they are recorded
+        scores = self(acts, cells)
+        if self.offset is not None:
+            scores = scores + self.offset[:, None, block["examples"]]
+        scores = scores.float().expand(K, -1, -1)  # as they are recorded
         if (valid & ~scores.isfinite()).any():  # or the cell has no probe
             self.refuse_not_finite(block)
             valid = valid & ~scores.isnan()  # a cell without a probe scores no example

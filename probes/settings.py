@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 100) -> None:
+def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 100, offset: Any = None) -> None:
     """Hold the settings of `LogisticGrid` against what it takes.
 
     >>> check_logistic("auto", standardize=True)
@@ -26,6 +26,8 @@ def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 1
         raise ValueError(f"probe.tol: expected a number of at least 0, got {tol!r}")
     if type(max_iter) is not int or max_iter < 0:
         raise ValueError(f"probe.max_iter: expected a whole number of at least 0, got {max_iter!r}")
+    if offset is not None and not (isinstance(offset, str) and offset):
+        raise ValueError(f"probe.offset: expected the name of a baseline, best, or null; got {offset!r}")
 
 
 def check_mass_mean(whiten: Any) -> None:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import SPLITS, GroupSplit
-from probes.exact_grid import LogisticGrid
+from probes.logistic import LogisticGrid
 from probes.mass_mean import MassMeanGrid
 from tests.support.trainers import quiet_trainer
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from probes.exact_grid import LogisticGrid
+from probes.logistic import LogisticGrid
 from probes.report.probes_file import load_probes
 from tests.support.runs import TRAIN, command, run, start, table
 

@@ -40,12 +40,14 @@ def read_map(
         split, n_cells (L * T) and n_readable; spread, what auc_se is (see `AUCMap`);
         chosen_on: the split that ranks the cells, ``val``; that of the map itself if the validation map has no readable
             cell, and then the best of many cells is biased upwards by chance;
-        best_cells: the five best cells, each layer, position, auc, auc_se, n, and val_auc, None without validation;
+        best_cells: the five best cells, each layer, position, auc, auc_se, n, n_positive, and val_auc, None without
+            validation;
         rectangle: the dominant block of `find_block`: layers [a, b] and positions [x, y], both ends included;
             threshold; n_cells and n_readable of them; share: n_readable over the readable cells of the map;
             mean_inside and mean_outside: mean AUC of the readable cells in it and of the others. None where no block
             stands out;
-        best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, val_auc, or None five times;
+        best_layers: for every position n_valid, and its best cell's layer, auc, auc_se, n, n_positive, val_auc, or None
+            for each;
         coincidences: pairs of positions that share a token in some example, largest share first; None if unknown. Two
             columns with share 1 are identical.
 
@@ -56,7 +58,7 @@ def read_map(
         >>> auc, n = torch.tensor([[0.5], [0.75]]), torch.full((2, 1), 40)
         >>> auc_map = AUCMap("correctness", "test", (0, 4), ("last",), auc, auc / 4, n, n // 2)
         >>> read_map(auc_map)["best_cells"][0]
-        {'position': 'last', 'layer': 4, 'auc': 0.75, 'auc_se': 0.1875, 'n': 40, 'val_auc': None}
+        {'position': 'last', 'layer': 4, 'auc': 0.75, 'auc_se': 0.1875, 'n': 40, 'n_positive': 20, 'val_auc': None}
     """
     T = len(auc_map.positions)
     if coincidence is not None and [len(row) for row in coincidence] != [T] * T:
@@ -111,15 +113,16 @@ def _describe_block(auc_map: AUCMap, block: Block | None) -> dict[str, Any] | No
 
 
 def _numbers(auc_map: AUCMap, row: int | None, column: int, val: AUCMap | None) -> dict[str, Any]:
-    """Layer, auc, auc_se, n and val_auc of a cell; None five times where there is no such row."""
+    """Layer, auc, auc_se, n, n_positive and val_auc of a cell; None for each where there is no such row."""
     if row is None:
-        return dict.fromkeys(("layer", "auc", "auc_se", "n", "val_auc"))
+        return dict.fromkeys(("layer", "auc", "auc_se", "n", "n_positive", "val_auc"))
     cell = row, column
     return {
         "layer": auc_map.layers[row],
         "auc": finite(auc_map.auc[cell]),
         "auc_se": finite(auc_map.auc_se[cell]),
         "n": int(auc_map.n[cell]),
+        "n_positive": int(auc_map.n_positive[cell]),
         "val_auc": val and finite(val.auc[cell]),
     }
 

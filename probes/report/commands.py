@@ -33,8 +33,8 @@ def analyse_run(run: str, vmin: float = VMIN, vmax: float = VMAX) -> None:
             f"run: expected test scores in {record.folder}, got none; test the probes, or name another run"
         )
     analyses = analyse(scores, record.examples)
-    described = record.summary.get("described", "probe")
-    found = decorate(maps["test"], card, analyses, record.summary.get("fit", {}).get("short", ()))
+    described = record.summary.get("described") or "probe"
+    found = decorate(maps["test"], card, analyses, (record.summary.get("fit") or {}).get("short", ()))
     write_heatmap(record.folder, maps, card, described, "test", vmin=vmin, vmax=vmax, **found)
     summary = record.summary | card.to_json() | summarise_maps(card, maps, analyses)
     with whole_file(record.folder / SUMMARY) as path:

@@ -62,9 +62,9 @@ def write_foot(one: Analysis) -> str:
     """Lines below the picture of one map: the best cell, chance, and the baselines."""
     lines = [describe_best(one), describe_chance(one)]
     if one.baselines is not None and one.baselines.rows:
-        rows = sorted(one.baselines.rows, key=lambda row: -row.auc if row.auc == row.auc else 0.0)
-        shown = "; ".join(f"{row.name} {digits(row.auc, 2)}" for row in rows[:5] if row.auc == row.auc)
-        lines.append(f"Without a probe (test AUC, the highest five): {shown}.")
+        rows = sorted((row for row in one.baselines.rows if row.auc == row.auc), key=lambda row: -row.auc)
+        shown = "; ".join(f"{row.name} {digits(row.auc, 2)} ± {digits(row.error, 2)}" for row in rows)
+        lines.append(f"Without a probe (test AUC, the highest first): {shown}.")
         if one.baselines.gain is not None:
             lines.append(one.baselines.describe())
     return "\n".join(line for line in lines if line)

@@ -67,9 +67,13 @@ def print_reading(console: Console, reading: dict[str, Any]) -> None:
     chosen = "on validation rows" if by_val else f"out of {reading['n_readable']} cells: part of their lead is luck"
     console.print(f"Picked {chosen}.", style="dim")
 
+    rates = [f"{cell['n_positive'] / cell['n']:.0%}" if cell["n"] else "-" for cell in reading["best_layers"]]
+    differ = len({rate for rate in rates if rate != "-"}) > 1
+    columns += ["base rate"] * differ
     layers = _table("Best layer of each position", "position", "examples", "layer", *columns)
-    for cell in reading["best_layers"]:
-        layers.add_row(cell["position"], *map(_dash, (cell["n_valid"], cell["layer"])), *_measured(cell, by_val))
+    for cell, rate in zip(reading["best_layers"], rates, strict=True):
+        measured = _measured(cell, by_val) + [rate] * differ
+        layers.add_row(cell["position"], *map(_dash, (cell["n_valid"], cell["layer"])), *measured)
     console.print("", layers)
 
     pairs = reading["coincidences"]

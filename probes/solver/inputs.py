@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def align(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool) -> tuple[Tensor, Tensor, bool]:
+def align(
+    acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool, offset: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None, bool]:
     """Check what every fit of a block of cells is given, and bring it to one shape.
 
     Args:
@@ -12,14 +14,19 @@ def align(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool
         labels: 0 or 1 where valid, any dtype; broadcasts to [C, N], or is [K, 1, N] or [K, C, N] for K label sets.
         valid: bool, shaped like labels; all rows where None.
         sets_allowed: whether there may be label sets.
+        offset: floating, shaped like labels, or None.
 
     Returns:
-        labels and valid as bool [K, C, N] on the device of acts, and whether the caller gave label sets.
+        labels and valid as bool, offset as float64 or None, [K, C, N] each on the device of acts; and whether the
+        caller gave label sets.
 
     Raises:
-        ValueError: what is no tensor, shapes that do not fit, labels other than 0 and 1, valid that is not bool.
+        ValueError: what is no tensor, shapes that do not fit, labels other than 0 and 1, valid that is not bool, an
+            offset that is not finite in a valid row.
     """
-    for name, given in (("acts", acts), ("labels", labels)) + ((("valid", valid),) if valid is not None else ()):
+    for name, given in (("acts", acts), ("labels", labels), ("valid", valid), ("offset", offset)):
+        if given is None and name in ("valid", "offset"):
+            continue
         if not isinstance(given, Tensor):
             raise ValueError(f"{name} must be a torch.Tensor, got {type(given).__name__}; torch.as_tensor makes one")
     if acts.ndim != 3 or not acts.is_floating_point():
@@ -31,14 +38,19 @@ def align(acts: Tensor, labels: Tensor, valid: Tensor | None, sets_allowed: bool
         valid = acts.new_ones(N, dtype=torch.bool)
     if valid.dtype != torch.bool:
         raise ValueError(f"valid must be bool, got {valid.dtype}; compare it first, as in valid != 0")
-    has_sets = labels.ndim == 3 or valid.ndim == 3
-    K = max(len(tensor) if tensor.ndim == 3 else 1 for tensor in (labels, valid))
+    given = [tensor for tensor in (labels, valid, offset) if tensor is not None]
+    has_sets = any(tensor.ndim == 3 for tensor in given)
+    K = max(len(tensor) if tensor.ndim == 3 else 1 for tensor in given)
     labels = _expanded("labels", labels.to(acts.device), (K, C, N), sets_allowed)
     valid = _expanded("valid", valid.to(acts.device), (K, C, N), sets_allowed)
     wrong = labels[valid & (labels != 0) & (labels != 1)]
     if wrong.numel():
         raise ValueError(f"labels must be 0 or 1 where valid, got {wrong[0].item()}")
-    return labels == 1, valid, has_sets
+    if offset is not None:
+        offset = _expanded("offset", offset.to(acts.device, torch.float64), (K, C, N), sets_allowed)
+        if not (offset.isfinite() | ~valid).all():
+            raise ValueError("offset must be finite in valid rows, got NaN or infinity; mark the row invalid")
+    return labels == 1, valid, offset, has_sets
 
 
 class NotFiniteError(ValueError):

@@ -62,13 +62,16 @@ def fit_logistic(
     tol: float = 1e-4,
     max_iter: int = 100,
     standardize: bool = False,
+    offset: Tensor | None = None,
 ) -> LogisticFit:
-    """Fit one logistic regression per cell: minimise ∑ log(1 + exp(-s (x·w + b))) + l2/2 |w|² over its valid rows.
+    """Fit one logistic regression per cell: minimise ∑ log(1 + exp(-s (x·w + b + o))) + l2/2 |w|² over its valid rows.
 
-    Here s = 2 label - 1, and the intercept b is not penalised: scikit-learn's objective with C = 1/l2. A cell has
-    converged once the 2-norm of the gradient with respect to (w, b), not divided by the number of rows, is at most
-    `tol`, and its last Newton step changed no logit z by more than 0.001 max(1, |z|). Where `tol` is below float64's
-    resolution, 1e-12 of the norm at the start (w = 0, b = log-odds), that takes its place.
+    Here s = 2 label - 1, o is the offset of the row, and the intercept b is not penalised: without offsets it is
+    scikit-learn's objective with C = 1/l2.
+
+    A cell has converged once the 2-norm of the gradient with respect to (w, b), not divided by the number of rows, is
+    at most `tol`, and its last Newton step changed no logit z by more than 0.001 max(1, |z|). Where `tol` is below
+    float64's resolution, 1e-12 of the norm at the start (w = 0, b = log-odds), that takes its place.
 
     A cell that cannot be fitted gets NaN, a reason, and does not touch the others. On the CPU a cell's result does not
     depend, to the last bit, on which other cells are fitted with it, nor on the number of threads.
@@ -83,6 +86,8 @@ def fit_logistic(
         standardize: penalise the weights of columns scaled to unit variance over the rows that are valid in any of the
             cell's label sets; the weights returned act on the columns as they are, objective and gradient_norm are
             those of the scaled problem.
+        offset: log-odds o that are given for each row, floating, shaped like labels; none by default. The fit then says
+            what the activations add to them. Large cells take longer with an offset.
 
     Returns:
         The fit on the device of acts.
@@ -90,7 +95,7 @@ def fit_logistic(
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0.
     """
-    labels, valid, has_sets = align(acts, labels, valid, sets_allowed=True)
+    labels, valid, offset, has_sets = align(acts, labels, valid, sets_allowed=True, offset=offset)
     has_path = getattr(l2, "ndim", 0) == 1 or (isinstance(l2, Sequence) and not isinstance(l2, str))
     try:
         path = [float(value) for value in (l2 if has_path else [l2])]  # type: ignore[union-attr]
@@ -106,13 +111,14 @@ def fit_logistic(
 
     def solve_cells(cells: Tensor) -> Solved:
         with torch.no_grad():
-            return solve(acts, sign, penalties, tol, max_iter, standardize, cells)
+            return solve(acts, sign, penalties, tol, max_iter, standardize, cells, offset)
 
     def solve_on_cpu(cell: int) -> Solved:
         of_cell = slice(cell, cell + 1)
         given = acts[of_cell].cpu().expand(C, -1, -1), sign[:, of_cell].cpu().expand(-1, C, -1)  # under its own number
+        shift = None if offset is None else offset[:, of_cell].cpu().expand(-1, C, -1)
         with torch.no_grad():
-            optimum, reason = solve(*given, penalties.cpu(), tol, max_iter, standardize, torch.tensor([cell]))
+            optimum, reason = solve(*given, penalties.cpu(), tol, max_iter, standardize, torch.tensor([cell]), shift)
         return Optimum(*(field.to(acts.device) for field in optimum)), reason.to(acts.device)
 
     if acts.is_cuda:

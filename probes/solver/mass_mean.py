@@ -42,7 +42,7 @@ def fit_mass_mean(
     Raises:
         ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row.
     """
-    labels, valid, _ = align(acts, labels, valid, sets_allowed=False)
+    labels, valid, *_ = align(acts, labels, valid, sets_allowed=False)
     labels, valid = labels[0], valid[0]
     C, _, D = acts.shape
     dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32

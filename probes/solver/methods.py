@@ -2,8 +2,9 @@
 
 * *Small cells*, of few rows or few columns: a system factored at every step (`newton`).
 * *Large cells on a CPU*: one at a time, by sweeps over the rows and Newton steps (`one_cell`).
-* *Large cells on a GPU, or with many label sets and fewer rows than columns*: all problems together, by Newton steps
-  with directions by conjugate gradients (`newton_cg`), mostly over a Gram matrix of the rows, swept first on a CPU.
+* *Large cells on a GPU, with many label sets and fewer rows than columns, or with an offset*: all problems together, by
+  Newton steps with directions by conjugate gradients (`newton_cg`), mostly over a Gram matrix of the rows, swept first
+  on a CPU where there is no offset.
 
 What rounding keeps the last two from solving is solved by factoring.
 """
@@ -46,7 +47,14 @@ def _is_large(n: int, D: int) -> bool:
 
 
 def solve(
-    acts: Tensor, sign: Tensor, l2: Tensor, tol: float, max_iter: int, standardize: bool, cells: Tensor
+    acts: Tensor,
+    sign: Tensor,
+    l2: Tensor,
+    tol: float,
+    max_iter: int,
+    standardize: bool,
+    cells: Tensor,
+    offset: Tensor | None = None,
 ) -> tuple[Optimum, Tensor]:
     """Solve c cells with K label sets for P penalties each.
 
@@ -58,6 +66,7 @@ def solve(
         max_iter: as in `fit_logistic`.
         standardize: as in `fit_logistic`.
         cells: numbers of the cells, [c] int64.
+        offset: [K, C, N] float64, added to the logits; none by default.
 
     Returns:
         The optimum, fields [c, P * K, ..] with the label sets varying fastest, NaN where there is none; and the number
@@ -79,9 +88,11 @@ def solve(
     live = (n_positive > 0) & (n_negative > 0) & ~constant
     causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
     each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
+    if offset is not None:  # of rows that do not count it may be anything
+        offset = offset[:, cells].transpose(0, 1)[..., rows].where(s != 0, 0.0).repeat(1, P, 1)
 
     large = _is_large(n, D)
-    if large and _one_at_a_time(X, K):
+    if large and offset is None and _one_at_a_time(X, K):
         packed = Rows.of(X[0], standardize)
         finite = bool(torch.from_numpy(packed.centre).isfinite().all())
         optimum = solve_cell(packed, s[0], live[0] & finite, l2, tol, max_iter)
@@ -89,7 +100,8 @@ def solve(
         dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
         centred, mean, scale = _centred(X.to(dtype), used, standardize)
         finite = bool(mean.isfinite().all())
-        optimum = (_conjugate if large else _factored)(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter)
+        method = _conjugate if large else _factored
+        optimum = method(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter, offset)
         optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
@@ -100,7 +112,8 @@ def solve(
         for cell in spoilt.any(1).nonzero()[:, 0].tolist():  # one at a time: float64 takes several times the memory
             of_cell = slice(cell, cell + 1)
             centred, mean, scale = _centred(X[of_cell].double(), used[of_cell], standardize)
-            exact = _factored(centred, mean, signs[of_cell], spoilt[of_cell], penalties, tol, max_iter)
+            shift = None if offset is None else offset[of_cell]
+            exact = _factored(centred, mean, signs[of_cell], spoilt[of_cell], penalties, tol, max_iter, shift)
             exact = exact._replace(weight=exact.weight / scale[:, None])
             lower = exact.objective < optimum.objective[of_cell]  # with few steps allowed, the sweeps may be ahead
             better = spoilt[of_cell] & (exact.converged | lower)
@@ -122,7 +135,16 @@ def _one_at_a_time(X: Tensor, K: int) -> bool:
     return len(X) == 1 and not X.is_cuda and (K < GRAM_SETS or n > min(GRAM_ROWS, D))
 
 
-def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
+def _conjugate(
+    X: Tensor,
+    mean: Tensor,
+    s: Tensor,
+    live: Tensor,
+    l2: Tensor,
+    tol: float,
+    max_iter: int,
+    offset: Tensor | None,
+) -> Optimum:
     Z, columns = border(X)
     n, D = X.shape[1:]
     # On a GPU a Gram matrix is made as fast as a Hessian is, and serves every step.
@@ -130,21 +152,31 @@ def _conjugate(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol
     space = Combinations(X, symmetric_product(X)) if gram else Weights(X)
     if X.is_cuda:  # a factor serves problems of one penalty
         values, sizes = l2.unique_consecutive(return_counts=True)
+        of_penalty = sizes.tolist()
+        shifts = [None] * len(of_penalty) if offset is None else offset.split(of_penalty, 1)
+        given = zip(s.split(of_penalty, 1), live.split(of_penalty, 1), values, shifts, strict=True)
         parts = [
-            newton_cg(space, Z, columns, mean, signs, which, value.expand(signs.shape[1]), tol, max_iter)
-            for signs, which, value in zip(
-                s.split(sizes.tolist(), 1), live.split(sizes.tolist(), 1), values, strict=True
-            )
+            newton_cg(space, Z, columns, mean, signs, which, value.expand(len(signs[0])), tol, max_iter, None, shift)
+            for signs, which, value, shift in given
         ]
         return Optimum(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
     start = None
-    if len(X) == 1 and isinstance(space, Combinations):
+    if len(X) == 1 and isinstance(space, Combinations) and offset is None:
         swept = ascend(space.G[0], Z[0], s[0], live[0], l2, log_odds(s[0], live[0]))
         start = (swept[0][None], swept[1][None], swept[2][None])
-    return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter, start)
+    return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter, start, offset)
 
 
-def _factored(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int) -> Optimum:
+def _factored(
+    X: Tensor,
+    mean: Tensor,
+    s: Tensor,
+    live: Tensor,
+    l2: Tensor,
+    tol: float,
+    max_iter: int,
+    offset: Tensor | None,
+) -> Optimum:
     """Newton's method on problems that are live: on the CPU one at a time, since together they fall out of cache."""
     c, n, D = X.shape
     gram = gram_matrix(X, float(l2.min())) if n < D else None
@@ -154,7 +186,8 @@ def _factored(X: Tensor, mean: Tensor, s: Tensor, live: Tensor, l2: Tensor, tol:
     nothing = torch.zeros_like(live)
     solved = Optimum(X.new_zeros(*live.shape, D), bias, objective, norm, nothing.long(), nothing)
     for j in problems.split(at_once):
-        part = newton(X, mean, gram, s[:, j], live[:, j], l2[j], tol, max_iter)
+        shift = None if offset is None else offset[:, j]
+        part = newton(X, mean, gram, s[:, j], live[:, j], l2[j], tol, max_iter, shift)
         for field, value in zip(solved, part, strict=True):
             field[:, j] = value
     return solved

@@ -31,18 +31,32 @@ class Optimum(NamedTuple):
     converged: Tensor
 
 
-def log_odds(s: Tensor, live: Tensor) -> Tensor:
-    """Log of positive over negative rows, where every method starts its intercept: [c, k], 0 where not live."""
+def log_odds(s: Tensor, live: Tensor, offset: Tensor | None = None) -> Tensor:
+    """Log of positive over negative rows, where every method starts its intercept: [c, k], 0 where not live.
+
+    With an offset 0, since offsets are log-odds that hold the base rate.
+    """
+    if offset is not None:
+        return torch.zeros_like(live, dtype=torch.float64)
     return torch.where(live, ((s > 0).double().sum(-1) / (s < 0).sum(-1)).log(), 0.0)
 
 
 def newton(
-    X: Tensor, mean: Tensor, gram: Tensor | None, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_iter: int
+    X: Tensor,
+    mean: Tensor,
+    gram: Tensor | None,
+    s: Tensor,
+    live: Tensor,
+    l2: Tensor,
+    tol: float,
+    max_iter: int,
+    offset: Tensor | None = None,
 ) -> Optimum:
     """Newton's method on c cells with k label sets each, a system factored at every step.
 
     X [c, n, D] float64 with its columns centred, mean [c, D] what was taken off, gram XX' [c, n, n] for the dual system
-    or None for the primal one, s [c, k, n] in {-1, 0, 1}, live [c, k] which problems to solve, l2 [k].
+    or None for the primal one, s [c, k, n] in {-1, 0, 1}, live [c, k] which problems to solve, l2 [k], offset
+    [c, k, n] added to the logits.
 
     The iterate u is the weight vector (primal) or the coefficients a of w = X'a (dual). A problem that is done stays
     where it is while the rest of its batch goes on.
@@ -50,8 +64,8 @@ def newton(
     n, D = X.shape[1:]
     u = X.new_zeros(*live.shape, D if gram is None else n)
     w = X.new_zeros(*live.shape, D)
-    b = log_odds(s, live)
-    logit = b[..., None].expand_as(s).clone()
+    b = log_odds(s, live, offset)
+    logit = b[..., None].expand_as(s).clone() if offset is None else b[..., None] + offset
     moved = torch.full_like(b, torch.inf)
     iterations = torch.zeros_like(live, dtype=torch.int64)
     converged, goal = torch.zeros_like(live), moved

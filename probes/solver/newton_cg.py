@@ -63,6 +63,7 @@ def newton_cg(
     tol: float,
     max_iter: int,
     start: tuple[Tensor, Tensor, Tensor] | None = None,
+    offset: Tensor | None = None,
 ) -> Optimum:
     """Solve c cells with k label sets each, to the same ends as `newton.newton`.
 
@@ -78,6 +79,7 @@ def newton_cg(
         max_iter: most steps.
         start: u in `space` and v [c, k, 1 + m] to start from, float64, and how far the logits may be off there, [c, k]
             in units of max(1, |logit|); zeros and the log-odds by default.
+        offset: [c, k, n] float64, added to the logits; none by default.
     """
     X, Z64 = space.X, Z.double()
     penalty = l2[:, None] * torch.ones_like(Z64[:, :1]).index_fill(
@@ -86,11 +88,12 @@ def newton_cg(
     if start is None:
         u = space.lift(torch.zeros_like(s, dtype=X.dtype)).double()
         v = torch.zeros_like(penalty.expand(*live.shape, -1)).clone()
-        v[..., 0] = log_odds(s, live)
+        v[..., 0] = log_odds(s, live, offset)
         moved = torch.full_like(l2.expand(live.shape), torch.inf)
     else:
         u, v, moved = start
-    logit = space.image(u.to(X.dtype)).double() + v @ Z64.mT
+    fixed = 0.0 if offset is None else offset
+    logit = space.image(u.to(X.dtype)).double() + v @ Z64.mT + fixed
     active, converged = live, torch.zeros_like(live)
     iterations = torch.zeros_like(live, dtype=torch.int64)
     factor, w, last, accuracy, steps = None, None, 0, 1.0, 0
@@ -98,7 +101,7 @@ def newton_cg(
     while True:
         if w is None and (steps >= max_iter or not (active & (moved > SETTLED)).any()):
             w = sum_of_rows(u, X) if isinstance(space, Combinations) else u
-            logit = logits(w, X) + v @ Z64.mT
+            logit = logits(w, X) + v @ Z64.mT + fixed
         residual = -s * torch.sigmoid(-s * logit)
         q = (residual if isinstance(space, Combinations) else sum_of_rows(residual, X)) + l2[:, None] * u
         q_border = residual @ Z64 + penalty * v

@@ -37,7 +37,9 @@ def list_penalties(l2: float | Sequence[float] | str, width: int, n_train: int) 
 
 
 @full_precision()
-def mean_log_loss(acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def mean_log_loss(
+    acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None = None
+) -> Tensor:
     """Mean log-loss of probes over the valid rows, in nats.
 
     Args:
@@ -46,6 +48,7 @@ def mean_log_loss(acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, b
         valid: [K, C, N] bool.
         weight: [P, K, C, D], for P penalties.
         bias: [P, K, C].
+        offset: [K, N], added to the scores; none by default.
 
     Returns:
         [P, K, C] float64; NaN where there is no probe or no valid row.
@@ -54,6 +57,7 @@ def mean_log_loss(acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, b
     loss = torch.full(bias.shape, torch.nan, dtype=torch.float64, device=bias.device)
     for cell, rows in enumerate(acts):  # one at a time: only one is ever held in float64
         scores = weight[:, :, cell].double() @ rows.double().mT + bias[:, :, cell, None].double()
+        scores = scores if offset is None else scores + offset
         loss[:, :, cell] = softplus(-sign * scores).where(valid[:, cell], torch.nan).nanmean(-1)
     return loss
 
@@ -67,7 +71,7 @@ def choose_strongest_of_best(loss: Tensor) -> Tensor:
 
 
 @full_precision()
-def is_separated(acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
+def is_separated(acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
     """Whether a probe puts every valid row of label 1 above every one of label 0, so that their AUC is 1.
 
     Shapes as for `mean_log_loss`. Returns bool [P, K, C], false where there is no probe.
@@ -75,6 +79,7 @@ def is_separated(acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor) ->
     positive, separated = labels == 1, torch.zeros(weight.shape[:-1], dtype=torch.bool, device=weight.device)
     for cell, rows in enumerate(acts):
         scores = weight[:, :, cell].float() @ rows.float().mT
+        scores = scores if offset is None else scores + offset.float()
         lowest = scores.where(valid[:, cell] & positive, torch.inf).amin(-1)
         highest = scores.where(valid[:, cell] & ~positive, -torch.inf).amax(-1)
         separated[:, :, cell] = (lowest > highest) & weight[:, :, cell, 0].isfinite()

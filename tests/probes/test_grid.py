@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from probes.analysis.auroc import auroc
-from probes.exact_grid import LogisticGrid
+from probes.logistic import LogisticGrid
 from probes.solver.logistic import fit_logistic
 from probes.solver.penalty import list_penalties, mean_log_loss
 from tests.support.cards import make_block, make_card
@@ -55,7 +55,8 @@ class Blocks(pl.LightningDataModule):
 
 def fit(tmp_path, data, **settings):
     trainer = quiet_trainer(tmp_path)
-    grid = LogisticGrid(**({"standardize": False} | settings))
+    given: dict[str, Any] = {"standardize": False} | settings
+    grid = LogisticGrid(**given)
     trainer.fit(grid, data)
     trainer.test(grid, data, verbose=False)
     return trainer, grid

@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from probes.exact_grid import LogisticGrid
+from probes.logistic import LogisticGrid
 from probes.mass_mean import MassMeanGrid
 from probes.minibatch import LinearGrid
 from tests.support.named_cells import LAYERS, POSITIONS, SEEDS, D, N, NamedCells

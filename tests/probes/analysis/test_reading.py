@@ -40,7 +40,15 @@ def test_best_cells_ties_keep_map_order_and_unreadable_cells_never_win():
         (1, "p2", 0.8),
         (0, "p0", 0.7),
     ]
-    assert best[0] == {"position": "p0", "layer": 2, "auc": 0.9, "auc_se": 0.03, "n": 100, "val_auc": None}
+    assert best[0] == {
+        "position": "p0",
+        "layer": 2,
+        "auc": 0.9,
+        "auc_se": 0.03,
+        "n": 100,
+        "n_positive": 50,
+        "val_auc": None,
+    }
 
 
 def test_best_layer_of_every_position():
@@ -48,9 +56,36 @@ def test_best_layer_of_every_position():
     readable = torch.tensor([[True, False, True], [True, False, True]])
     layers = read_map(map_of(auc, readable, layers=(4, 9)), n_valid=[100, 12, 90])["best_layers"]
     assert layers == [
-        {"position": "p0", "n_valid": 100, "layer": 9, "auc": 0.8, "auc_se": 0.03, "n": 100, "val_auc": None},
-        {"position": "p1", "n_valid": 12, "layer": None, "auc": None, "auc_se": None, "n": None, "val_auc": None},
-        {"position": "p2", "n_valid": 90, "layer": 4, "auc": 0.6, "auc_se": 0.03, "n": 100, "val_auc": None},
+        {
+            "position": "p0",
+            "n_valid": 100,
+            "layer": 9,
+            "auc": 0.8,
+            "auc_se": 0.03,
+            "n": 100,
+            "n_positive": 50,
+            "val_auc": None,
+        },
+        {
+            "position": "p1",
+            "n_valid": 12,
+            "layer": None,
+            "auc": None,
+            "auc_se": None,
+            "n": None,
+            "n_positive": None,
+            "val_auc": None,
+        },
+        {
+            "position": "p2",
+            "n_valid": 90,
+            "layer": 4,
+            "auc": 0.6,
+            "auc_se": 0.03,
+            "n": 100,
+            "n_positive": 50,
+            "val_auc": None,
+        },
     ]
 
 

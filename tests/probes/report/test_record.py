@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from probes.analysis.auroc import auroc_variance
 from probes.analysis.scores import load_scores
-from probes.exact_grid import LogisticGrid
+from probes.logistic import LogisticGrid
 from probes.minibatch import LinearGrid
 from probes.report.heatmap import Heatmap
 from probes.report.record import ScoreRecord

@@ -130,9 +130,9 @@ def batch_sizes(monkeypatch):
     """How many cells each try to solve a batch had; room is taken to be without an end."""
     sizes = []
 
-    def count(acts, sign, *given, solve=methods.solve):
-        sizes.append((len(given[-1]), acts.is_cuda))
-        return solve(acts, sign, *given)
+    def count(acts, sign, l2, tol, max_iter, standardize, cells, *more, solve=methods.solve):
+        sizes.append((len(cells), acts.is_cuda))
+        return solve(acts, sign, l2, tol, max_iter, standardize, cells, *more)
 
     monkeypatch.setattr("probes.solver.logistic.solve", count)
     monkeypatch.setattr("probes.solver.logistic.room", lambda _: 2**40)
@@ -179,12 +179,12 @@ def test_what_was_tried_holds_no_memory_while_the_next_is_tried(monkeypatch):
         warnings.simplefilter("ignore")
         there, labels = simulate(acts), simulate(labels)
 
-        def fail_at_first(*given, solve=methods.solve):
+        def fail_at_first(acts, sign, l2, tol, max_iter, standardize, cells, *more, solve=methods.solve):
             live.append(device.live)
-            if len(given[-1]) > 1:
+            if len(cells) > 1:
                 kept = there.double()
                 raise RuntimeError(f"CUDA error: out of memory, beside {kept.shape}")
-            return solve(*given)
+            return solve(acts, sign, l2, tol, max_iter, standardize, cells, *more)
 
         monkeypatch.setattr("probes.solver.logistic.solve", fail_at_first)
         fit_logistic(there, labels)
