@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes.jobs.mistakes import HydraFullError
-from tests.support.runs import command, run
+from tests.support.runs import command, run, run_here
 
 OWN = {
     "positions/broken.yaml": "defaults: [paper]\nrules: [{name: x, of: answer\n",
@@ -112,7 +112,7 @@ def test_a_mistake_is_one_line_and_exit_status_one(overrides, line, tmp_path):
     for name, text in OWN.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / name).write_text(text)
-    status, out, err = run(tmp_path, *(override.replace("OWN", str(tmp_path / "own")) for override in overrides))
+    status, out, err = run_here(tmp_path, *(override.replace("OWN", str(tmp_path / "own")) for override in overrides))
     mistakes = [text for text in err.splitlines() if text.startswith("error: ")]
     assert status == 1
     assert len(mistakes) == 1, err

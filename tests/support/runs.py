@@ -1,11 +1,16 @@
-"""Runs of `train.py` in a process of their own."""
+"""Runs of `train.py` in a process of their own, and in this one."""
 
 import csv
+import io
+import logging
 import os
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
+import train
 from tests.support.places import ROOT
 
 TRAIN = ROOT / "train.py"
@@ -37,6 +42,31 @@ def run(folder: Path, *overrides: str) -> tuple[int, str, str]:
     process = start(folder, *overrides)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def run_here(folder: Path, *overrides: str) -> tuple[int, str, str]:
+    """The same as `run` in this process, which spares the imports; logging is put back afterwards."""
+    folder.mkdir(exist_ok=True)
+    root, out, err, status = logging.getLogger(), io.StringIO(), io.StringIO(), 0
+    before = {log: (log.handlers, log.level) for log in [root, *map(logging.getLogger, ("probegrid", "hydra"))]}
+    root.handlers = []
+    with (
+        chdir(folder),
+        mock.patch.object(sys, "argv", command(folder, *overrides)[1:]),
+        mock.patch.dict(os.environ, COLUMNS="100"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            train.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            for log, (handlers, level) in before.items():
+                for opened in {*log.handlers} - {*handlers}:
+                    opened.close()
+                log.handlers, log.level = handlers, level
+    return status, out.getvalue(), err.getvalue()
 
 
 def table(folder: Path) -> list[dict[str, str]]:
