@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from probes.logistic import LogisticGrid
 from probes.report.probes_file import load_probes
-from tests.support.runs import TRAIN, command, run, start, table
+from tests.support.runs import TRAIN, command, run, run_here, start, table
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_probes_and_checkpoint_agree_with_the_table(alone):
 def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
     folder = alone[0]
     before = (folder / "run" / "heatmap.csv").read_bytes()
-    status, _, err = run(folder, *own)
+    status, _, err = run_here(folder, *own)
     assert status == 0, err
     assert "answers: 300 reused from" in err
     assert "resid_post: 300 reused from" in err
@@ -108,7 +108,7 @@ def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
 
 
 def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp_path):
-    status, out, err = run(tmp_path, *own, "experiment=cache_only")
+    status, out, err = run_here(tmp_path, *own, "experiment=cache_only")
     assert status == 0, err
     assert "resid_post: 300 of 300 to make, about 864 kB and " in err
     kept = {"examples.parquet", "labels.md", "exact_answers.html"}
@@ -141,7 +141,7 @@ def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tin
     overrides = ["model=ours", "positions=ours", "dataset=csv", f"dataset.path={questions_csv}"]
     shutil.copytree(alone[0] / "cache", tmp_path / "cache")
     outside = [f"cache.root={tmp_path}/cache", f"--config-dir={tmp_path / 'mine'}"]
-    status, _, err = run(tmp_path / "run", *overrides, *outside)
+    status, _, err = run_here(tmp_path / "run", *overrides, *outside)
     assert status == 0, err
     assert "answers: 300 reused from" in err
     assert "exact answers" not in err
@@ -154,7 +154,7 @@ def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tin
 def test_the_study_s_settings_on_the_embedded_model(tmp_path):
     """From start to heatmap: no validation rows, the same examples in every column, the last columns never invalid."""
     given = ["dataset=demo_facts", "dataset.limit=200", "site.layers=[5]"]
-    status, out, err = run(tmp_path, "experiment=paper", *given)
+    status, out, err = run_here(tmp_path, "experiment=paper", *given)
     assert status == 0, err
     assert "mlp_out: 200 of 200 to make" in err
     assert "split: no val rows" in err

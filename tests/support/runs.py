@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -56,7 +57,9 @@ def run_here(folder: Path, *overrides: str) -> tuple[int, str, str]:
         mock.patch.dict(os.environ, COLUMNS="100"),
         redirect_stdout(out),
         redirect_stderr(err),
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("ignore")  # those that train.py silences; a run in a process of its own shows others
         try:
             train.main()
         except SystemExit as end:
