@@ -108,7 +108,7 @@ def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
 
 
 def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp_path):
-    status, out, err = run_here(tmp_path, *own, "experiment=cache_only")
+    status, out, err = run(tmp_path, *own, "experiment=cache_only")
     assert status == 0, err
     assert "resid_post: 300 of 300 to make, about 864 kB and " in err
     kept = {"examples.parquet", "labels.md", "exact_answers.html"}
