@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def check(node: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> float | None:
     """Fit, test and report, or carry out another command; return the sweep objective."""
+    refuse_unknown_keys(cfg)
     if cfg.command is not None:
         build(cfg.command)
         return None
