@@ -5,6 +5,7 @@ Torch and Lightning take seconds to import, so they are loaded when the configur
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.command_line import check_command_line
 from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
@@ -127,6 +129,7 @@ def main() -> None:
             return run(cfg)
 
     with HydraFullError("1"), stop_at_mistakes():
+        check_command_line(sys.argv[1:])
         hydra_job(run_job)()
 
 

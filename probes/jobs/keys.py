@@ -4,10 +4,12 @@ import inspect
 import logging
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -41,9 +43,48 @@ def refuse_unknown_keys(cfg: DictConfig) -> None:
     tree: Any = OmegaConf.to_container(cfg)
     tree.pop("hydra", None)  # Hydra holds it against its own schema
     references = set(_find_references(tree, ()))
-    if HydraConfig.initialized():  # hydra.run.dir may refer to a key
+    if HydraConfig.initialized():
+        _check_schema(HydraConfig.get(), "hydra")  # pyright: ignore[reportArgumentType]
+        # hydra.run.dir, too, may refer to a key
         references |= set(_find_references(OmegaConf.to_container(HydraConfig.instance().cfg), ()))  # pyright: ignore
     _Check(tree, read_shipped(), references).check_plain(tree, ())
+
+
+def tell_unadded_key(error: ConfigCompositionException, override: str) -> str:
+    """What is wrong with an override, without a +, of a key that the configuration lacks.
+
+    Args:
+        error: what Hydra raised.
+        override: KEY=VALUE as it was written.
+    """
+    key, _, value = override.partition("=")
+    root = error.__cause__.parent_node._get_root()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    place = key.rpartition(".")[0]
+    around = OmegaConf.select(root, place) if place else root
+    if around is not None and not isinstance(around, DictConfig):
+        return f"{key}: expected a key that is there, got one below {place}, which holds a single value; set {place}"
+    if key.startswith("hydra."):
+        there = [f"{place}.{name}" for name in around or ()]
+        return f"{key}: expected an option of Hydra, got a name that it does not have; {offer_closest(key, there)}"
+    cfg: Any = OmegaConf.create(OmegaConf.to_container(root))
+    OmegaConf.update(cfg, key, value, force_add=True)
+    try:
+        refuse_unknown_keys(cfg)
+    except ValueError as unknown:
+        return str(unknown)
+    return f"{key}: expected a + before a key that has no value yet, got none; write +{override}"
+
+
+def _check_schema(node: DictConfig, place: str) -> None:
+    """Check a node of Hydra's own configuration, which + lets people add keys to as well."""
+    schema = OmegaConf.get_type(node)
+    for name in node:
+        value = node._get_node(name)
+        if is_dataclass(schema) and name not in (there := [field.name for field in fields(schema)]):
+            offer = offer_closest(f"{place}.{name}", [f"{place}.{other}" for other in there])
+            raise ValueError(f"{place}.{name}: expected an option of Hydra, got a name that it does not have; {offer}")
+        if isinstance(value, DictConfig) and not value._is_none() and not value._is_interpolation():
+            _check_schema(value, f"{place}.{name}")
 
 
 class _Check:

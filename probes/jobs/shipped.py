@@ -1,7 +1,6 @@
 """What the files of `conf/` set: arguments by `_target_`, and keys by place."""
 
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,15 +56,12 @@ def _read(conf: Path, group: str, name: str) -> dict[str, Any]:
         if isinstance(parent, str) and parent != "_self_":
             *folder, base = parent.partition("@")[0].strip("/").split("/")
             tree = _merge(tree, _read(conf, folder[-1] if folder else group, base))
-    for part in reversed(_parts(package[1] if package else group)):
+    place = package[1] if package else group
+    for part in reversed([] if place == "_global_" else place.split(".")):
         content = {part: content}
     tree = _merge(tree, content)
     tree.pop("hydra", None)
     return tree
-
-
-def _parts(package: str) -> Iterable[str]:
-    return () if package == "_global_" else tuple(package.split("."))
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
