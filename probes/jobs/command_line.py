@@ -41,7 +41,7 @@ def check_command_line(arguments: Sequence[str]) -> None:
         return
     if unknown := [argument for argument in left if argument.startswith("-")]:
         key = unknown[0].lstrip("-")
-        close = get_close_matches(unknown[0], parser._option_string_actions, n=1)
+        close = get_close_matches(unknown[0], parser._option_string_actions, n=1, cutoff=0.7)
         cure = f"did you mean {close[0]}?" if close else "an override has no dashes: KEY=VALUE"
         cure = f"write {key}" if "=" in key else cure
         raise ValueError(f"expected an option such as -m or --cfg job, got {unknown[0]}; {cure}; see --help")
@@ -88,9 +88,10 @@ def quote_override(override: str, is_sweep: bool = False) -> str | None:
 def _quote_parts(value: str, separator: re.Pattern[str]) -> str:
     """Quote what stands between separators, where Hydra cannot read it as it is."""
     parts = separator.split(value)
-    kept = [
-        part if not part.strip() or _can_be_read(f"key={part.strip()}") else _quote(part.strip()) for part in parts[::2]
-    ]
+    for place in range(0, len(parts), 2):
+        part = parts[place].strip()
+        if part and not _can_be_read(f"key={part}"):
+            parts[place] = _quote(part)
     return "".join(parts)
 
 

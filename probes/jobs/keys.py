@@ -61,7 +61,7 @@ def tell_unadded_key(error: ConfigCompositionException, override: str) -> str:
     root = error.__cause__.parent_node._get_root()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     place = key.rpartition(".")[0]
     around = OmegaConf.select(root, place) if place else root
-    if around is not None and not isinstance(around, DictConfig):
+    if around is not None and not (isinstance(around, DictConfig) and around):  # Hydra has put an empty node there
         return f"{key}: expected a key that is there, got one below {place}, which holds a single value; set {place}"
     if key.startswith("hydra."):
         there = [f"{place}.{name}" for name in around or ()]
@@ -80,7 +80,8 @@ def _check_schema(node: DictConfig, place: str) -> None:
     schema = OmegaConf.get_type(node)
     for name in node:
         value = node._get_node(name)
-        if is_dataclass(schema) and name not in (there := [field.name for field in fields(schema)]):
+        there = [field.name for field in fields(schema)] if is_dataclass(schema) else None
+        if there and name not in there and f"{place}.{name}" != "hydra.env":  # Hydra's own, outside its schema
             offer = offer_closest(f"{place}.{name}", [f"{place}.{other}" for other in there])
             raise ValueError(f"{place}.{name}: expected an option of Hydra, got a name that it does not have; {offer}")
         if isinstance(value, DictConfig) and not value._is_none() and not value._is_interpolation():
