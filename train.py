@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.command_line import check_command_line
+from probes.jobs.folders import find_run_folder, find_start_folder, settle_folders
 from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
@@ -55,6 +55,7 @@ def check(node: DictConfig) -> None:
 def run(cfg: DictConfig) -> float | None:
     """Fit, test and report, or carry out another command; return the sweep objective."""
     refuse_unknown_keys(cfg)
+    cfg = settle_folders(cfg)
     if cfg.command is not None:
         build(cfg.command)
         return None
@@ -83,11 +84,6 @@ def run(cfg: DictConfig) -> float | None:
         _point_to(folder)
     objective = (metrics | trainer.callback_metrics).get(cfg.objective)
     return None if objective is None else float(objective)
-
-
-def find_run_folder() -> str:
-    """What `${run_folder:}` stands for: the folder that Hydra made for this run."""
-    return str(HydraConfig.get().runtime.output_dir)
 
 
 def choose_accelerator() -> str:
@@ -135,7 +131,7 @@ def main() -> None:
 
 def _point_to(folder: Path) -> None:
     """Let `outputs/latest` lead to the newest run."""
-    link = Path("outputs/latest")
+    link = find_start_folder() / "outputs/latest"
     new = link.with_name(f".latest.{os.getpid()}")
     try:
         link.parent.mkdir(exist_ok=True)
