@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.command_line import check_command_line
 from probes.jobs.folders import find_run_folder, find_start_folder, settle_folders
+from probes.jobs.help import describe_groups
 from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
@@ -106,6 +107,7 @@ def choose_gpu_for_model() -> str | None:
 
 
 OmegaConf.register_new_resolver("run_folder", find_run_folder, replace=True)
+OmegaConf.register_new_resolver("groups", describe_groups, replace=True)
 OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
 OmegaConf.register_new_resolver("gpu_for_probes", choose_gpu_for_probes, replace=True)
 OmegaConf.register_new_resolver("gpu_for_model", choose_gpu_for_model, replace=True)
