@@ -40,7 +40,13 @@ def settle_folders(cfg: DictConfig) -> DictConfig:
 
     Args:
         cfg: composed configuration; it is left as it is, so that it gets another folder when it is run again.
+
+    Raises:
+        ValueError: an empty `cache.root`, which would be the folder that the job runs in.
     """
+    root = cfg.cache.root
+    if root is None or not str(root).strip():
+        raise ValueError(f"cache.root: expected a folder, got {root!r}; name one")
     settled = cfg.copy()
     settled.folder = str(cfg.folder)
     start = find_start_folder()
@@ -60,6 +66,11 @@ def _start_at(start: Path, value: Any, only_existing: bool) -> Any:
     if OmegaConf.is_list(value):
         return [_start_at(start, path, only_existing) for path in value]
     path = start / str(value)
-    if not isinstance(value, str) or not value.strip() or value.startswith("~") or (only_existing and not path.exists()):
+    if (
+        not isinstance(value, str)
+        or not value.strip()
+        or value.startswith("~")
+        or (only_existing and not path.exists())
+    ):
         return value
     return str(path)
