@@ -70,7 +70,7 @@ OWN = {
         (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
         (
             ["model=hf", "model.gguf=~/x.gguf"],
-            """expected quotation marks around signs that Hydra takes for its own, got model.gguf=~/x.gguf; write 'mo""",
+            """expected quotation marks around signs that Hydra takes for its own, got model.gguf=~/x.gguf; write 'm""",
         ),
         (["model=hf"], "model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got None; set one"),
         (

@@ -58,7 +58,7 @@ def test_a_run_from_a_notebook(here, caplog):
 @pytest.mark.parametrize(
     ("override", "kind", "words"),
     [
-        ("datamodule.path=absent.safetensors", OSError, "expected a safetensors file, got absent.safetensors"),
+        ("datamodule.path=absent.safetensors", ValueError, "expected a safetensors file, got absent.safetensors"),
         ("+prob=mlp", ValueError, "did you mean probe?"),
         ("probe.l2=-1", ValueError, "probe.l2: expected"),
         ("cache.root=", ValueError, "cache.root: expected a folder, got ''; name one"),

@@ -104,7 +104,7 @@ def test_what_the_files_set_follows_their_parents(tmp_path):
         "model/small": "_target_: models.Model\nid: a\n",
         "model/big": "defaults: [small]\n_target_: models.Big\nwidth: 3\n",
         "probe/line": "# @package _global_\nprobe: {_target_: probes.Line, l2: 1}\nmodel: {prompt: a}\n",
-        "experiment/show": "# @package _global_\nrun: a\ncache: {prune: b, root: c}\ncommand: {_target_: show, of: a}\n",
+        "experiment/show": "# @package _global_\nrun: a\ncache: {prune: b, root: c}\ncommand: {_target_: show, of: a}",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.yaml").write_text(text)
