@@ -5,15 +5,19 @@ Torch and Lightning take seconds to import, so they are loaded when the configur
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.command_line import check_command_line
+from probes.jobs.folders import find_run_folder, find_start_folder, settle_folders
+from probes.jobs.help import describe_groups
+from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
 if TYPE_CHECKING:
@@ -51,6 +55,8 @@ def check(node: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> float | None:
     """Fit, test and report, or carry out another command; return the sweep objective."""
+    refuse_unknown_keys(cfg)
+    cfg = settle_folders(cfg)
     if cfg.command is not None:
         build(cfg.command)
         return None
@@ -81,11 +87,6 @@ def run(cfg: DictConfig) -> float | None:
     return None if objective is None else float(objective)
 
 
-def find_run_folder() -> str:
-    """What `${run_folder:}` stands for: the folder that Hydra made for this run."""
-    return str(HydraConfig.get().runtime.output_dir)
-
-
 def choose_accelerator() -> str:
     """What `${gpu_or_cpu:}` stands for in a configuration."""
     import torch
@@ -106,6 +107,7 @@ def choose_gpu_for_model() -> str | None:
 
 
 OmegaConf.register_new_resolver("run_folder", find_run_folder, replace=True)
+OmegaConf.register_new_resolver("groups", describe_groups, replace=True)
 OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
 OmegaConf.register_new_resolver("gpu_for_probes", choose_gpu_for_probes, replace=True)
 OmegaConf.register_new_resolver("gpu_for_model", choose_gpu_for_model, replace=True)
@@ -125,12 +127,13 @@ def main() -> None:
             return run(cfg)
 
     with HydraFullError("1"), stop_at_mistakes():
+        check_command_line(sys.argv[1:])
         hydra_job(run_job)()
 
 
 def _point_to(folder: Path) -> None:
     """Let `outputs/latest` lead to the newest run."""
-    link = Path("outputs/latest")
+    link = find_start_folder() / "outputs/latest"
     new = link.with_name(f".latest.{os.getpid()}")
     try:
         link.parent.mkdir(exist_ok=True)

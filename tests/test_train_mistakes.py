@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 import torch
 
 from probes.jobs.mistakes import HydraFullError
-from tests.support.runs import command, run, run_here
+from tests.support.runs import TRAIN, command, run, run_here
 
 OWN = {
     "positions/broken.yaml": "defaults: [paper]\nrules: [{name: x, of: answer\n",
@@ -37,7 +38,27 @@ OWN = {
         ),
         (["spans.rule=guess"], "spans.rule: expected one of auto, pattern, options, number; got 'guess'"),
         (["model=hf", "model.id=/no/such/folder"], "model.id: expected a folder or a hub id such as org/name, got "),
-        (["+model.colour=red"], "got an unexpected keyword argument 'colour'"),
+        (["prob=mlp"], "prob: expected a key of the configuration, got one that nothing reads; did you mean probe?"),
+        (["+prob=mlp"], "prob: expected a key of the configuration, got one that nothing reads; did you mean probe?"),
+        (["dataset.limt=3"], "got one that it does not take; did you mean dataset.limit?"),
+        (["+dataset.limt=3"], "got one that it does not take; did you mean dataset.limit?"),
+        (["experiment=cache_info", "+prob=mlp"], "prob: expected a key of the configuration"),
+        (
+            ["+hydra.job.chdr=true"],
+            "hydra.job.chdr: expected an option of Hydra, got a name that it does not have; did",
+        ),
+        (["+model.colour=red"], "model.colour: expected an argument of datamodules.language.demo.build_demo_model"),
+        (["+experiment=paper"], "experiment: expected one choice, got a second; write experiment=paper without a +"),
+        (["+seed=3"], "seed: expected a new key after +, got one that is there; write seed=3"),
+        (["seed.x=3"], "seed.x: expected a key that is there, got one below seed, which holds a single value; set"),
+        (
+            ["trainer.profiler=simple"],
+            "trainer.profiler: expected a + before a key that has no value yet, got none; wri",
+        ),
+        (["~probe"], "probe: expected in the configuration, got one without it; leave it in"),
+        (["dataset.name=a,b"], """for a list write 'dataset.name=[a,b]', for a text 'dataset.name="a,b"'"""),
+        (["dataset.group={a}|{b}"], """got dataset.group={a}|{b}; write 'dataset.group="{a}|{b}"'"""),
+        (["quick"], "expected KEY=VALUE, got quick; write a key, =, and a value"),
         pytest.param(
             ["trainer=gpu"],
             "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu",
@@ -49,7 +70,7 @@ OWN = {
         (["probe=mlp", "probe.hidden=abc"], "probe.hidden: expected a whole number of at least 1, got abc"),
         (
             ["model=hf", "model.gguf=~/x.gguf"],
-            "expected KEY=VALUE as Hydra reads it, got model.gguf=~/x.gguf; put a val",
+            """expected quotation marks around signs that Hydra takes for its own, got model.gguf=~/x.gguf; write 'm""",
         ),
         (["model=hf"], "model.id: expected a folder, a hub id such as org/name, or model.gguf=FILE, got None; set one"),
         (
@@ -61,7 +82,7 @@ OWN = {
             "expected a safetensors file, got absent.safetensors: no such file or directory; check the path",
         ),
         (["datamodule.block_bytes=0"], "datamodule.block_bytes: expected a whole number above 0, or null, got 0"),
-        (["probe.l3=1"], "Could not override 'probe.l3'"),
+        (["probe.l3=1"], "probe.l3: expected an argument of probes.LogisticGrid, got one that it does not take; ch"),
         (["--config-dir=OWN", "positions=broken"], "while parsing a flow mapping"),
         (
             ["--config-dir=OWN", "model=empty"],
@@ -98,6 +119,7 @@ OWN = {
         ),
         (["cache.root=null"], "cache.root: expected a folder, got None; name one"),
         (["cache.root=''"], "cache.root: expected a folder, got ''; name one"),
+        (["experiment=cache_info", "cache.root="], "cache.root: expected a folder, got ''; name one"),
         (
             ["rule=given"],
             "rule=given: expected statements with labels, got the questions of demo_facts; choose another",
@@ -120,6 +142,26 @@ def test_a_mistake_is_one_line_and_exit_status_one(overrides, line, tmp_path):
     assert "Traceback" not in out + err
     assert "Error executing job" not in err
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["probe=mlp", "-m", "split.seed=0,1"],
+            "expected options before overrides, got -m after probe=mlp; "
+            "write python train.py -m probe=mlp split.seed=0,1",
+        ),
+        (["--multrun"], "expected an option such as -m or --cfg job, got --multrun; did you mean --multirun?"),
+        (["--probe=mlp"], "expected an option such as -m or --cfg job, got --probe=mlp; write probe=mlp"),
+    ],
+)
+def test_options_that_hydra_does_not_read_are_one_line(arguments, line, tmp_path):
+    done = subprocess.run([sys.executable, str(TRAIN), *arguments], cwd=tmp_path, capture_output=True, text=True)
+    (told,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told.startswith(f"error: {line}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_traceback_is_shown_where_the_user_asks_for_it(tmp_path):

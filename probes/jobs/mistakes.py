@@ -2,13 +2,17 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
+
+from probes.jobs.command_line import quote_override
+from probes.jobs.keys import tell_unadded_key
 
 log = logging.getLogger("probegrid")
 MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)
@@ -63,16 +67,47 @@ def tell(error: Exception) -> str:
         group, _, name = got.rpartition("/")
         return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
     if isinstance(error, OverrideParseException):
-        return (
-            f"expected KEY=VALUE as Hydra reads it, got {error.override}; put a value with signs or blanks in double "
-            """quotation marks, and all of it in single ones, as in 'model.gguf="~/my model.gguf"'"""
-        )
+        return _tell_unreadable(str(error.override))
+    if isinstance(error, ConfigCompositionException):
+        return _tell_composition(error)
     if isinstance(error, MissingMandatoryValue):
         key = str(error.full_key)
         key = key.removeprefix("command.")  # what it holds has names of its own at the top
         inner = key.removeprefix("datamodule.")
         key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
         return f"expected a value for {key}, which has no default; add {key}=... to the command"
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return f"{error.full_key}: expected in the configuration, got one without it; leave it in"
     if "gpu backend" in str(error):
         return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
     return " ".join(str(error).split())
+
+
+def _tell_unreadable(override: str) -> str:
+    """An override that Hydra's grammar does not read."""
+    is_sweep = not {"-m", "--multirun"}.isdisjoint(sys.argv)
+    quoted = quote_override(override, is_sweep)
+    if quoted is None:
+        return f"expected KEY=VALUE, got {' '.join(override.split())}; write a key, =, and a value"
+    return f"expected quotation marks around signs that Hydra takes for its own, got {override}; write {quoted}"
+
+
+def _tell_composition(error: ConfigCompositionException) -> str:
+    """A configuration that Hydra cannot compose, in one line that does not advise a + for a mistyped key."""
+    text = " ".join(str(error).split())
+    if found := re.search(r"To append to your config use \+(.*)", text):
+        return tell_unadded_key(error, found[1])
+    if found := re.search(r"Ambiguous value for argument '(.*?)=(.*)' 1\.", text):
+        key, values = found.groups()
+        as_text = quote_override(f"{key}={values}")
+        return (
+            f"{key}: expected one value, got {values}; for a sweep put -m before the overrides, "
+            f"for a list write '{key}=[{values}]', for a text {as_text}"
+        )
+    if found := re.search(r"Multiple values for (\S+)\. To override a value use 'override \S+: (\S+)'", text):
+        return f"{found[1]}: expected one choice, got a second; write {found[1]}={found[2]} without a +"
+    if found := re.search(r"An item is already at '(.*)'\. Either remove \+ prefix: '(.*?)' Or", text):
+        return f"{found[1]}: expected a new key after +, got one that is there; write {found[2]}"
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{text}: {str(error.__cause__).splitlines()[0]}"
+    return text.partition(" To append to your default list")[0]
