@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.loggers import report_to_loggers
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def run(cfg: DictConfig) -> float | None:
         [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
     )
     trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    report_to_loggers(trainer, cfg)
     folder = Path(cfg.folder)
     trainer.fit(probe, datamodule)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation

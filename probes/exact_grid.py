@@ -138,7 +138,7 @@ class LogisticGrid(ExactGrid):
         max_iter: int = 100,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # loggers get the whole configuration
         check_logistic(l2, standardize, tol, max_iter)
         self.l2, self.standardize, self.tol, self.max_iter = l2, standardize, tol, max_iter
         if isinstance(l2, int | float):

@@ -1,0 +1,61 @@
+"""Loggers of a job: whether their packages are there, and the configuration that they get."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # named as the extras
+
+
+def check_packages(loggers: dict[str, Any] | None) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Args:
+        loggers: nodes of the configuration by name, each with a `_target_`; None for no logger.
+
+    Raises:
+        ValueError: a package is missing; the line says which extra brings it.
+    """
+    for name, node in (loggers or {}).items():
+        package = PACKAGES.get(str((node or {}).get("_target_")).rpartition(".")[-1])
+        if package and find_spec(package) is None:
+            raise ValueError(
+                f"logger: expected the package {package} for logger={name}, got none; install it with "
+                f"pip install -c constraints.txt -e '.[{package}]', or choose logger=csv"
+            )
+
+
+def report_to_loggers(trainer: "pl.Trainer", cfg: DictConfig) -> None:
+    """Have the trainer's loggers get the configuration and the results of a run."""
+    if not trainer.loggers:
+        return
+    from probes.report.logged import Logged
+
+    trainer.callbacks.append(Logged(flatten(cfg), cfg.folder))  # type: ignore[attr-defined]
+
+
+def flatten(cfg: DictConfig) -> dict[str, Any]:
+    """Values of a configuration by their whole names; a group that only refers to another one is left out.
+
+    >>> flatten(OmegaConf.create({"probe": {"l2": 1.0}, "datamodule": {"probe": "${probe}", "seed": 0}}))
+    {'probe.l2': 1.0, 'datamodule.seed': 0}
+    """
+    return dict(_walk(cfg, ""))
+
+
+def _walk(node: DictConfig, before: str) -> Iterator[tuple[str, Any]]:
+    for key in node:
+        name = f"{before}{key}"
+        if name in ("hydra", "checks") or OmegaConf.is_missing(node, key):
+            continue
+        value = node[key]
+        if isinstance(value, DictConfig):
+            if not OmegaConf.is_interpolation(node, key):
+                yield from _walk(value, f"{name}.")
+        else:
+            yield name, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
