@@ -5,6 +5,7 @@ Torch and Lightning take seconds to import, so they are loaded when the configur
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.empty_groups import spell_null
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
@@ -117,6 +119,7 @@ hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="c
 
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    sys.argv[1:] = [spell_null(argument, CONF) for argument in sys.argv[1:]]
     users_value = os.environ.get("HYDRA_FULL_ERROR")
     if users_value == "1":
         hydra_job(run)()

@@ -31,11 +31,16 @@ def check_packages(loggers: dict[str, Any] | None) -> None:
 
 
 def report_to_loggers(trainer: "pl.Trainer", cfg: DictConfig) -> None:
-    """Have the trainer's loggers get the configuration and the results of a run."""
+    """Start the trainer's loggers, and have them get the configuration and the results of the run.
+
+    Raises:
+        ValueError: a logger does not start.
+    """
     if not trainer.loggers:
         return
-    from probes.report.logged import Logged
+    from probes.report.logged import Logged, open_loggers
 
+    open_loggers(trainer)
     trainer.callbacks.append(Logged(flatten(cfg), cfg.folder))  # type: ignore[attr-defined]
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import matplotlib.image
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from probes.report.heatmap import Heatmap
 from probes.report.map_files import PICTURE
+from probes.report.report import Report
 from probes.report.run_folder import SUMMARY
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,11 @@ class Logged(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Log the test map, the summary, and numbers from it."""
         self._log_heatmap(trainer, "heatmap/test")
-        path = self.folder / SUMMARY
-        if not trainer.is_global_zero or not path.exists():
-            return
-        numbers = read_numbers(json.loads(path.read_text("utf-8")))
-        _tell(trainer, "numbers", lambda logger: logger.log_metrics(numbers, trainer.global_step))
-        _tell(trainer, SUMMARY, lambda logger: log_file(logger, path))
+        if trainer.is_global_zero and _has(trainer, Report):
+            path = self.folder / SUMMARY
+            numbers = read_numbers(json.loads(path.read_text("utf-8")))
+            _tell(trainer, "numbers", lambda logger: logger.log_metrics(numbers, _step(trainer)))
+            _tell(trainer, SUMMARY, lambda logger: log_file(logger, path))
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Close what stays open after the test."""
@@ -67,15 +67,34 @@ class Logged(pl.Callback):
         _close(trainer, failed=True)
 
     def _log_heatmap(self, trainer: pl.Trainer, name: str) -> None:
-        path = self.folder / PICTURE
-        if path.exists():
-            _tell(trainer, name, lambda logger: log_picture(logger, name, path, trainer.global_step))
+        if _has(trainer, Heatmap):
+            path = self.folder / PICTURE
+            _tell(trainer, name, lambda logger: log_picture(logger, name, path, _step(trainer)))
+
+
+def open_loggers(trainer: pl.Trainer) -> None:
+    """Start the run of each logger, on global rank zero.
+
+    Raises:
+        ValueError: a logger does not start, as W&B without a login, or MLflow without its server.
+    """
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        try:
+            try:
+                getattr(logger, "experiment", None)
+            except Exception:  # two jobs may both begin with making MLflow's experiment: the second then finds it
+                getattr(logger, "experiment", None)
+        except Exception as error:
+            raise ValueError(
+                f"logger: expected {type(logger).__name__} to start a run, got: {error}; mend that or choose logger=csv"
+            ) from error
 
 
 def log_config(logger: Logger, config: Mapping[str, Any]) -> None:
     """Log hyperparameters, in names and values that the logger takes."""
     if isinstance(logger, MLFlowLogger):
-        config = {re.sub(r"[^\w\-. :/]", "_", name)[:250]: value for name, value in config.items()}
+        logger.experiment.log_dict(logger.run_id, dict(config), "config.json")  # whole: long parameters are cut
+        config = {re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:250]: value for name, value in config.items()}
     if isinstance(logger, TensorBoardLogger) and logger.root_dir is not None:
         from torch.utils.tensorboard.summary import hparams
 
@@ -132,6 +151,16 @@ def _read_baseline(table: Mapping[str, Any] | None) -> float | None:
     return rows.get(table and table["best"])
 
 
+def _has(trainer: pl.Trainer, kind: type[pl.Callback]) -> bool:
+    """Whether this run writes a file; the folder may hold that of an earlier one."""
+    return any(isinstance(callback, kind) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _step(trainer: pl.Trainer) -> int:
+    """The step at which Lightning logs metrics; its global step stays 0 where nothing is optimised."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 def _tell(trainer: pl.Trainer, what: str, how: Callable[[Logger], None]) -> None:
     """Give each logger something; a logger that does not take it is no reason to lose a run."""
     if not trainer.is_global_zero:
@@ -139,8 +168,6 @@ def _tell(trainer: pl.Trainer, what: str, how: Callable[[Logger], None]) -> None
     for logger in trainer.loggers:
         try:
             how(logger)
-        except MisconfigurationException:
-            raise
         except Exception as error:  # each service has errors of its own
             log.warning("%s: %s is not logged (%s)", type(logger).__name__, what, " ".join(str(error).split()))
 
