@@ -1,6 +1,6 @@
 """Loggers of a job: whether their packages are there, and the configuration that they get."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -9,20 +9,28 @@ from omegaconf import DictConfig, OmegaConf
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # named as the extras
+PACKAGES = {  # by the last part of a _target_; each is named as the extra that brings it
+    "TensorBoardLogger": "tensorboard",
+    "WandbLogger": "wandb",
+    "MLFlowLogger": "mlflow",
+    "open_mlflow": "mlflow",
+}
 
 
-def check_packages(loggers: dict[str, Any] | None) -> None:
-    """Refuse a logger whose package is not installed.
+def check_loggers(loggers: dict[str, Any] | None) -> None:
+    """Refuse a logger that is none, and one whose package is not installed.
 
     Args:
         loggers: nodes of the configuration by name, each with a `_target_`; None for no logger.
 
     Raises:
-        ValueError: a package is missing; the line says which extra brings it.
+        ValueError: a node has no `_target_`, or its package is missing; the line says which extra brings it.
     """
     for name, node in (loggers or {}).items():
-        package = PACKAGES.get(str((node or {}).get("_target_")).rpartition(".")[-1])
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        if target is None:
+            raise ValueError(f"logger.{name}: expected a logger, got {node}; choose it with logger={name} as well")
+        package = PACKAGES.get(str(target).rpartition(".")[-1])
         if package and find_spec(package) is None:
             raise ValueError(
                 f"logger: expected the package {package} for logger={name}, got none; install it with "

@@ -80,14 +80,21 @@ def open_loggers(trainer: pl.Trainer) -> None:
     """
     for logger in trainer.loggers if trainer.is_global_zero else ():
         try:
-            try:
-                getattr(logger, "experiment", None)
-            except Exception:  # two jobs may both begin with making MLflow's experiment: the second then finds it
-                getattr(logger, "experiment", None)
-        except Exception as error:
+            _start(logger)
+        except Exception as error:  # each service has errors of its own
+            offline = "add logger.wandb.offline=true" if isinstance(logger, WandbLogger) else "choose logger=csv"
             raise ValueError(
-                f"logger: expected {type(logger).__name__} to start a run, got: {error}; mend that or choose logger=csv"
+                f"logger: expected {type(logger).__name__} to start a run, got: {error}; mend that, or {offline}"
             ) from error
+
+
+def _start(logger: Logger) -> None:
+    try:
+        getattr(logger, "experiment", None)
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+            raise
+        getattr(logger, "experiment", None)  # another job has just made MLflow's experiment, and it is found now
 
 
 def log_config(logger: Logger, config: Mapping[str, Any]) -> None:
@@ -168,7 +175,7 @@ def _tell(trainer: pl.Trainer, what: str, how: Callable[[Logger], None]) -> None
     for logger in trainer.loggers:
         try:
             how(logger)
-        except Exception as error:  # each service has errors of its own
+        except Exception as error:
             log.warning("%s: %s is not logged (%s)", type(logger).__name__, what, " ".join(str(error).split()))
 
 
