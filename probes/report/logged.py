@@ -101,7 +101,7 @@ def log_config(logger: Logger, config: Mapping[str, Any]) -> None:
     """Log hyperparameters, in names and values that the logger takes."""
     if isinstance(logger, MLFlowLogger):
         logger.experiment.log_dict(logger.run_id, dict(config), "config.json")  # whole: long parameters are cut
-        config = {re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:250]: value for name, value in config.items()}
+        config = {re.sub(r"[^\w\-. :/]", "_", name, flags=re.A)[:250]: str(value) for name, value in config.items()}
     if isinstance(logger, TensorBoardLogger) and logger.root_dir is not None:
         from torch.utils.tensorboard.summary import hparams
 
@@ -130,7 +130,7 @@ def log_file(logger: Logger, path: Path) -> None:
             import wandb
 
             artifact = wandb.Artifact(f"{path.stem}-{logger.version}", type=path.stem)
-            artifact.add_file(str(path))
+            artifact.add_file(str(path), policy="immutable")  # no copy of it in the home folder
             logger.experiment.log_artifact(artifact)
         case TensorBoardLogger():
             logger.experiment.add_text(path.name, f"```json\n{path.read_text('utf-8')}```")
@@ -176,7 +176,7 @@ def _tell(trainer: pl.Trainer, what: str, how: Callable[[Logger], None]) -> None
         try:
             how(logger)
         except Exception as error:
-            log.warning("%s: %s is not logged (%s)", type(logger).__name__, what, " ".join(str(error).split()))
+            log.warning("%s: did not take %s (%s)", type(logger).__name__, what, " ".join(str(error).split()))
 
 
 def _close(trainer: pl.Trainer, failed: bool) -> None:
