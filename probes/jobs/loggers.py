@@ -62,6 +62,7 @@ def flatten(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _walk(node: DictConfig, before: str) -> Iterator[tuple[str, Any]]:
+    key: Any  # a text, or a label such as true
     for key in node:
         name = f"{before}{key}"
         if name in ("hydra", "checks") or OmegaConf.is_missing(node, key):

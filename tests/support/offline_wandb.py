@@ -23,5 +23,5 @@ def read_records(path: Path) -> Iterator[Any]:
         fragment = content[at + HEADER : at + HEADER + length]
         record = fragment if kind in FIRST else record + fragment
         if kind in LAST:
-            yield wandb_internal_pb2.Record.FromString(record)
+            yield wandb_internal_pb2.Record.FromString(record)  # type: ignore[attr-defined]
         at += HEADER + length

@@ -50,6 +50,7 @@ def test_the_configuration_is_flat_and_each_value_stands_once():
         {
             "model": {"id": "org/name", "stop": None, "template": {}},
             "site": {"layers": [0, "${seed}"]},
+            "dataset": {"labels": {True: ["yes"], 0: []}},
             "seed": 3,
             "datamodule": {"model": "${model}", "layers": "${site.layers}", "seed": "${seed}", "path": "???"},
             "checks": {"site": {"name": "x"}},
@@ -59,6 +60,8 @@ def test_the_configuration_is_flat_and_each_value_stands_once():
         "model.id": "org/name",
         "model.stop": None,
         "site.layers": [0, 3],
+        "dataset.labels.True": ["yes"],
+        "dataset.labels.0": [],
         "seed": 3,
         "datamodule.layers": [0, 3],
         "datamodule.seed": 3,
