@@ -15,9 +15,11 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.command_line import check_command_line
+from probes.jobs.empty_groups import spell_null
 from probes.jobs.folders import find_run_folder, find_start_folder, settle_folders
 from probes.jobs.help import describe_groups
 from probes.jobs.keys import refuse_unknown_keys
+from probes.jobs.loggers import report_to_loggers
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def run(cfg: DictConfig) -> float | None:
         [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
     )
     trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    report_to_loggers(trainer, cfg)
     folder = Path(cfg.folder)
     trainer.fit(probe, datamodule)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
@@ -117,6 +120,7 @@ hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="c
 
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    sys.argv[1:] = [spell_null(argument, CONF) for argument in sys.argv[1:]]
     users_value = os.environ.get("HYDRA_FULL_ERROR")
     if users_value == "1":
         hydra_job(run)()

@@ -50,7 +50,7 @@ class LogisticGrid(ExactGrid):
         offset: str | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # loggers get the whole configuration
         check_logistic(l2, standardize, tol, max_iter, offset)
         self.l2, self.standardize, self.tol, self.max_iter, self.baseline = l2, standardize, tol, max_iter, offset
         if isinstance(l2, int | float):

@@ -21,7 +21,7 @@ class MassMeanGrid(ExactGrid):
 
     def __init__(self, whiten: bool = False) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # loggers get the whole configuration
         check_mass_mean(whiten)
         self.whiten = whiten
         self.described = "mass mean, whitened" if whiten else "mass mean"

@@ -67,7 +67,8 @@ class MinibatchGrid(ProbeGrid):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"])  # code does not belong in a checkpoint
+        # Code does not belong in a checkpoint; loggers get the whole configuration.
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
         check_minibatch(l2)
         self.l2, self.optimizer, self.scheduler = l2, optimizer, scheduler
         self.described = f"linear by mini-batches, l2 = {l2:g}"

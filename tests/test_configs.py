@@ -60,7 +60,8 @@ def test_the_choices_are_found():
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_each_choice_makes_a_run(choice, tmp_path):
+def test_each_choice_makes_a_run(choice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # logger=mlflow makes its store here
     cfg = composed(tmp_path, choice, *NEEDED.get(choice, []))
     datamodule = build(cfg.datamodule)
     assert isinstance(datamodule, GridDataModule)

@@ -7,13 +7,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
 from probes.report.findings import decorate
-from probes.report.map_files import PICTURE, save_figure, write_heatmap
+from probes.report.map_files import save_figure, write_heatmap
 from probes.report.picture import check_colours
 from probes.report.style import VMAX, VMIN
 
 
 class Heatmap(pl.Callback):
-    """Writes heatmap.png, heatmap.pdf and heatmap.csv after validation and after test; loggers get the figure.
+    """Writes heatmap.png, heatmap.pdf and heatmap.csv after validation and after test.
 
     The picture is of the split just measured; the CSV holds every map so far, val before test. A fit of several epochs
     also leaves the validation map of each, epochs/000.png and so on. A label set that was split several times is drawn
@@ -57,9 +57,3 @@ class Heatmap(pl.Callback):
         )
         if trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1:
             save_figure(figure, self.folder / "epochs" / f"{trainer.current_epoch:03}.png")
-        loggers: list[Any] = trainer.loggers
-        for logger in loggers:  # by what a logger can do, so that none of them has to be installed
-            if hasattr(logger, "log_image"):
-                logger.log_image(key=f"heatmap/{split}", images=[str(self.folder / PICTURE)])
-            elif add_figure := getattr(getattr(logger, "experiment", None), "add_figure", None):
-                add_figure(f"heatmap/{split}", figure, trainer.global_step, close=False)

@@ -28,7 +28,7 @@ def a_module(**maps) -> SimpleNamespace:
 
 def a_trainer(**changes) -> Any:
     state = SimpleNamespace(fn=TrainerFn.FITTING)
-    usual = {"is_global_zero": True, "sanity_checking": False, "loggers": [], "state": state, "max_epochs": 1}
+    usual = {"is_global_zero": True, "sanity_checking": False, "state": state, "max_epochs": 1}
     return SimpleNamespace(**(usual | changes))
 
 
@@ -101,26 +101,20 @@ def test_only_global_rank_zero_writes_and_not_in_the_sanity_check(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_loggers_get_the_figure_in_their_own_way(tmp_path):
-    seen = {}
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures that the callback draws."""
+    figures = []
 
-    def add_figure(tag, figure, step, close):
-        seen["tensorboard"] = (tag, figure.axes[0].get_xlabel(), step, close)
+    def draw_and_keep(*given, **named):
+        figures.append(write_heatmap(*given, **named))
+        return figures[-1]
 
-    def log_image(key, images):
-        seen["wandb"] = (key, images)
-
-    loggers = [
-        SimpleNamespace(experiment=SimpleNamespace(add_figure=add_figure)),
-        SimpleNamespace(experiment=SimpleNamespace(), log_image=log_image),
-        SimpleNamespace(experiment=SimpleNamespace()),  # as CSVLogger: no images
-    ]
-    Heatmap(tmp_path).on_test_end(a_trainer(loggers=loggers, global_step=3), a_module(test=a_map(2, 2)))
-    assert seen["tensorboard"] == ("heatmap/test", "Token", 3, False)
-    assert seen["wandb"] == ("heatmap/test", [str(tmp_path / "heatmap.png")])
+    monkeypatch.setattr("probes.report.heatmap.write_heatmap", draw_and_keep)
+    return figures
 
 
-def test_of_many_label_sets_the_first_eight_are_drawn_and_all_are_in_the_table(tmp_path):
+def test_of_many_label_sets_the_first_eight_are_drawn_and_all_are_in_the_table(tmp_path, drawn):
     maps = [replace(a_map(2, 3, seed=k), target=f"label {k}") for k in range(10)]
     card = make_card(range(2), PAPER[:3], names=[one.target for one in maps])
     title, subtitle = caption(card, "logistic", "test")
@@ -128,9 +122,7 @@ def test_of_many_label_sets_the_first_eight_are_drawn_and_all_are_in_the_table(t
     assert "label 8" not in title
     assert "8\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}10" in subtitle
     module = SimpleNamespace(maps={"test": maps}, tested=card, described="logistic", fitted={}, analyses=[])
-    drawn = []
-    logger = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda _, figure, *__, **___: drawn.append(figure)))
-    Heatmap(tmp_path).on_test_end(a_trainer(loggers=[logger], global_step=1), module)
+    Heatmap(tmp_path).on_test_end(a_trainer(), module)
     assert len(drawn[0].axes) == 2 * 8  # a map and its colour bar
     assert len(set(pd.read_csv(tmp_path / "heatmap.csv")["target"])) == 10
 
@@ -171,13 +163,11 @@ def test_colours_that_make_no_sense_are_refused_at_once(vmin, vmax):
     assert "\n" not in str(caught.value)
 
 
-def test_the_callback_passes_its_colours_on_and_outlines_the_block(tmp_path):
-    drawn = []
-    logger = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda _, figure, *__, **___: drawn.append(figure)))
+def test_the_callback_passes_its_colours_on_and_outlines_the_block(tmp_path, drawn):
     one = a_map()
     one.auc[:] = 0.6
     one.auc[3:6, 4:6] = 0.9
-    Heatmap(tmp_path, 0.4, 0.8).on_test_end(a_trainer(loggers=[logger], global_step=1), a_module(test=one))
+    Heatmap(tmp_path, 0.4, 0.8).on_test_end(a_trainer(), a_module(test=one))
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dominant block"]
     mesh = next(item for item in axes.collections if item.colorbar is not None)
