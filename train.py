@@ -15,6 +15,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
+from probes.jobs.one_rank import FOLDER, run_rank
+from probes.jobs.ranks import check_world, count_to_start, run_ranks
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -56,6 +58,8 @@ def run(cfg: DictConfig) -> float | None:
         return None
     check(cfg.checks)
     check(cfg.datamodule)
+    if n := count_to_start(cfg.trainer):
+        return run_ranks(cfg, n, Path(__file__).resolve())
     lightning_log = logging.getLogger("pytorch_lightning")
     level = lightning_log.level
     from pytorch_lightning import seed_everything
@@ -68,6 +72,7 @@ def run(cfg: DictConfig) -> float | None:
         [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
     )
     trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    check_world(trainer.world_size)
     folder = Path(cfg.folder)
     trainer.fit(probe, datamodule)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
@@ -141,4 +146,4 @@ def _point_to(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(run) if FOLDER in os.environ else main()
