@@ -61,7 +61,7 @@ def run_rank(run: Callable[[DictConfig], float | None]) -> None:
 
     An error is written down and not shown: the process that started the ranks knows whose error came first.
     """
-    folder, rank = Path(os.environ.pop(FOLDER)), int(os.environ["LOCAL_RANK"])
+    folder, rank = Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"])
     threading.Thread(target=_end_with_starter, daemon=True).start()
     try:
         job: Any = OmegaConf.load(folder / CONFIGURATION)
@@ -110,7 +110,7 @@ def _flush() -> None:
 
 
 def _log_as(rank: int, job: Any) -> None:
-    """Log where the job does. Ranks beside the first tell warnings alone, with their number; rank zero tells the rest."""
+    """Log where the job does. Ranks beside the first tell warnings alone, with their number."""
     if job.job_logging is not None:
         for handler in job.job_logging.get("handlers", {}).values():
             if "filename" in handler:

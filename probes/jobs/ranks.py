@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +26,7 @@ from probes.jobs.one_rank import CONFIGURATION, FOLDER, OBJECTIVE, Failure, esca
 
 POLL = 0.1  # seconds between two looks at the ranks
 REPORT = 1.0  # seconds that the others have to say what ended them: the first that is seen may not be the first to fail
+TURN = 5.0  # seconds after which a rank that torchrun or SLURM has started tells an error, where rank zero has none
 PATIENCE = 10.0  # seconds between asking a rank to stop and killing it
 
 
@@ -110,6 +113,25 @@ def run_ranks(cfg: DictConfig, n: int, program: Path) -> float | None:
             _raise_cause(place, codes)
         path = place / OBJECTIVE
         return json.loads(path.read_text()) if path.exists() else None  # another machine has rank zero
+
+
+def let_rank_zero_speak(run: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
+    """Have the errors of ranks that torchrun or SLURM has started told once: most are the same in all of them.
+
+    Rank zero tells its own at once, and whoever has started the ranks then ends the others. They wait for that.
+    """
+
+    @wraps(run)
+    def run_in_turn(cfg: DictConfig) -> float | None:
+        try:
+            return run(cfg)
+        except Exception:
+            number = os.environ.get("RANK" if _find_starter() == "torchrun" else "SLURM_PROCID", "0")
+            if _find_starter() and FOLDER not in os.environ and number != "0":
+                time.sleep(TURN)
+            raise
+
+    return run_in_turn
 
 
 def check_world(size: int) -> None:
