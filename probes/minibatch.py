@@ -116,7 +116,9 @@ class MinibatchGrid(ProbeGrid):
             ValueError: a block that does not hold all cells, or a valid row that is not finite.
         """
         if self.global_step:
-            self._go_on()  # the checkpoint brought what follows
+            # Resumed: the checkpoint brought what follows. The order of the batches comes from the number of passes over
+            # the rows, of which the first is for mean and scale.
+            cast(Any, self.trainer.train_dataloader).epoch = self.current_epoch + 1
             return
         self._best = None
         n_rows, n, n_positive, mean, variance = self._moments()
@@ -127,15 +129,6 @@ class MinibatchGrid(ProbeGrid):
         self.emphasis.copy_((n_rows / n).where(fittable, 0))
         self.decay.copy_((self.l2 / (2 * n)).where(fittable, 0))
         self.intercept.copy_((n_positive / (n - n_positive)).log().where(fittable, 0))
-
-    def _go_on(self) -> None:
-        """Bring what a checkpoint does not to where a fit that was not interrupted would have it now."""
-        # The order of the batches follows from the epoch; the first pass was for mean and scale.
-        cast(Any, self.trainer.train_dataloader).epoch = self.current_epoch + 1
-        for config in self.trainer.lr_scheduler_configs:  # Lightning saves before it steps them
-            schedule: Any = config.scheduler
-            while config.interval == "epoch" and schedule.last_epoch < self.current_epoch:
-                schedule.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the best epoch so far beside the last one."""
