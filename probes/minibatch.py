@@ -116,8 +116,8 @@ class MinibatchGrid(ProbeGrid):
             ValueError: a block that does not hold all cells, or a valid row that is not finite.
         """
         if self.global_step:
-            # Resumed: the checkpoint brought what follows. The order of the batches comes from the number of passes over
-            # the rows, of which the first is for mean and scale.
+            # Resumed: the checkpoint brought what follows. The order of the batches comes from the number of passes,
+            # of which the first is for mean and scale.
             cast(Any, self.trainer.train_dataloader).epoch = self.current_epoch + 1
             return
         self._best = None

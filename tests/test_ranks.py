@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import train
 from probes.jobs.one_rank import escape
@@ -141,13 +141,13 @@ def test_processes_that_slurm_starts_share_the_work(own, alone, tmp_path):
 )
 def test_processes_of_a_trainer_are_counted(trainer, n, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert count_processes(OmegaConf.create(trainer)) == n
+    assert count_processes(DictConfig(trainer)) == n
 
 
 @pytest.mark.parametrize(("devices", "n"), [("auto", 4), (-1, 4), ("-1", 4)])
 def test_all_gpus_are_counted(devices, n, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert count_processes(OmegaConf.create({"accelerator": "gpu", "devices": devices})) == n
+    assert count_processes(DictConfig({"accelerator": "gpu", "devices": devices})) == n
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_who_starts_the_ranks(trainer, environment, n, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert count_to_start(OmegaConf.create(trainer)) == n
+    assert count_to_start(DictConfig(trainer)) == n
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_start_that_does_not_go_with_the_trainer_is_refused(trainer, environme
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=line):
-        count_to_start(OmegaConf.create(trainer))
+        count_to_start(DictConfig(trainer))
 
 
 @pytest.mark.parametrize("text", ["${x}", r"\${x}", r"a\\${x} ${y}", "$x {y}", "plain", "???"])
