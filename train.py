@@ -21,6 +21,8 @@ from probes.jobs.help import describe_groups
 from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
+from probes.jobs.one_rank import FOLDER, run_rank
+from probes.jobs.ranks import check_world, count_to_start, let_rank_zero_speak, run_ranks
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -55,6 +57,7 @@ def check(node: DictConfig) -> None:
             build(part)
 
 
+@let_rank_zero_speak
 def run(cfg: DictConfig) -> float | None:
     """Fit, test and report, or carry out another command; return the sweep objective."""
     refuse_unknown_keys(cfg)
@@ -64,21 +67,26 @@ def run(cfg: DictConfig) -> float | None:
         return None
     check(cfg.checks)
     check(cfg.datamodule)
-    lightning_log = logging.getLogger("pytorch_lightning")
-    level = lightning_log.level
+    if n := count_to_start(cfg.trainer):
+        return run_ranks(cfg, n, Path(__file__).resolve())
+    levels = {log: log.level for log in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric"))}
     from pytorch_lightning import seed_everything
+    from pytorch_lightning.callbacks import Checkpoint
 
-    lightning_log.setLevel(level)  # that of hydra.job_logging; the import sets its own
+    for lightning_log, level in levels.items():
+        lightning_log.setLevel(level)  # that of hydra.job_logging; the import sets its own
     seed_everything(cfg.seed, workers=True, verbose=False)
     probe: pl.LightningModule = build(cfg.probe)  # first: the data module imports transformers
     datamodule: pl.LightningDataModule = build(cfg.datamodule)
     callbacks, loggers = (
         [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
     )
-    trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    saving = {"enable_checkpointing": True} if any(isinstance(one, Checkpoint) for one in callbacks) else {}
+    trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers, **saving)
+    check_world(trainer.world_size)
     report_to_loggers(trainer, cfg)
     folder = Path(cfg.folder)
-    trainer.fit(probe, datamodule)
+    trainer.fit(probe, datamodule, ckpt_path=cfg.ckpt_path)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
     if trainer.max_epochs == 0:  # experiment=cache_only: setting up has built what the cache lacked
         return None
@@ -148,4 +156,4 @@ def _point_to(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(run) if FOLDER in os.environ else main()

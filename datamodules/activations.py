@@ -111,6 +111,7 @@ class ActivationDataModule(GridDataModule):
         self.dataset.check_unmoved(self.cache_root)
         with self._start(self.model.trained) as stages:
             layers = choose_layers(stages.config.num_hidden_layers, self.layers)
+            self.require_cells(len(layers) * len(self.positions.names))
             dataset = self.dataset if self.split.by in KEYWORDS else self.dataset.group_by(self.split.by)
             questions = dataset.load(log.info if not self.quiet else lambda line: None)
             if not self.split.own_test:

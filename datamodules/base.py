@@ -87,8 +87,9 @@ class GridDataModule(pl.LightningDataModule):
             card: of the grid.
 
         Raises:
-            ValueError: a split to train or test on has one class only.
+            ValueError: a split to train or test on has one class only, or there are more processes than cells.
         """
+        self.require_cells(store.shape[1] * store.shape[2])
         self._require_classes(card)
         self.targets, self.card = targets, card
         self._tell_counts(card)
@@ -197,7 +198,23 @@ class GridDataModule(pl.LightningDataModule):
         return self._cells("test")
 
     def _cells(self, split: str) -> CellBlocks:
-        return CellBlocks(self._examples[split], self._budget, *self._rank())
+        limit = 1.0 if self.trainer is None else getattr(self.trainer, f"limit_{split}_batches")
+        all_of_them = isinstance(limit, float) and limit == 1  # a whole number 1 is one batch
+        # A share of the batches is then that share of the cells, the same ones in each split.
+        return CellBlocks(self._examples[split], self._budget, *self._rank(), one_by_one=not all_of_them)
+
+    def require_cells(self, n: int) -> None:
+        """Hold the number of cells against the processes that are to share them.
+
+        Raises:
+            ValueError: there are more processes.
+        """
+        ranks = self._rank()[1]
+        if ranks > n:
+            raise ValueError(
+                f"trainer.devices: expected at most one for each of the {n} cells, got {ranks}; take fewer, or more "
+                "layers or positions"
+            )
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

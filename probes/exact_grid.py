@@ -69,6 +69,10 @@ class ExactGrid(ProbeGrid):
             self.weight.flatten(1, 2)[:, cells] = weight.to(self.weight)
             self.bias.flatten(1, 2)[:, cells] = bias.to(self.bias)
         self._solved[cells] += 1
+        # Without an optimizer nothing counts steps, and a ModelCheckpoint that sees none saves nothing.
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        steps.increment_ready()
+        steps.increment_completed()
 
     def on_train_epoch_end(self) -> None:
         """Give every rank the whole grid, and leave cells that no rank was given without a probe.
@@ -88,11 +92,11 @@ class ExactGrid(ProbeGrid):
                 "cells to one rank each (datamodule.batch_size=null)"
             )
         if len(unsolved := (self._solved == 0).nonzero()[:, 0]):
-            named = f"{len(unsolved)} of {len(self._solved)} cells were not fitted: {self.name_cells(unsolved)}"
-            limit = self.trainer.limit_train_batches
-            if isinstance(limit, float) and limit == 1:  # all of them; a whole number 1 is one
+            n = len(self._solved)
+            if (limit := self.name_limit("train")) is None:
+                named = f"{len(unsolved)} of {n} cells were not fitted: {self.name_cells(unsolved)}"
                 raise ValueError(f"fit: expected every cell once, got others; {named}; run it again")
-            self.print(f"{named}; they have no probe, because trainer.limit_train_batches leaves them out")
+            self.print(f"fit: {n - len(unsolved)} of {n} cells are fitted; {limit} leaves out the others")
 
     def sum_over_ranks(self, part: Tensor) -> Tensor:
         """Add up what the ranks hold, in place."""

@@ -197,6 +197,14 @@ class ProbeGrid(pl.LightningModule):
             names.append(f"layer {self.card.layers[layer]}, position {self.card.positions[position]}")
         return "; ".join(names) + (f" and {len(cells) - most} more" if len(cells) > most else "")
 
+    def name_limit(self, split: str) -> str | None:
+        """The setting of the trainer that limits the batches of train, val or test; None where it takes all."""
+        if fast := getattr(self.trainer, "fast_dev_run", False):
+            return f"trainer.fast_dev_run={str(fast).lower()}"
+        limit = getattr(self.trainer, f"limit_{split}_batches")
+        everything = isinstance(limit, float) and limit == 1  # a whole number 1 is one batch
+        return None if everything else f"trainer.limit_{split}_batches={limit}"
+
     def _shape(self, card: Card) -> None:
         self.card = card
         K, L, T, D = card.shape
@@ -236,6 +244,9 @@ class ProbeGrid(pl.LightningModule):
             AUCMap(target.name, split, layers, positions, *of_target)
             for target, of_target in zip(self.tested.targets, tensors, strict=True)
         ]
+        scored = int((result["n"] > 0).any(0).sum())
+        if (limit := self.name_limit(split)) and scored < L * T and not self.trainer.sanity_checking:
+            self.print(f"{split}: {scored} of {L * T} cells are scored; {limit} leaves out the others")
         shown = self._without_controls(self.maps[split])
         # Each split of a label set by its own validation rows: those of another are among its test rows.
         by = self._without_controls(self.maps["val"]) if "val" in self.maps else [None] * len(shown)

@@ -71,6 +71,7 @@ class MinibatchGrid(ProbeGrid):
         self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
         check_minibatch(l2)
         self.l2, self.optimizer, self.scheduler = l2, optimizer, scheduler
+        self._best: Best | None = None
         self.described = f"linear by mini-batches, l2 = {l2:g}"
 
     @abstractmethod
@@ -115,9 +116,12 @@ class MinibatchGrid(ProbeGrid):
         Raises:
             ValueError: a block that does not hold all cells, or a valid row that is not finite.
         """
-        self._best: Best | None = None
         if self.global_step:
-            return  # resumed: the checkpoint brought what follows
+            # Resumed: the checkpoint brought what follows. The order of the batches comes from the number of passes,
+            # of which the first is for mean and scale.
+            cast(Any, self.trainer.train_dataloader).epoch = self.current_epoch + 1
+            return
+        self._best = None
         n_rows, n, n_positive, mean, variance = self._moments()
         fittable = (n_positive > 0) & (n_positive < n)
         n = n.clamp(min=1)
@@ -126,6 +130,28 @@ class MinibatchGrid(ProbeGrid):
         self.emphasis.copy_((n_rows / n).where(fittable, 0))
         self.decay.copy_((self.l2 / (2 * n)).where(fittable, 0))
         self.intercept.copy_((n_positive / (n - n_positive)).log().where(fittable, 0))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the best epoch so far beside the last one."""
+        super().on_save_checkpoint(checkpoint)
+        if self._best is not None:
+            maps = [
+                {name: getattr(one, name) for name in ("auc", "auc_se", "n", "n_positive")} for one in self._best.val
+            ]
+            checkpoint["best"] = self._best._asdict() | {"val": maps}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make parameters of the checkpoint's shape, and take back its best epoch where a fit goes on."""
+        super().on_load_checkpoint(checkpoint)
+        assert self.card is not None
+        self._best = None
+        if "best" in checkpoint:
+            card, best = self.card, checkpoint["best"]
+            val = [
+                AUCMap(target.name, "val", card.layers, card.positions, **one)
+                for target, one in zip(card.targets, best["val"], strict=True)
+            ]
+            self._best = Best(**best | {"val": val})
 
     def _moments(self) -> tuple[Tensor, ...]:
         """Of the train rows of all ranks, float64: all, valid and valid positive ones [M]; mean and variance [M, D]."""

@@ -1,5 +1,6 @@
 """What is wrong with the settings of a probe, told before anything large is imported. Standard library only."""
 
+from pathlib import Path
 from typing import Any
 
 
@@ -63,6 +64,21 @@ def check_precision(precision: Any) -> None:
         raise ValueError(
             f"trainer.precision: expected 32-true, which keeps probes in float32, got {precision}; leave it out. "
             "model.dtype sets that of the language model"
+        )
+
+
+def check_ckpt_path(path: Any) -> None:
+    """Refuse a checkpoint to go on from that is not there.
+
+    >>> check_ckpt_path(None)
+
+    Raises:
+        ValueError: there is no such file, or folder of a checkpoint in parts.
+    """
+    if path is not None and not (isinstance(path, str) and Path(path).exists()):
+        raise ValueError(
+            f"ckpt_path: expected a checkpoint, got {path!r}, which is not there; callbacks=checkpoint saves last.ckpt "
+            "in the folder checkpoints of a run"
         )
 
 

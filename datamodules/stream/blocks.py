@@ -94,22 +94,23 @@ class CellBlocks:
         budget: how much memory there is; one cell always fits.
         rank: this process among `world_size`.
         world_size: number of processes.
+        one_by_one: give one cell a block.
 
     Example:
         >>> for block in CellBlocks(examples, Budget()):  # doctest: +SKIP
         ...     print(block["acts"].shape)  # [C, N, D]
     """
 
-    def __init__(self, examples: Examples, budget: Budget, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, examples: Examples, budget: Budget, rank: int = 0, world_size: int = 1, one_by_one: bool = False
+    ) -> None:
         self.examples = examples
         _, L, T, _ = examples.store.shape
-        if world_size > L * T:
-            raise ValueError(f"trainer.devices: expected at most one for each of the {L * T} cells, got {world_size}")
         # Neighbours stay together: in a file of whole examples they are one read.
         cells = np.array_split(np.arange(L * T), world_size)[rank]
         cell = examples.bytes(1, len(examples.rows))
         most = examples.at_once(cell, examples.store.enough(len(examples.rows)), budget, "a cell")
-        self.cells = np.array_split(cells, math.ceil(len(cells) / most))
+        self.cells = np.array_split(cells, math.ceil(len(cells) / (1 if one_by_one else most)))
 
     def __len__(self) -> int:
         return len(self.cells)

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from probes.analysis.analysis import analyse
-from probes.analysis.scores import PARTS, SCORES, Scores, join_parts
+from probes.analysis.scores import PARTS, SCORES, TENSORS, Scores, join_parts
 from probes.report.run_folder import read_examples
 from probes.report.whole_file import whole_file
 
@@ -37,13 +37,25 @@ class ScoreRecord(pl.Callback):
             raise ValueError(f"scores.max_bytes: expected a number of bytes of at least 0, got {max_bytes!r}")
         self.folder, self.max_bytes = Path(folder), max_bytes
         self.parts: dict[str, Scores] = {}
+        self._resumed: dict[str, Scores] = {}
         self._latest: Scores | None = None  # of the split that is being scored
         self._scored: Tensor | None = None  # [L * T], how often each cell was
         self._left_out = 0  # bytes
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Forget the scores of earlier probes."""
-        self.parts, self._left_out = {}, 0
+        """Forget the scores of earlier probes, but for those that the checkpoint of a resumed fit brought."""
+        self.parts, self._resumed, self._left_out = self._resumed, {}, 0
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the validation scores of the best epoch, which a resumed fit may never see again."""
+        if "val" in self.parts and trainer.state.stage is not None:  # a finished fit has its file
+            val = self.parts["val"]
+            checkpoint["val_scores"] = {name: getattr(val, name) for name in (*TENSORS, "groups")}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take them back, for a fit that goes on."""
+        if trainer.state.fn == TrainerFn.FITTING and "val_scores" in checkpoint:
+            self._resumed = {"val": Scores(**checkpoint["val_scores"], card=pl_module.tested)}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin anew."""

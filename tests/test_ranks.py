@@ -1,0 +1,204 @@
+"""Jobs of several processes give what one process gives: alone, in a sweep, under torchrun and under SLURM."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+import train
+from probes.jobs.one_rank import escape
+from probes.jobs.ranks import count_processes, count_to_start
+from tests.support.places import ROOT
+from tests.support.ranks import write_activations
+from tests.support.runs import command, run
+
+FILES = ("heatmap.csv", "probes.safetensors", "scores.safetensors")
+SLURM = {"SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "probes", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "1"}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return write_activations(tmp_path_factory.mktemp("acts") / "acts.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(own, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    status, _, err = run(folder, *own)
+    assert status == 0, err
+    return folder / "run"
+
+
+def same(one, other) -> bool:
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+
+
+def test_two_jobs_of_two_ranks_give_what_two_jobs_of_one_process_give(own, alone, tmp_path):
+    """In one sweep: a process group that outlived its job would solve half of the next one's cells."""
+    jobs = ["trainer=ddp_cpu,cpu", "probe.l2=by_size,100"]
+    status, _, err = run(
+        tmp_path, "-m", f"hydra.sweep.dir={tmp_path}/sweep", "hydra.sweep.subdir=${hydra.job.num}", *own, *jobs
+    )
+    assert status == 0, err
+    ranks, other_ranks, single, other_single = (tmp_path / "sweep" / str(number) for number in range(4))
+    assert same(ranks, single)
+    assert same(ranks, alone)
+    assert same(other_ranks, other_single)
+    assert not same(ranks, other_ranks)
+    log = (ranks / "train.log").read_text()
+    assert log.count("split: train") == 1
+    assert "split: train" in (single / "train.log").read_text()
+
+
+def test_a_sweep_over_the_number_of_devices(own, alone, tmp_path):
+    """One device under a strategy of several processes: what it sets up is gone when the next job starts."""
+    overrides = ["trainer=ddp_cpu", "trainer.devices=1,2", "hydra.sweep.subdir=${hydra.job.num}"]
+    status, _, err = run(tmp_path, "-m", f"hydra.sweep.dir={tmp_path}/sweep", *own, *overrides)
+    assert status == 0, err
+    assert same(tmp_path / "sweep" / "0", alone)
+    assert same(tmp_path / "sweep" / "1", alone)
+
+
+def test_a_job_can_be_run_from_python_and_returns_its_objective(own, tmp_path):
+    """Without Hydra's own start, as in a notebook; with a text that looks like an interpolation."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = [*own, r"dataset.name='costs \${x}'", "cache.root=none"]
+        cfgs = [
+            compose("config", overrides=[*given, f"trainer={trainer}", f"folder={tmp_path / trainer}"])
+            for trainer in ("cpu", "ddp_cpu")
+        ]
+    before = dict(os.environ)
+    ranks = train.run(cfgs[1])
+    assert "LOCAL_RANK" not in os.environ
+    assert os.environ.get("WORLD_SIZE") == before.get("WORLD_SIZE")
+    assert ranks == train.run(cfgs[0])
+    assert ranks is not None
+    assert ranks > 0.5
+    assert same(tmp_path / "ddp_cpu", tmp_path / "cpu")
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_same_and_is_refused_once_without_a_trainer_of_several_devices(own, alone, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = [
+        subprocess.run(
+            [*torchrun, *command(tmp_path, *own, *more)[1:]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        for more in (["trainer=ddp_cpu"], [])
+    ]
+    assert done[0].returncode == 0, done[0].stderr
+    assert same(tmp_path / "run", alone)
+    assert done[1].returncode == 1
+    (line,) = [line for line in done[1].stderr.splitlines() if line.startswith("error: ")]
+    assert line == (
+        "error: trainer: expected a trainer of 2 processes, as torchrun has started, got one of 1; add trainer=ddp "
+        "(on CPUs trainer=ddp_cpu) trainer.devices=2"
+    )
+
+
+@pytest.mark.slow
+def test_processes_that_slurm_starts_share_the_work(own, alone, tmp_path):
+    """SLURM as a process sees it: its variables."""
+    of_all = os.environ | {"OMP_NUM_THREADS": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", **SLURM}
+    tasks = [
+        subprocess.Popen(
+            command(tmp_path, *own, "trainer=slurm", "trainer.accelerator=cpu"),
+            cwd=tmp_path,
+            env=of_all | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task), "SLURM_NODEID": "0"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in range(2)
+    ]
+    errors = [task.communicate(timeout=200)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], errors
+    assert same(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "n"),
+    [
+        ({"devices": 3}, 3),
+        ({"devices": "3"}, 3),
+        ({"devices": [0, 2]}, 2),
+        ({"devices": "0,2"}, 2),
+        ({"devices": "1,"}, 1),
+        ({"devices": "auto", "accelerator": "cpu"}, 1),
+        ({"devices": None}, 1),
+        ({"devices": "many"}, 1),
+        ({}, 1),
+    ],
+)
+def test_processes_of_a_trainer_are_counted(trainer, n, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert count_processes(DictConfig(trainer)) == n
+
+
+@pytest.mark.parametrize(("devices", "n"), [("auto", 4), (-1, 4), ("-1", 4)])
+def test_all_gpus_are_counted(devices, n, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert count_processes(DictConfig({"accelerator": "gpu", "devices": devices})) == n
+
+
+@pytest.mark.parametrize(
+    ("trainer", "environment", "n"),
+    [
+        ({"devices": 1, "strategy": "auto"}, {}, 0),
+        ({"devices": 1, "strategy": "ddp"}, {}, 1),
+        ({"devices": 2, "strategy": "auto"}, {}, 2),
+        ({"devices": 2}, {"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, 0),
+        ({"devices": 2}, {"SLURM_NTASKS": "2", **SLURM}, 0),
+        ({"devices": 2}, {"SLURM_NTASKS": "1", **SLURM}, 2),  # a job that submitit has started
+        ({"devices": 2}, {"SLURM_NTASKS": "2", **SLURM, "SLURM_JOB_NAME": "bash"}, 2),  # a shell in an allocation
+        ({"devices": 2, "num_nodes": 2}, {"MASTER_ADDR": "a", "MASTER_PORT": "1", "NODE_RANK": "1"}, 2),
+    ],
+)
+def test_who_starts_the_ranks(trainer, environment, n, monkeypatch):
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert count_to_start(DictConfig(trainer)) == n
+
+
+@pytest.mark.parametrize(
+    ("trainer", "environment", "line"),
+    [
+        ({"strategy": "ddp_spawn"}, {}, "trainer.strategy: expected one whose processes are started anew, such as ddp"),
+        ({"num_nodes": 2}, {}, "trainer.num_nodes: expected a start by torchrun or SLURM on each of 2 machines, got"),
+        (
+            {"devices": 4},
+            {"LOCAL_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+            r"devices=4 trainer.num_nodes=2$",
+        ),
+        (
+            {},
+            {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", **SLURM},
+            "of 4 processes, as SLURM has started, got one of 1",
+        ),
+    ],
+)
+def test_a_start_that_does_not_go_with_the_trainer_is_refused(trainer, environment, line, monkeypatch):
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=line):
+        count_to_start(DictConfig(trainer))
+
+
+@pytest.mark.parametrize("text", ["${x}", r"\${x}", r"a\\${x} ${y}", "$x {y}", "plain", "???"])
+def test_a_text_is_read_back_as_it_was(text):
+    node = OmegaConf.create(escape({"text": text, "more": [1, None, {"deep": text}]}))
+    read = OmegaConf.create(OmegaConf.to_yaml(node))
+    assert OmegaConf.to_container(read, resolve=True) == {"text": text, "more": [1, None, {"deep": text}]}
