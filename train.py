@@ -14,7 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.job import JOB, Job, choose_job_folder
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
+from probes.jobs.sweep import end_sweep, point_to
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -76,7 +78,8 @@ def run(cfg: DictConfig) -> float | None:
     trainer.save_checkpoint(folder / "probe.ckpt")
     trainer.test(probe, datamodule, verbose=False)
     if trainer.is_global_zero:
-        _point_to(folder)
+        if not (folder / JOB).exists():  # of a sweep, whose own link this is not
+            point_to(Path("outputs/latest"), folder)
     objective = (metrics | trainer.callback_metrics).get(cfg.objective)
     return None if objective is None else float(objective)
 
@@ -106,6 +109,7 @@ def choose_gpu_for_model() -> str | None:
 
 
 OmegaConf.register_new_resolver("run_folder", find_run_folder, replace=True)
+OmegaConf.register_new_resolver("job_folder", choose_job_folder, replace=True)
 OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
 OmegaConf.register_new_resolver("gpu_for_probes", choose_gpu_for_probes, replace=True)
 OmegaConf.register_new_resolver("gpu_for_model", choose_gpu_for_model, replace=True)
@@ -116,28 +120,13 @@ hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="c
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     users_value = os.environ.get("HYDRA_FULL_ERROR")
+    job = hydra_job(Job(run, users_value))
     if users_value == "1":
-        hydra_job(run)()
+        with end_sweep():
+            job()
         return
-
-    def run_job(cfg: DictConfig) -> float | None:
-        with HydraFullError(users_value), stop_at_mistakes():
-            return run(cfg)
-
-    with HydraFullError("1"), stop_at_mistakes():
-        hydra_job(run_job)()
-
-
-def _point_to(folder: Path) -> None:
-    """Let `outputs/latest` lead to the newest run."""
-    link = Path("outputs/latest")
-    new = link.with_name(f".latest.{os.getpid()}")
-    try:
-        link.parent.mkdir(exist_ok=True)
-        new.symlink_to(os.path.relpath(folder, link.parent))
-        new.replace(link)
-    except OSError as error:  # the run is done and whole without it
-        log.warning("%s: no link to this run (%s)", link, error.strerror)
+    with HydraFullError("1"), stop_at_mistakes(), end_sweep():
+        job()
 
 
 if __name__ == "__main__":
