@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.gpus import count_jobs_at_once
 from probes.jobs.job import JOB, Job, choose_job_folder
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 from probes.jobs.sweep import end_sweep, point_to
@@ -110,6 +111,7 @@ def choose_gpu_for_model() -> str | None:
 
 OmegaConf.register_new_resolver("run_folder", find_run_folder, replace=True)
 OmegaConf.register_new_resolver("job_folder", choose_job_folder, replace=True)
+OmegaConf.register_new_resolver("jobs_at_once", count_jobs_at_once, replace=True)
 OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
 OmegaConf.register_new_resolver("gpu_for_probes", choose_gpu_for_probes, replace=True)
 OmegaConf.register_new_resolver("gpu_for_model", choose_gpu_for_model, replace=True)

@@ -20,6 +20,11 @@ def list_gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
+def count_jobs_at_once() -> int:
+    """What `${jobs_at_once:}` stands for: as many as there are GPUs, two on a CPU."""
+    return len(list_gpus()) or 2
+
+
 def take_gpu() -> str | None:
     """Take a GPU that no other process of the sweep has, for all jobs of this process; it sees no other.
 

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import logging
+import shutil
 import sys
 import time
 import traceback
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from probes.jobs.gpus import take_gpu
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
-from probes.jobs.naming import label_job, name_folder, read_values
+from probes.jobs.naming import label_job, name_folder, read_values, round_number
 from probes.report.whole_file import whole_file
 
 log = logging.getLogger("probegrid")
@@ -73,9 +74,12 @@ class Job:
             write_job(folder, earlier | {"number": record["number"]})
             print(f"{label}: complete already", flush=True)
             return earlier["objective"]
+        if cfg.resume and read_job(folder):
+            _clear(folder)
         write_job(folder, record)
         if cfg.report.terminal == "line":
             _drop_bars(cfg)
+            _drop_repeated_lines()
         start = time.monotonic()
         try:
             take_gpu()
@@ -119,8 +123,11 @@ def find_differing(hydra: DictConfig) -> dict[str, str]:
 def choose_job_folder() -> str:
     """What `${job_folder:}` stands for: what differs; a search, which may draw the same twice, puts a number before."""
     hydra = HydraConfig.get()
-    name = name_folder(find_differing(hydra))
-    return name if hydra.sweeper._target_.endswith(BASIC) else f"{hydra.job.num:03}+{name}"
+    differing = find_differing(hydra)
+    if hydra.sweeper._target_.endswith(BASIC):
+        return name_folder(differing)
+    rounded = {key: round_number(value) for key, value in differing.items()}
+    return f"{hydra.job.num:03}+{name_folder(rounded)}"
 
 
 def digest(cfg: DictConfig) -> str:
@@ -163,6 +170,30 @@ def _drop_bars(cfg: DictConfig) -> None:
             del cfg.callbacks[key]
         if "trainer" in cfg:
             cfg.trainer.enable_progress_bar = False
+
+
+_said: set[str] = set()
+
+
+def _drop_repeated_lines() -> None:
+    """What one job of a sweep warns of, the next need not say again on the terminal; train.log has all."""
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in _said
+        _said.add(text)
+        return new
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.addFilter(is_new)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an unfinished job left, but for its log."""
+    for path in folder.iterdir():
+        if path.name != ".hydra" and path.suffix != ".log":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _print_line(label: str, folder: Path, seconds: float) -> None:

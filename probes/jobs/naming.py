@@ -63,7 +63,16 @@ def label_job(differing: Mapping[str, str]) -> str:
     'l2=10 site=mlp_out'
     """
     short = shorten_keys(list(differing))
-    return " ".join(f"{short[key]}={value}" for key, value in differing.items())
+    return " ".join(f"{short[key]}={round_number(value)}" for key, value in differing.items())
+
+
+def round_number(value: str) -> str:
+    """A number with many digits, as a search draws them, with five; any other text as it is.
+
+    >>> round_number("19.628224813442806"), round_number("0.015"), round_number("mlp_out")
+    ('19.628', '0.015', 'mlp_out')
+    """
+    return f"{float(value):.5g}" if re.fullmatch(r"-?\d*\.\d{6,}(e[-+]?\d+)?", value) else value
 
 
 def name_folder(differing: Mapping[str, str]) -> str:

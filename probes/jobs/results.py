@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from probes.jobs.job import read_job
-from probes.jobs.naming import label_job, read_values
+from probes.jobs.naming import label_job, read_values, round_number, shorten_keys
 from probes.report.run_folder import SUMMARY
 from probes.report.whole_file import whole_file
 
@@ -24,6 +24,8 @@ OWN = (
     "status", "target", "objective", "layer", "position", "val_auc", "test_auc", "test_auc_error", "mean_auc",
     "baseline", "baseline_auc",
 )  # fmt: skip
+LAST = ("bytes", "folder", "error")
+MOST_KEYS = 4  # columns of the table in the terminal for what differs
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -135,12 +137,9 @@ def show(number: float | None) -> str:
 
 def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the table as CSV, whole or not at all."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    stages = [name for name in columns if name.startswith("seconds")]
-    last = ["bytes", "folder", "error"]
-    differing = [name for name in columns if name not in {"job", *OWN, *stages, *last}]
+    stages = list(dict.fromkeys(key for row in rows for key in row if key.startswith("seconds")))
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["job", *differing, *OWN, *stages, *last], lineterminator="\n")
+    writer = csv.DictWriter(text, ["job", *_list_differing(rows), *OWN, *stages, *LAST], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     with whole_file(path) as temporary:
@@ -155,19 +154,25 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     several = len({row.get("target") for row in rows if row.get("target")}) > 1
-    columns = ["job", *(["labels"] if several else []), "status", "best cell", "test AUC ± error", "val AUC", "mean"]
-    for name in [*columns, "best baseline", "seconds"]:
-        right = name in ("test AUC ± error", "val AUC", "mean", "seconds")
+    keys = _list_differing(rows)
+    short = shorten_keys(keys)
+    named = keys if 0 < len(keys) <= MOST_KEYS else ["job"]
+    columns = [short.get(key, key) for key in named] + (["labels"] if several else [])
+    columns += ["status", "best cell", "test AUC", "val", "mean"]
+    for name in [*columns, "baseline", "s"]:
+        right = name in ("test AUC", "val", "mean", "baseline", "s")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         found = row.get("test_auc") is not None
-        cells = [str(row["job"]), *([str(row.get("target") or "")] if several else []), str(row["status"])]
-        cells += [f"layer {row['layer']}, {row['position']}" if found else ""]
+        cells = [round_number(str(row[key])) for key in named] + ([str(row.get("target") or "")] if several else [])
+        cells += [str(row["status"])]
+        cells += [f"{row['layer']}:{row['position']}" if found else ""]
         cells += [f"{show(row['test_auc'])} ± {show(row['test_auc_error'])}" if found else ""]
         cells += [show(row["val_auc"]) if found else "", show(row["mean_auc"]) if found else ""]
-        cells += [f"{row['baseline']} {show(row['baseline_auc'])}" if found and row["baseline"] else ""]
+        cells += [show(row["baseline_auc"]) if found and row["baseline"] else ""]
         table.add_row(*cells, "" if row["seconds"] is None else f"{row['seconds']:.0f}")
-    console.print("", table)
+    console.print("", table, sep="\n")
+    console.print("LAYER:POSITION of the best cell, and the best baseline, are chosen on validation rows.", style="dim")
 
 
 def collect_runs(runs: Sequence[str] | str, folder: str, vmin: float, vmax: float) -> None:
@@ -191,6 +196,12 @@ def publish(folder: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vmax: 
     write_results(folder / RESULTS, rows)
     drawn = draw_results(folder / PICTURE, rows, vmin, vmax)
     print("", folder / RESULTS, *([folder / PICTURE] if drawn else []), sep="\n", flush=True)
+
+
+def _list_differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys of overrides that differ."""
+    keys = dict.fromkeys(key for row in rows for key in row if not key.startswith("seconds"))
+    return [key for key in keys if key not in {"job", *OWN, *LAST}]
 
 
 def _order(job: tuple[Mapping[str, Any], Path]) -> tuple[Any, ...]:

@@ -49,6 +49,10 @@ class Sweep(Callback):
         basic = config.hydra.sweeper._target_.endswith(BASIC)
         swept = find_swept(given, config.hydra.sweeper.get("params"))
         check_names(swept)
+        if "optuna" in config.hydra.sweeper._target_:
+            import optuna
+
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # each job has a line of its own
         check_objective(config.objective)
         folder = choose_folder(config, resume=config.resume, basic=basic)
         shared = [f"hydra.sweep.dir={quote(str(folder))}"]
@@ -123,6 +127,9 @@ def end_sweep() -> Iterator[None]:
     failed = 0
     try:
         yield
+    except ValueError as error:
+        if "No trials are completed" not in str(error):  # a search of which every job failed: the list below says it
+            raise
     finally:
         if Sweep.current and Sweep.current.folder:
             with stop_at_mistakes():
