@@ -15,9 +15,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.gpus import count_jobs_at_once
-from probes.jobs.job import JOB, Job, choose_job_folder
+from probes.jobs.job import JOB, Job, choose_job_folder, point_to
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
-from probes.jobs.sweep import end_sweep, point_to
+from probes.jobs.sweep import end_sweep
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -78,9 +78,8 @@ def run(cfg: DictConfig) -> float | None:
         return None
     trainer.save_checkpoint(folder / "probe.ckpt")
     trainer.test(probe, datamodule, verbose=False)
-    if trainer.is_global_zero:
-        if not (folder / JOB).exists():  # of a sweep, whose own link this is not
-            point_to(Path("outputs/latest"), folder)
+    if trainer.is_global_zero and not (folder / JOB).exists():  # a sweep has a link of its own
+        point_to(Path("outputs/latest"), folder)
     objective = (metrics | trainer.callback_metrics).get(cfg.objective)
     return None if objective is None else float(objective)
 

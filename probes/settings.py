@@ -62,7 +62,10 @@ def check_objective(objective: Any) -> None:
         ValueError: it is none of `METRICS`.
     """
     if objective not in METRICS:
-        raise ValueError(f"objective: expected one of {', '.join(METRICS)}; got {objective!r}")
+        raise ValueError(
+            f"objective: expected one of {', '.join(METRICS)}; got {objective!r}; "
+            "~checks.objective lets a probe of your own log others"
+        )
 
 
 def check_terminal(terminal: Any) -> None:

@@ -35,7 +35,7 @@ def take_gpu() -> str | None:
     if not names or _held:
         return os.environ.get("CUDA_VISIBLE_DEVICES") if _held else None
     for number, name in enumerate(names):
-        lock = Path(os.environ[LOCKS], f".gpu-{number}.lock").open("w")
+        lock = Path(os.environ[LOCKS], f".gpu-{number}.lock").open("w")  # noqa: SIM115 - held to the end of the process
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -24,6 +26,7 @@ from probes.report.whole_file import whole_file
 
 log = logging.getLogger("probegrid")
 JOB = "job.json"
+LATEST = "multirun/latest"  # leads to the newest sweep
 BASIC = "BasicSweeper"
 Run = Callable[[DictConfig], float | None]
 
@@ -70,6 +73,9 @@ class Job:
             "status": "running", "number": hydra.job.num, "differing": differing, "configuration": digest(cfg),
             "objective": None, "error": None, "seconds": None,
         }  # fmt: skip
+        if hydra.job.num == 0:
+            point_to(Path(hydra.runtime.cwd, LATEST), folder.parent)
+            print(f"sweep: {folder.parent}", flush=True)
         if cfg.resume and (earlier := find_complete(folder, record["configuration"])):
             write_job(folder, earlier | {"number": record["number"]})
             print(f"{label}: complete already", flush=True)
@@ -99,7 +105,7 @@ class Job:
         return record["objective"]
 
     @staticmethod
-    def _require_objective(objective: float | None, cfg: DictConfig, hydra: DictConfig) -> float | None:
+    def _require_objective(objective: float | None, cfg: DictConfig, hydra: HydraConf) -> float | None:
         if objective is None and not hydra.sweeper._target_.endswith(BASIC):
             raise ValueError(
                 f"objective: expected {cfg.objective} to be measured, as the search needs it, got nothing; choose "
@@ -114,7 +120,7 @@ def _restore(full_error: str | None) -> Job:
     return Job(train.run, full_error)
 
 
-def find_differing(hydra: DictConfig) -> dict[str, str]:
+def find_differing(hydra: HydraConf) -> dict[str, str]:
     """Values by key of what differs between the jobs of a sweep, for the job of this Hydra configuration."""
     fixed = set(hydra.job.config.override_dirname.exclude_keys)  # what `Sweep` found
     return {key: value for key, value in read_values(hydra.overrides.task).items() if key not in fixed}
@@ -160,6 +166,17 @@ def find_complete(folder: Path, configuration: str) -> dict[str, Any] | None:
     earlier = read_job(folder)
     same = earlier.get("status") == "done" and earlier.get("configuration") == configuration
     return earlier if same and (earlier["objective"] is None or (folder / SUMMARY).exists()) else None
+
+
+def point_to(link: Path, folder: Path) -> None:
+    """Let a link lead to the newest folder; where that fails, all else goes on."""
+    new = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        link.parent.mkdir(exist_ok=True)
+        new.symlink_to(os.path.relpath(folder, link.parent))
+        new.replace(link)
+    except OSError as error:
+        log.warning("%s: no link to %s (%s)", link, folder, error.strerror)
 
 
 def _drop_bars(cfg: DictConfig) -> None:

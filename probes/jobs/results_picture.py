@@ -2,13 +2,15 @@
 
 import csv
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 PICTURE = "results.png"
 MOST = 60  # maps in one picture
-ACROSS = 12.0  # inches
+ACROSS, BETWEEN = 12.0, 0.5  # inches: of all maps in a line, and between two
+TITLE, TICK = 7.5, 6.5  # sizes in points
 
 
 class Map(NamedTuple):
@@ -58,70 +60,90 @@ def draw_results(path: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vma
             maps.append(read_map(Path(row["folder"]), row["target"], f"{name}\n{best}"))
     maps = [one for one in maps if one is not None]
     if maps:
-        _draw(path, maps[:MOST], len(maps), vmin, vmax)
+        from probes.report.map_files import save_figure
+
+        save_figure(draw(maps, vmin, vmax), path)
     return bool(maps)
 
 
-def _draw(path: Path, maps: Sequence[Map], n_maps: int, vmin: float, vmax: float) -> None:
+def draw(every_map: Sequence[Map], vmin: float, vmax: float) -> Any:
+    """Maps in lines, a cell as wide in each of them; names of columns stand where the map below has others.
+
+    Returns:
+        The matplotlib figure; its last axes are the colour bar.
+    """
     import matplotlib
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
-    from probes.report.style import CMAP, GREY, HATCHED, INK, STYLE, fit_to_labels
+    from probes.report.style import CMAP, GREY, INK, STYLE, fit_to_labels
 
-    widths, heights = [len(one.positions) for one in maps], [len(one.layers) for one in maps]
-    width, height = min(max(max(widths) * 0.24, 1.9), 4.5), min(max(max(heights) * 0.15, 1.0), 4.5)
-    columns = min(len(maps), max(1, int((ACROSS + 0.5) / (width + 0.5))), max(2, math.ceil(math.sqrt(len(maps)))))
-    lines = math.ceil(len(maps) / columns)
-    under = 0.07 * max(len(name) for one in maps for name in one.positions) * 0.75 + 0.55  # inches below and above a map
+    maps = every_map[:MOST]
+    most_positions, most_layers = max(len(one.positions) for one in maps), max(len(one.layers) for one in maps)
+    width, height = _limit(most_positions * 0.24, 1.9, 4.5), _limit(most_layers * 0.15, 1.0, 4.5)
+    across = min(len(maps), max(1, int(ACROSS / (width + BETWEEN))), max(2, math.ceil(len(maps) ** 0.5)))
+    lines = [maps[start : start + across] for start in range(0, len(maps), across)]
+    every = np.array([value for one in maps for row in one.auc for value in row])
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
+        figure = Figure(figsize=(width, height), dpi=200, facecolor="white")  # the unit of places is a map
         FigureCanvasAgg(figure)
-        image = None
-        for number, one in enumerate(maps):
-            line, column = divmod(number, columns)
-            place = (column * (1 + 0.5 / width), -line * (1 + under / height), 1, 1)
-            axes = figure.add_axes(place)
-            auc = np.array(one.auc)
-            image = axes.imshow(np.ma.masked_invalid(auc), cmap=CMAP, vmin=vmin, vmax=vmax, aspect="auto")
-            for row, at in zip(*np.isnan(auc).nonzero(), strict=True):
-                axes.add_patch(Rectangle((at - 0.5, row - 0.5), 1, 1, **HATCHED))
-            rows = range(0, len(one.layers), math.ceil(len(one.layers) * 0.12 / height))
-            axes.set_yticks(list(rows), [one.layers[row] for row in rows])
-            # names of columns stand under the last map of each column of maps, and where they differ from the next
-            below = number + columns
-            named = below >= len(maps) or maps[below].positions != one.positions
-            axes.set_xticks(
-                range(len(one.positions)), one.positions if named else [], rotation=45, ha="right", rotation_mode="anchor"
-            ) if named else axes.set_xticks(range(len(one.positions)), [""] * len(one.positions))
-            axes.tick_params(labelsize=6.5, length=1.5, width=0.5, color=GREY, labelcolor=INK, pad=1.5)
-            axes.set_title(_wrap(one.title, width), fontsize=7.5, color=INK, loc="left", pad=3)
-            for spine in axes.spines.values():
-                spine.set(color="#c4c9d1", linewidth=0.6)
-            if column == 0:
-                axes.set_ylabel("Layer", fontsize=8, color=INK)
-        assert image is not None
-        right = columns * (1 + 0.5 / width) - 0.35 / width
-        bar = figure.add_axes((right, 0, 0.12 / width, 1))
-        figure.colorbar(image, cax=bar, extend="both")
+        image: Any = None
+        top = 0.0  # inches
+        for number, line in enumerate(lines):
+            below = lines[number + 1] if number + 1 < len(lines) else []
+            named = [at >= len(below) or below[at].positions != one.positions for at, one in enumerate(line)]
+            titles = [_wrap(one.title, width + BETWEEN - 0.1) for one in line]
+            top += (max(title.count("\n") for title in titles) + 1) * TITLE * 1.25 / 72 + 0.08
+            for at, (one, title) in enumerate(zip(line, titles, strict=True)):
+                left, share = at * (width + BETWEEN) / width, max(len(one.positions) / most_positions, 0.25)
+                axes = figure.add_axes((left, -top / height, share, 1))
+                image = _draw_map(axes, one, height, named[at], CMAP, vmin, vmax)
+                axes.set_title(title, fontsize=TITLE, color=INK, loc="left", pad=3)
+                if at == 0:
+                    axes.set_ylabel("Layer", fontsize=8, color=INK)
+            longest = max([len(name) for at, one in enumerate(line) if named[at] for name in one.positions], default=0)
+            top += height + 0.15 + longest * TICK * 0.45 / 72
+        first = figure.axes[0].get_position()
+        bar = figure.add_axes(((across * (width + BETWEEN) - BETWEEN + 0.15) / width, first.y0, 0.12 / width, 1))
+        low, high = bool((every < vmin).any()), bool((every > vmax).any())
+        extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
+            low, high
+        ]
+        figure.colorbar(image, cax=bar, extend=extend)
         bar.tick_params(labelsize=7, length=2, width=0.5, color=GREY, labelcolor=INK)
         bar.set_ylabel("test AUC", fontsize=8, color=INK)
-        if n_maps > len(maps):
-            figure.axes[0].annotate(
-                f"the first {len(maps)} of {n_maps} maps", (0, 1), (0, 30), xycoords="axes fraction",
-                textcoords="offset points", fontsize=8, color=GREY,
-            )  # fmt: skip
+        if len(every_map) > len(maps):
+            text = f"The first {len(maps)} of {len(every_map)} maps; results.csv has the results of all."
+            figure.text(0, (1 - top / height), text, fontsize=8, color=GREY, va="top")
         fit_to_labels(figure, pad=0.12)
-        from probes.report.map_files import save_figure
+    return figure
 
-        assert lines
-        save_figure(figure, path)
+
+def _draw_map(axes: Any, one: Map, height: float, named: bool, cmap: str, vmin: float, vmax: float) -> Any:
+    import numpy as np
+    from matplotlib.patches import Rectangle
+
+    from probes.report.style import GREY, HATCHED, INK
+
+    auc = np.array(one.auc)
+    image = axes.imshow(np.ma.masked_invalid(auc), cmap=cmap, vmin=vmin, vmax=vmax, aspect="auto")
+    for row, at in zip(*np.isnan(auc).nonzero(), strict=True):
+        axes.add_patch(Rectangle((at - 0.5, row - 0.5), 1, 1, **HATCHED))
+    rows = range(0, len(one.layers), math.ceil(len(one.layers) * 0.12 / height))
+    axes.set_yticks(list(rows), [one.layers[row] for row in rows])
+    names = one.positions if named else [""] * len(one.positions)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.tick_params(labelsize=TICK, length=1.5, width=0.5, color=GREY, labelcolor=INK, pad=1.5)
+    for spine in axes.spines.values():
+        spine.set(color="#c4c9d1", linewidth=0.6)
+    return image
+
+
+def _limit(value: float, least: float, most: float) -> float:
+    return min(max(value, least), most)
 
 
 def _wrap(title: str, inches: float) -> str:
-    import textwrap
-
-    width = int(inches * 72 / (0.55 * 7.5))
+    width = int(inches * 72 / (0.6 * TITLE))
     return "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in title.splitlines())

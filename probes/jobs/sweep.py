@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from probes.jobs.gather import gather
 from probes.jobs.gpus import GPUS, LOCKS, list_gpus
-from probes.jobs.job import BASIC, JOB
+from probes.jobs.job import BASIC, JOB, LATEST
 from probes.jobs.mistakes import stop_at_mistakes
 from probes.jobs.naming import check_names, find_swept, quote, read_values
 from probes.settings import check_objective
 
 log = logging.getLogger("probegrid")
-LATEST = Path("multirun/latest")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,12 +37,15 @@ class Sweep(Callback):
         self.scale = (0.5, 1.0)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Hydra turns errors of a callback into warnings, so a mistake stops here."""
-        with stop_at_mistakes():
-            self.folder = self._start(config)
+        """Settle it. Hydra turns what a callback raises into a warning, so any error stops here."""
+        try:
+            with stop_at_mistakes():
+                self.folder = self._start(config)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
         self.scale = (config.heatmap.vmin, config.heatmap.vmax)
         Sweep.current = self
-        print(f"sweep: {self.folder}", flush=True)
 
     def _start(self, config: DictConfig) -> Path:
         given = list(config.hydra.overrides.task)
@@ -52,8 +55,9 @@ class Sweep(Callback):
         if "optuna" in config.hydra.sweeper._target_:
             import optuna
 
-            optuna.logging.set_verbosity(optuna.logging.WARNING)  # each job has a line of its own
-        check_objective(config.objective)
+            optuna.logging.set_verbosity(logging.WARNING)  # each job has a line of its own
+        if OmegaConf.select(config, "checks.objective"):
+            check_objective(config.objective)
         folder = choose_folder(config, resume=config.resume, basic=basic)
         shared = [f"hydra.sweep.dir={quote(str(folder))}"]
         terminal = dict(read_values(given)).get("report.terminal", "line")
@@ -67,7 +71,6 @@ class Sweep(Callback):
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, *shared]
             config.hydra.sweep.dir = str(folder)
-        point_to(LATEST, folder)
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
             # other processes do not start from train.py
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -90,7 +93,7 @@ def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:
             "instead: hydra.sweeper.study_name=NAME hydra.sweeper.storage=sqlite:///NAME.db"
         )
     if resume:
-        folder = folder if named else LATEST.resolve()
+        folder = folder if named else Path(LATEST).resolve()
         if not folder.is_dir():
             raise ValueError(
                 f"resume: expected the folder of a sweep, got {folder}, which is none; leave resume out, or name it: "
@@ -105,17 +108,6 @@ def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:
         except FileExistsError:  # two sweeps in one second
             own = folder.with_name(f"{folder.name}-{number}")
     return own
-
-
-def point_to(link: Path, folder: Path) -> None:
-    """Let a link lead to the newest folder; where that fails, all else goes on."""
-    new = link.with_name(f".{link.name}.{os.getpid()}")
-    try:
-        link.parent.mkdir(exist_ok=True)
-        new.symlink_to(os.path.relpath(folder, link.parent))
-        new.replace(link)
-    except OSError as error:
-        log.warning("%s: no link to %s (%s)", link, folder, error.strerror)
 
 
 @contextmanager
