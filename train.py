@@ -15,7 +15,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.gpus import count_jobs_at_once
-from probes.jobs.job import JOB, Job, choose_job_folder, point_to
+from probes.jobs.job import Job, choose_job_folder, point_to
+from probes.jobs.job_file import JOB
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 from probes.jobs.sweep import end_sweep
 

@@ -2,7 +2,6 @@
 
 import gc
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -10,7 +9,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from probes.jobs.gpus import take_gpu
+from probes.jobs.job_file import read_job, write_job
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
 from probes.jobs.naming import label_job, name_folder, read_values, round_number
-from probes.report.whole_file import whole_file
 
 log = logging.getLogger("probegrid")
-JOB = "job.json"
 LATEST = "multirun/latest"  # leads to the newest sweep
 BASIC = "BasicSweeper"
 Run = Callable[[DictConfig], float | None]
@@ -142,23 +139,6 @@ def digest(cfg: DictConfig) -> str:
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(ours), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_job(folder: Path) -> dict[str, Any]:
-    """The content of job.json; empty where there is none."""
-    with suppress(OSError, ValueError):
-        record = json.loads((folder / JOB).read_text("utf-8"))
-        return record if isinstance(record, dict) else {}
-    return {}
-
-
-def write_job(folder: Path, record: dict[str, Any]) -> None:
-    """Write job.json whole or not at all; a full disk is told, and ends no other job."""
-    try:
-        with whole_file(folder / JOB) as path:
-            path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    except OSError as error:
-        log.error("error: %s: %s", folder / JOB, error.strerror)
-
-
 def find_complete(folder: Path, configuration: str) -> dict[str, Any] | None:
     """The record of a job that was finished with this configuration, and whose result is still there."""
     from probes.report.run_folder import SUMMARY
@@ -197,7 +177,7 @@ def _drop_repeated_lines() -> None:
 
     def is_new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        new = text not in _said
+        new = record.levelno >= logging.ERROR or text not in _said
         _said.add(text)
         return new
 

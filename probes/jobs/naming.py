@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override
 
 MOST_OF_VALUE, MOST_OF_NAME = 40, 120  # characters; file systems take 255 bytes
 
@@ -126,7 +126,7 @@ def _write(override: Override) -> str:
     if override.is_sweep_override():
         return str(override.input_line).partition("=")[2]
     value = override.value()
-    return value.text if isinstance(value, QuotedString) else override.get_value_element_as_str()
+    return value if isinstance(value, str) else override.get_value_element_as_str()
 
 
 def _strip(value: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from probes.jobs.job import read_job
+from probes.jobs.job_file import read_job
 from probes.jobs.naming import label_job, read_values, round_number, shorten_keys
 from probes.report.run_folder import SUMMARY
 from probes.report.whole_file import whole_file
@@ -173,29 +173,6 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(*cells, "" if row["seconds"] is None else f"{row['seconds']:.0f}")
     console.print("", table, sep="\n")
     console.print("LAYER:POSITION of the best cell, and the best baseline, are chosen on validation rows.", style="dim")
-
-
-def collect_runs(runs: Sequence[str] | str, folder: str, vmin: float, vmax: float) -> None:
-    """Carry out `experiment=collect`: the table of any runs, in the terminal and in results.csv, and results.png.
-
-    Args:
-        runs: folders of runs, or folders that hold some; patterns are expanded.
-        folder: where the files go; made if missing.
-        vmin, vmax: AUC of the lightest and of the darkest colour.
-    """
-    rows = tabulate_runs(find_runs([runs] if isinstance(runs, str) else runs))
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    publish(Path(folder), rows, vmin, vmax)
-
-
-def publish(folder: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vmax: float) -> None:
-    """Print the table, then write results.csv and results.png into a folder, and name them."""
-    from probes.jobs.results_picture import PICTURE, draw_results
-
-    print_results(rows)
-    write_results(folder / RESULTS, rows)
-    drawn = draw_results(folder / PICTURE, rows, vmin, vmax)
-    print("", folder / RESULTS, *([folder / PICTURE] if drawn else []), sep="\n", flush=True)
 
 
 def _list_differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:

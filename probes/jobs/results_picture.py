@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from probes.jobs.results import show
+
 PICTURE = "results.png"
 MOST = 60  # maps in one picture
 ACROSS, BETWEEN = 12.0, 0.5  # inches: of all maps in a line, and between two
@@ -49,8 +51,6 @@ def draw_results(path: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vma
     Returns:
         Whether there was a map.
     """
-    from probes.jobs.results import show
-
     several = len({row.get("target") for row in rows if row.get("target")}) > 1
     maps = []
     for row in rows:

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from probes.jobs.gather import gather
 from probes.jobs.gpus import GPUS, LOCKS, list_gpus
-from probes.jobs.job import BASIC, JOB, LATEST
+from probes.jobs.job import BASIC, LATEST
+from probes.jobs.job_file import JOB
 from probes.jobs.mistakes import stop_at_mistakes
 from probes.jobs.naming import check_names, find_swept, quote, read_values
 from probes.settings import check_objective
@@ -132,7 +133,8 @@ def end_sweep() -> Iterator[None]:
 
 def report(folder: Path, vmin: float, vmax: float) -> int:
     """Print and write the results of the jobs in a folder; returns how many failed."""
-    from probes.jobs.results import iterate_failures, publish, tabulate_runs
+    from probes.jobs.collect import publish
+    from probes.jobs.results import iterate_failures, tabulate_runs
 
     folders = [path.parent for path in folder.glob(f"*/{JOB}")]
     if not folders:

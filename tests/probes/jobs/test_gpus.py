@@ -27,16 +27,21 @@ def start(folder, gpus):
     )  # fmt: skip
 
 
+def listen(process):
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
 def test_each_process_has_one_of_its_own(tmp_path):
     one, two, three = (start(tmp_path, "3,GPU-5") for _ in range(3))
-    said = {process: process.stdout.readline().strip() for process in (one, two, three)}
+    said = {process: listen(process) for process in (one, two, three)}
     refused = [process for process in said if "hydra.launcher.n_jobs=2" in said[process]]
     assert len(refused) == 1
     assert sorted(said[process] for process in said if process not in refused) == ["3 3 3", "GPU-5 GPU-5 GPU-5"]
     (first, *_) = (process for process in said if process not in refused)
     first.communicate("")  # ends
     another = start(tmp_path, "3,GPU-5")
-    assert another.stdout.readline().strip() == said[first]
+    assert listen(another) == said[first]
     for process in (one, two, three, another):
         if process.poll() is None:
             process.communicate("")

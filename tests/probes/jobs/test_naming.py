@@ -59,4 +59,4 @@ def test_values_that_would_share_a_folder_are_refused(values):
 @pytest.mark.parametrize("text", ["plain", "it's", r"a\b", "ends\\", r"\'", "a=b, [c] {d}", "é#"])
 def test_quoted_texts_come_back(text):
     (one,) = parse([f"key={quote(text)}"])
-    assert one.value().text == text
+    assert one.value() == text

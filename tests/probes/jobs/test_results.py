@@ -121,7 +121,7 @@ def test_a_map_is_read_back(tmp_path):
     assert found.auc[0][0] == 0.625
     assert found.auc[0][1] != found.auc[0][1]
     assert read_map(folder, "other", "name") is None
-    (folder / "heatmap_mean.csv").write_text(MAP.replace("right", "right, mean of 5 splits"))
+    (folder / "heatmap_mean.csv").write_text(MAP.replace("right", '"right, mean of 5 splits"'))
     mean = read_map(folder, "right, mean of 5 splits", "name")
     assert mean is not None
     assert mean.auc[1] == [0.75, 0.875]
