@@ -229,7 +229,7 @@ def test_sites_and_positions_of_a_sweep_are_read_in_one_pass(gathered, tmp_path)
     assert len(made) == 2  # a site each, with all positions
     manifests = [json.loads((gathered / "cache/activations" / key / "manifest.json").read_text()) for key in made]
     assert {manifest["site"] for manifest in manifests} == {"resid_post", "mlp_out"}
-    assert {len(manifest["positions"]) for manifest in manifests} == {12}
+    assert {len(manifest["positions"]) for manifest in manifests} == {13}  # those of imdb, and one that it lacks
     alone = ["dataset.limit=200", "site=mlp_out", "site.layers=[5]", "positions=exact", "hydra.run.dir=run"]
     assert finish(start(tmp_path, *alone))[0] == 0
     expected = (tmp_path / "run" / "heatmap.csv").read_bytes()

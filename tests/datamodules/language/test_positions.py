@@ -264,4 +264,4 @@ def test_positions_that_are_read_as_well_are_no_columns():
     assert torch.equal(tokens[:, exacts.columns], alone[0])
     assert Positions([end]).columns == [0]
     with pytest.raises(ValueError, match=r"^positions.also: expected a list of rules such as .*, got z$"):
-        Positions([end], also="z")
+        Positions([end], also="z")  # type: ignore[arg-type]
