@@ -17,12 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from probes.jobs.command_line import check_command_line
 from probes.jobs.empty_groups import spell_null
 from probes.jobs.folders import find_run_folder, find_start_folder, settle_folders
+from probes.jobs.gpus import count_jobs_at_once
 from probes.jobs.help import describe_groups
+from probes.jobs.job import Job, choose_job_folder, point_to
+from probes.jobs.job_file import JOB
 from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 from probes.jobs.one_rank import FOLDER, run_rank
 from probes.jobs.ranks import check_world, count_to_start, let_rank_zero_speak, run_ranks
+from probes.jobs.sweep import end_sweep
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -92,8 +96,8 @@ def run(cfg: DictConfig) -> float | None:
         return None
     trainer.save_checkpoint(folder / "probe.ckpt")
     trainer.test(probe, datamodule, verbose=False)
-    if trainer.is_global_zero:
-        _point_to(folder)
+    if trainer.is_global_zero and not (folder / JOB).exists():  # a sweep has a link of its own
+        point_to(find_start_folder() / "outputs/latest", folder)
     objective = (metrics | trainer.callback_metrics).get(cfg.objective)
     return None if objective is None else float(objective)
 
@@ -119,6 +123,8 @@ def choose_gpu_for_model() -> str | None:
 
 OmegaConf.register_new_resolver("run_folder", find_run_folder, replace=True)
 OmegaConf.register_new_resolver("groups", describe_groups, replace=True)
+OmegaConf.register_new_resolver("job_folder", choose_job_folder, replace=True)
+OmegaConf.register_new_resolver("jobs_at_once", count_jobs_at_once, replace=True)
 OmegaConf.register_new_resolver("gpu_or_cpu", choose_accelerator, replace=True)
 OmegaConf.register_new_resolver("gpu_for_probes", choose_gpu_for_probes, replace=True)
 OmegaConf.register_new_resolver("gpu_for_model", choose_gpu_for_model, replace=True)
@@ -130,29 +136,14 @@ def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     sys.argv[1:] = [spell_null(argument, CONF) for argument in sys.argv[1:]]
     users_value = os.environ.get("HYDRA_FULL_ERROR")
+    job = hydra_job(Job(run, users_value))
     if users_value == "1":
-        hydra_job(run)()
+        with end_sweep():
+            job()
         return
-
-    def run_job(cfg: DictConfig) -> float | None:
-        with HydraFullError(users_value), stop_at_mistakes():
-            return run(cfg)
-
-    with HydraFullError("1"), stop_at_mistakes():
+    with HydraFullError("1"), stop_at_mistakes(), end_sweep():
         check_command_line(sys.argv[1:])
-        hydra_job(run_job)()
-
-
-def _point_to(folder: Path) -> None:
-    """Let `outputs/latest` lead to the newest run."""
-    link = find_start_folder() / "outputs/latest"
-    new = link.with_name(f".latest.{os.getpid()}")
-    try:
-        link.parent.mkdir(exist_ok=True)
-        new.symlink_to(os.path.relpath(folder, link.parent))
-        new.replace(link)
-    except OSError as error:  # the run is done and whole without it
-        log.warning("%s: no link to this run (%s)", link, error.strerror)
+        job()
 
 
 if __name__ == "__main__":

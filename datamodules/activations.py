@@ -120,13 +120,15 @@ class ActivationDataModule(GridDataModule):
             with self.timed("answers and labels"):
                 examples = label_examples(stages, questions, self.rule, find_spans)
             examples = replace(examples, questions=regroup(examples.questions, examples.said, self.split.by))
-            tokens, valid = self.positions.resolve(
+            all_tokens, all_valid = self.positions.resolve(
                 stages.tokenizer,
                 [answer.prompt_ids for answer in examples.answers],
                 [answer.answer_ids for answer in examples.answers],
                 examples.span_tokens,
                 [answer.thought_ids for answer in examples.answers],
             )
+            columns = self.positions.columns
+            tokens, valid = all_tokens[:, columns], all_valid[:, columns]
             kept = self._choose_rows(examples, valid)
             names, ids = self.positions.names, [question.id for question in examples.questions]
             groups = [question.group for question in examples.questions]
@@ -136,8 +138,10 @@ class ActivationDataModule(GridDataModule):
             self._keep_examples(stages, examples, tokens, valid, targets)
             with self.timed("activations"):
                 # Keep a reference, so that the entry is not removed while it is streamed.
-                wanted = ids, examples.answers, names, tokens, valid, self.sites, layers
-                self._cached = self._capture(stages, wanted)
+                read = [rule.name for rule in self.positions.read]
+                wanted = ids, examples.answers, read, all_tokens, all_valid, self.sites, layers
+                cached = self._capture(stages, wanted)
+                self._cached = replace(cached, positions=[cached.positions[column] for column in columns])
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files
         store = Shards(self._cached.files, self._cached.positions)

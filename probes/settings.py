@@ -52,6 +52,37 @@ def check_minibatch(l2: Any, hidden: Any = 1) -> None:
         raise ValueError(f"probe.hidden: expected a whole number of at least 1, got {hidden}")
 
 
+METRICS = ("val/auc_best", "val/auc_mean", "test/auc_best", "test/auc_mean", "train/loss")
+TERMINAL = ("full", "line")
+
+
+def check_objective(objective: Any) -> None:
+    """Refuse the name of a metric that no run measures.
+
+    >>> check_objective("val/auc_best")
+
+    Raises:
+        ValueError: it is none of `METRICS`.
+    """
+    if objective not in METRICS:
+        raise ValueError(
+            f"objective: expected one of {', '.join(METRICS)}; got {objective!r}; "
+            "~checks.objective lets a probe of your own log others"
+        )
+
+
+def check_terminal(terminal: Any) -> None:
+    """Refuse what a run cannot show in the terminal.
+
+    >>> check_terminal("line")
+
+    Raises:
+        ValueError: it is none of `TERMINAL`.
+    """
+    if terminal not in TERMINAL:
+        raise ValueError(f"report.terminal: expected one of {', '.join(TERMINAL)}; got {terminal!r}")
+
+
 def check_precision(precision: Any) -> None:
     """Refuse a precision of the Trainer that would round the probes themselves to 16 bits.
 

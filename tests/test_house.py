@@ -27,7 +27,7 @@ ALLOWED = {
     },
     "probes.solver": set(),
     "probes.analysis": {"probes.solver"},
-    "probes.jobs": {"probes.analysis", "probes.report"},
+    "probes.jobs": {"probes.analysis", "probes.report", "probes.settings"},
 }  # fmt: skip
 
 

@@ -85,6 +85,8 @@ class Positions:
         rows: which examples the columns have. `exact_answer`: where a column uses the exact answer, only examples that
             have one, in every column, so that columns are compared on equal rows; the study's own code does this.
             `any`: each column has the examples that have its position. `common`: only examples that have all positions.
+        also: rules of further positions to cache from the same forward passes. Those of exact answers are left out
+            where no column uses them.
 
     Example:
         >>> Positions([{"name": "end", "of": "answer", "at": -1}, {"name": "exact", "of": "exact_answer"}]).names
@@ -96,16 +98,9 @@ class Positions:
         rules: Sequence[Rule | Mapping[str, Any]],
         into_prompt: bool = False,
         rows: str = "exact_answer",
+        also: Sequence[Rule | Mapping[str, Any]] = (),
     ) -> None:
-        if (
-            not isinstance(rules, Sequence)
-            or isinstance(rules, str)
-            or not all(isinstance(rule, Rule | Mapping) for rule in rules)
-        ):
-            raise ValueError(
-                f"positions.rules: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}"
-            )
-        self.rules = [rule if isinstance(rule, Rule) else _build_rule(rule) for rule in rules]
+        self.rules, more = _build_rules(rules, "positions.rules"), _build_rules(also, "positions.also")
         if type(into_prompt) is not bool:
             raise ValueError(f"positions.into_prompt: expected true or false, got {into_prompt!r}")
         if rows not in ROWS:
@@ -113,11 +108,19 @@ class Positions:
         self.into_prompt, self.rows = into_prompt, rows
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"positions.rules: expected different names, at least one; got {self.names}; rename some")
+        shared = [rule for rule in more if rule.of != "exact_answer" or self.need_exact_answers]
+        # in this order, all jobs of a sweep read the same, and so share an entry of the cache
+        self.read = list(dict.fromkeys([*shared, *self.rules]))
 
     @property
     def names(self) -> list[str]:
         """The columns."""
         return [rule.name for rule in self.rules]
+
+    @property
+    def columns(self) -> list[int]:
+        """[T] where each column is among the R positions that are read."""
+        return [self.read.index(rule) for rule in self.rules]
 
     @property
     def need_exact_answers(self) -> bool:
@@ -132,7 +135,7 @@ class Positions:
         spans: Sequence[tuple[int, int] | None],
         thoughts: Sequence[Sequence[int]] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Resolve every rule for N examples.
+        """Resolve every rule that is read, R with those of `also`, for N examples.
 
         Args:
             tokenizer: what the ids belong to.
@@ -142,9 +145,9 @@ class Positions:
             thoughts: [N] token ids between prompt and answer, part of neither; none by default.
 
         Returns:
-            tokens [N, T, 2] int64, first and last token in prompt, thought and answer, 0 where invalid; they differ
-            where a rule takes a mean. valid [N, T] bool. A position that an example does not have is invalid there,
-            never another token.
+            tokens [N, R, 2] int64, first and last token in prompt, thought and answer, 0 where invalid; they differ
+            where a rule takes a mean. valid [N, R] bool. A position that an example does not have is invalid there,
+            never another token. `columns` says which of them are columns.
         """
         import torch
 
@@ -159,10 +162,10 @@ class Positions:
             "whole": (zero, whole - 1),
             "exact_answer": (exact[:, 0], exact[:, 1]),
         }
-        if any(rule.of == "text" for rule in self.rules):
+        if any(rule.of == "text" for rule in self.read):
             runs["text"] = (before, whole - 1 - _count_special_at_end(tokenizer, answers))
         tokens, valid = [], []
-        for rule in self.rules:
+        for rule in self.read:
             first, last = runs[rule.of]
             if rule.find is not None:
                 texts = {"prompt": prompts, "answer": answers, "text": answers}.get(rule.of)
@@ -218,6 +221,16 @@ class Positions:
         if self.rows == "exact_answer" and self.need_exact_answers:
             return torch.tensor([span is not None for span in spans], dtype=torch.bool)
         return torch.ones(len(valid), dtype=torch.bool)
+
+
+def _build_rules(rules: Any, key: str) -> list[Rule]:
+    if (
+        not isinstance(rules, Sequence)
+        or isinstance(rules, str)
+        or not all(isinstance(rule, Rule | Mapping) for rule in rules)
+    ):
+        raise ValueError(f"{key}: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}")
+    return [rule if isinstance(rule, Rule) else _build_rule(rule) for rule in rules]
 
 
 def _build_rule(attributes: Mapping[str, Any]) -> Rule:

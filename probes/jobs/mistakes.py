@@ -16,6 +16,12 @@ from probes.jobs.keys import tell_unadded_key
 
 log = logging.getLogger("probegrid")
 MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)
+EXTRAS = {  # which extra has what a choice of Hydra needs
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "submitit",
+    "hydra/launcher/submitit_slurm": "submitit",
+    "hydra/sweeper/optuna": "optuna",
+}
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -64,6 +70,8 @@ def tell(error: Exception) -> str:
     """The one line for a mistake, without its type."""
     if isinstance(error, MissingConfigException) and error.options:
         got = str(error.missing_cfg_file)
+        if extra := EXTRAS.get(got):
+            return f"{got}: expected a package that is not installed; pip install -c constraints.txt -e '.[{extra}]'"
         group, _, name = got.rpartition("/")
         return f"expected {group} to be one of {', '.join(error.options)}; got {name}"
     if isinstance(error, OverrideParseException):

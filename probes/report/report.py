@@ -24,10 +24,11 @@ class Report(pl.Callback):
 
     Args:
         folder: where the files go; made if missing. The folder of ``Heatmap``, whose picture the last lines name.
+        terminal: "full" prints the map and its reading; "line" nothing, as the job of a sweep prints a line itself.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, terminal: str = "full") -> None:
+        self.folder, self.terminal = Path(folder), terminal
         self._seconds: dict[str, float] = {}
         self._start = time.monotonic()
 
@@ -59,7 +60,8 @@ class Report(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Print, once the progress bars have left the screen."""
-        if not trainer.is_global_zero or stage != "test" or "test" not in pl_module.maps:
+        shown = trainer.is_global_zero and stage == "test" and self.terminal == "full"
+        if not shown or "test" not in pl_module.maps:
             return
         card: Card = pl_module.tested
         # names are data: no markup in them, and no colour of rich's own choosing

@@ -244,3 +244,24 @@ def test_switches_are_checked():
         Positions([{"name": "x", "of": "answer"}], into_prompt=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"positions.rows: expected one of exact_answer, any, common; got 'all'"):
         Positions([{"name": "x", "of": "answer"}], rows="all")
+
+
+def test_positions_that_are_read_as_well_are_no_columns():
+    """A sweep reads the same in all jobs, in one order, whatever their columns are."""
+    end, start = Rule("end", "answer", -1), Rule("start", "answer", 0)
+    exact = {"name": "exact", "of": "exact_answer", "at": "first"}
+    also = [start, exact, {"name": "end", "of": "answer", "at": -1}]
+    ends, exacts = Positions([end], also=also), Positions([exact, end], also=also)
+    assert [ends.names, exacts.names] == [["end"], ["exact", "end"]]
+    assert [rule.name for rule in exacts.read] == ["start", "exact", "end"]
+    assert exacts.columns == [1, 2]
+    assert [rule.name for rule in ends.read] == ["start", "end"]  # its exact answers are not looked for
+    assert not ends.need_exact_answers
+    tokens, valid = exacts.resolve(None, [[7] * 4], [[7] * 3], [(1, 1)])  # type: ignore[arg-type]
+    assert tokens[0, :, 0].tolist() == [4, 5, 6]
+    assert valid.all()
+    alone = Positions([exact, end]).resolve(None, [[7] * 4], [[7] * 3], [(1, 1)])  # type: ignore[arg-type]
+    assert torch.equal(tokens[:, exacts.columns], alone[0])
+    assert Positions([end]).columns == [0]
+    with pytest.raises(ValueError, match=r"^positions.also: expected a list of rules such as .*, got z$"):
+        Positions([end], also="z")  # type: ignore[arg-type]

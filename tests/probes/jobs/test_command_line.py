@@ -20,8 +20,8 @@ def read(shown: str):
     "value",
     [
         "{a}|{b}", "{question}", "Q: {question}\\nA:", "a=b", "a#b", "é", "ünïcode, and more", "東京", "a,b", "a, b",
-        "it's", "'", '"', 'say "so"', "a\\", '\\"', "C:\\folder\\", "~/x.gguf", "(a", "a)b", "[a", "a]", "$HOME", "`ls`",
-        "!x", "<s>", "a&b;c", "a*?", "50%, 60%", " a ", "{a}, {b}",
+        "it's", "'", '"', 'say "so"', "a\\", '\\"', "C:\\folder\\", "~/x.gguf", "(a", "a)b", "[a", "a]", "$HOME",
+        "`ls`", "!x", "<s>", "a&b;c", "a*?", "50%, 60%", " a ", "{a}, {b}",
     ],
 )  # fmt: skip
 def test_a_text_comes_back_as_it_was(value):

@@ -1,0 +1,29 @@
+"""Shows the results of many runs: the table in the terminal, results.csv and results.png. `experiment=collect`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from probes.jobs.results import RESULTS, find_runs, print_results, tabulate_runs, write_results
+from probes.jobs.results_picture import PICTURE, draw_results
+
+
+def collect_runs(runs: Sequence[str] | str, folder: str, vmin: float, vmax: float) -> None:
+    """Carry out `experiment=collect`: the table of any runs, in the terminal and in results.csv, and results.png.
+
+    Args:
+        runs: folders of runs, or folders that hold some; patterns are expanded.
+        folder: where the files go; made if missing.
+        vmin, vmax: AUC of the lightest and of the darkest colour.
+    """
+    rows = tabulate_runs(find_runs([runs] if isinstance(runs, str) else runs))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    publish(Path(folder), rows, vmin, vmax)
+
+
+def publish(folder: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vmax: float) -> None:
+    """Print the table, then write results.csv and results.png into a folder, and name them."""
+    print_results(rows)
+    write_results(folder / RESULTS, rows)
+    drawn = draw_results(folder / PICTURE, rows, vmin, vmax)
+    print("", folder / RESULTS, *([folder / PICTURE] if drawn else []), sep="\n", flush=True)

@@ -1,0 +1,202 @@
+"""One job: what surrounds a run, alone or in a sweep."""
+
+import gc
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from probes.jobs.gpus import take_gpu
+from probes.jobs.job_file import read_job, write_job
+from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
+from probes.jobs.naming import label_job, name_folder, read_values, round_number
+
+log = logging.getLogger("probegrid")
+LATEST = "multirun/latest"  # leads to the newest sweep
+BASIC = "BasicSweeper"
+Run = Callable[[DictConfig], float | None]
+
+
+class Job:
+    """What Hydra calls for each job: runs a configuration and returns the objective.
+
+    Alone, a user's mistake becomes one line and exit status 1. In a sweep no error leaves the job, so that the others
+    go on: it is logged, written into job.json, and the objective is None.
+
+    Launchers send it to other processes. There it imports `train` anew, which brings its resolvers and filters along.
+
+    Args:
+        run: runs a configuration.
+        full_error: the user's own value of HYDRA_FULL_ERROR; "1" shows the traceback of a mistake.
+    """
+
+    def __init__(self, run: Run, full_error: str | None = None) -> None:
+        self.run, self.full_error = run, full_error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.full_error,)
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        """Run one job."""
+        with HydraFullError(self.full_error):
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return self._run_in_sweep(cfg)
+            if self.full_error == "1":
+                return self._run_alone(cfg)
+            with stop_at_mistakes():
+                return self._run_alone(cfg)
+
+    def _run_alone(self, cfg: DictConfig) -> float | None:
+        if cfg.resume:
+            raise ValueError("resume: expected a sweep, as in python train.py -m ... resume=true, got a run; remove it")
+        return self.run(cfg)
+
+    def _run_in_sweep(self, cfg: DictConfig) -> float | None:
+        hydra = HydraConfig.get()
+        folder, differing = Path(hydra.runtime.output_dir), find_differing(hydra)
+        label = label_job(differing) or "job"
+        record: dict[str, Any] = {
+            "status": "running", "number": hydra.job.num, "differing": differing, "configuration": digest(cfg),
+            "objective": None, "error": None, "seconds": None,
+        }  # fmt: skip
+        if hydra.job.num == 0:
+            point_to(Path(hydra.runtime.cwd, LATEST), folder.parent)
+            print(f"sweep: {folder.parent}", flush=True)
+        if cfg.resume and (earlier := find_complete(folder, record["configuration"])):
+            write_job(folder, earlier | {"number": record["number"]})
+            print(f"{label}: complete already", flush=True)
+            return earlier["objective"]
+        if cfg.resume and read_job(folder):
+            _clear(folder)
+        write_job(folder, record)
+        if cfg.report.terminal == "line":
+            _drop_bars(cfg)
+            _drop_repeated_lines()
+        start = time.monotonic()
+        try:
+            take_gpu()
+            record |= {"objective": self._require_objective(self.run(cfg), cfg, hydra), "status": "done"}
+        except Exception as error:
+            text = tell(error) if is_mistake(error) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+            record |= {"status": "failed", "error": text}
+            log.error("%s: error: %s", label, text)
+            if self.full_error == "1" or not is_mistake(error):
+                # into train.log; on the terminal where the user asks for it
+                log.log(logging.ERROR if self.full_error == "1" else logging.INFO, traceback.format_exc())
+        record["seconds"] = round(time.monotonic() - start, 3)
+        write_job(folder, record)
+        if record["status"] == "done" and cfg.report.terminal == "line":
+            _print_line(label, folder, record["seconds"])
+        gc.collect()  # Lightning's objects refer to each other; the next job needs their memory
+        return record["objective"]
+
+    @staticmethod
+    def _require_objective(objective: float | None, cfg: DictConfig, hydra: HydraConf) -> float | None:
+        if objective is None and not hydra.sweeper._target_.endswith(BASIC):
+            raise ValueError(
+                f"objective: expected {cfg.objective} to be measured, as the search needs it, got nothing; choose "
+                "another, or split.val above 0"
+            )
+        return objective
+
+
+def _restore(full_error: str | None) -> Job:
+    import train  # registers the resolvers, and silences warnings
+
+    return Job(train.run, full_error)
+
+
+def find_differing(hydra: HydraConf) -> dict[str, str]:
+    """Values by key of what differs between the jobs of a sweep, for the job of this Hydra configuration."""
+    fixed = set(hydra.job.config.override_dirname.exclude_keys)  # what `Sweep` found
+    return {key: value for key, value in read_values(hydra.overrides.task).items() if key not in fixed}
+
+
+def choose_job_folder() -> str:
+    """What `${job_folder:}` stands for: what differs; a search, which may draw the same twice, puts a number before."""
+    hydra = HydraConfig.get()
+    differing = find_differing(hydra)
+    if hydra.sweeper._target_.endswith(BASIC):
+        return name_folder(differing)
+    rounded = {key: round_number(value) for key, value in differing.items()}
+    return f"{hydra.job.num:03}+{name_folder(rounded)}"
+
+
+def digest(cfg: DictConfig) -> str:
+    """Digest of all that a result follows from."""
+    ours = {key: value for key, value in cfg.items() if key not in ("resume", "report")}
+    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(ours), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find_complete(folder: Path, configuration: str) -> dict[str, Any] | None:
+    """The record of a job that was finished with this configuration, and whose result is still there."""
+    from probes.report.run_folder import SUMMARY
+
+    earlier = read_job(folder)
+    same = earlier.get("status") == "done" and earlier.get("configuration") == configuration
+    return earlier if same and (earlier["objective"] is None or (folder / SUMMARY).exists()) else None
+
+
+def point_to(link: Path, folder: Path) -> None:
+    """Let a link lead to the newest folder; where that fails, all else goes on."""
+    new = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        link.parent.mkdir(exist_ok=True)
+        new.symlink_to(os.path.relpath(folder, link.parent))
+        new.replace(link)
+    except OSError as error:
+        log.warning("%s: no link to %s (%s)", link, folder, error.strerror)
+
+
+def _drop_bars(cfg: DictConfig) -> None:
+    """A job of a sweep shows a line, and no bars of its fit."""
+    with open_dict(cfg):
+        bars = [key for key, one in (cfg.get("callbacks") or {}).items() if "ProgressBar" in str(one.get("_target_"))]
+        for key in bars:
+            del cfg.callbacks[key]
+        if "trainer" in cfg:
+            cfg.trainer.enable_progress_bar = False
+
+
+_said: set[str] = set()
+
+
+def _drop_repeated_lines() -> None:
+    """What one job of a sweep warns of, the next need not say again on the terminal; train.log has all."""
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = record.levelno >= logging.ERROR or text not in _said
+        _said.add(text)
+        return new
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.addFilter(is_new)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an unfinished job left, but for its log."""
+    for path in folder.iterdir():
+        if path.name != ".hydra" and path.suffix != ".log":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _print_line(label: str, folder: Path, seconds: float) -> None:
+    from probes.jobs.results import describe, read_results
+
+    rows = read_results(folder)
+    for row in rows or [{}]:
+        named = f"{label}, {row['target']}" if len(rows) > 1 else label
+        print(f"{named}: {describe(row)}, {seconds:.0f} s", file=sys.stdout, flush=True)

@@ -1,0 +1,29 @@
+"""job.json: what became of a job of a sweep."""
+
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from probes.report.whole_file import whole_file
+
+log = logging.getLogger("probegrid")
+JOB = "job.json"
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """The content of job.json; empty where there is none."""
+    with suppress(OSError, ValueError):
+        record = json.loads((folder / JOB).read_text("utf-8"))
+        return record if isinstance(record, dict) else {}
+    return {}
+
+
+def write_job(folder: Path, record: dict[str, Any]) -> None:
+    """Write job.json whole or not at all; a full disk is told, and ends no other job."""
+    try:
+        with whole_file(folder / JOB) as path:
+            path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        log.error("error: %s: %s", folder / JOB, error.strerror)

@@ -1,0 +1,147 @@
+"""A sweep: what all its jobs share before the first, and what is said of them after the last."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from probes.jobs.gather import gather
+from probes.jobs.gpus import GPUS, LOCKS, list_gpus
+from probes.jobs.job import BASIC, LATEST
+from probes.jobs.job_file import JOB
+from probes.jobs.mistakes import stop_at_mistakes
+from probes.jobs.naming import check_names, find_swept, quote, read_values
+from probes.settings import check_objective
+
+log = logging.getLogger("probegrid")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Sweep(Callback):
+    """Hydra's callback: settles what all jobs of a sweep share, and keeps its folder for `end_sweep`.
+
+    Hydra composes each job from the overrides `hydra.overrides.hydra` of the sweep and its own, so what stands there
+    reaches every job, in whatever process. These come first: the command line wins over them.
+    """
+
+    current: "Sweep | None" = None
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.scale = (0.5, 1.0)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Settle it. Hydra turns what a callback raises into a warning, so any error stops here."""
+        try:
+            with stop_at_mistakes():
+                self.folder = self._start(config)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+        self.scale = (config.heatmap.vmin, config.heatmap.vmax)
+        Sweep.current = self
+
+    def _start(self, config: DictConfig) -> Path:
+        given = list(config.hydra.overrides.task)
+        basic = config.hydra.sweeper._target_.endswith(BASIC)
+        swept = find_swept(given, config.hydra.sweeper.get("params"))
+        check_names(swept)
+        if "optuna" in config.hydra.sweeper._target_:
+            import optuna
+
+            optuna.logging.set_verbosity(logging.WARNING)  # each job has a line of its own
+        if OmegaConf.select(config, "checks.objective"):
+            check_objective(config.objective)
+        folder = choose_folder(config, resume=config.resume, basic=basic)
+        shared = [f"hydra.sweep.dir={quote(str(folder))}"]
+        terminal = dict(read_values(given)).get("report.terminal", "line")
+        if "report.terminal" not in swept:
+            shared.append(f"report.terminal={terminal}")
+        if terminal == "line" and OmegaConf.select(config, "hydra.job_logging.handlers.console"):
+            shared.append("++hydra.job_logging.handlers.console.level=WARNING")
+        shared += gather(config, given, swept)
+        fixed = {*read_values(given), *read_values([one for one in shared if "hydra." not in one])} - set(swept)
+        shared.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quote, sorted(fixed)))}]")
+        with read_write(config), open_dict(config):
+            config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, *shared]
+            config.hydra.sweep.dir = str(folder)
+        if not config.hydra.launcher._target_.endswith("BasicLauncher"):
+            # other processes do not start from train.py
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        if config.hydra.launcher._target_.endswith("JoblibLauncher") and (gpus := list_gpus()):
+            os.environ |= {GPUS: ",".join(gpus), LOCKS: str(folder)}
+        return folder
+
+
+def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:
+    """The folder of a sweep, made: the newest for one that is resumed without a folder, else a new one.
+
+    Raises:
+        ValueError: there is none to resume, or the values of the sweep are drawn.
+    """
+    named = any(one.startswith("hydra.sweep.dir=") for one in config.hydra.overrides.hydra)
+    folder = Path(config.hydra.sweep.dir).absolute()
+    if resume and not basic:
+        raise ValueError(
+            "resume: expected a sweep over given values, got a search, which draws them; name the study and its store "
+            "instead: hydra.sweeper.study_name=NAME hydra.sweeper.storage=sqlite:///NAME.db"
+        )
+    if resume:
+        folder = folder if named else Path(LATEST).resolve()
+        if not folder.is_dir():
+            raise ValueError(
+                f"resume: expected the folder of a sweep, got {folder}, which is none; leave resume out, or name it: "
+                "hydra.sweep.dir=FOLDER"
+            )
+        return folder
+    own = folder
+    for number in range(2, 1000):
+        try:
+            own.mkdir(parents=True, exist_ok=named)
+            break
+        except FileExistsError:  # two sweeps in one second
+            own = folder.with_name(f"{folder.name}-{number}")
+    return own
+
+
+@contextmanager
+def end_sweep() -> Iterator[None]:
+    """Around all of Hydra: after a sweep, however it ends, show its results; exit status 1 where a job failed.
+
+    Hydra's own `on_multirun_end` is not called where a launcher or a search raises, or the user interrupts.
+    """
+    failed = 0
+    try:
+        yield
+    except ValueError as error:
+        if "No trials are completed" not in str(error):  # a search of which every job failed: the list below says it
+            raise
+    finally:
+        if Sweep.current and Sweep.current.folder:
+            with stop_at_mistakes():
+                failed = report(Sweep.current.folder, *Sweep.current.scale)
+    if failed:
+        sys.exit(1)
+
+
+def report(folder: Path, vmin: float, vmax: float) -> int:
+    """Print and write the results of the jobs in a folder; returns how many failed."""
+    from probes.jobs.collect import publish
+    from probes.jobs.results import iterate_failures, tabulate_runs
+
+    folders = [path.parent for path in folder.glob(f"*/{JOB}")]
+    if not folders:
+        return 0
+    rows = tabulate_runs(folders)
+    publish(folder, rows, vmin, vmax)
+    failures = list(iterate_failures(rows))
+    if failures:
+        print(f"\n{len(failures)} of {len(folders)} jobs failed:", *failures, sep="\n", file=sys.stderr, flush=True)
+    return len(failures)
