@@ -186,6 +186,18 @@ def test_a_mistake_in_a_sweep_is_one_line_too(tmp_path):
     assert "error: expected model to be one of demo, " in line
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [("+split_seed=0,1", "split_seed: expected a key"), ("+prob=mlp", "did you mean probe?"), ("objective=x", "x")],
+)
+def test_what_is_wrong_with_all_jobs_of_a_sweep_is_told_before_the_first(override, line, tmp_path):
+    status, out, err = run_here(tmp_path, "-m", f"hydra.sweep.dir={tmp_path}/sweep", "split.seed=1,2", override)
+    assert status == 1
+    (told,) = (out + err).splitlines()
+    assert line in told
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.parametrize("before", [None, "0"])
 def test_hydra_s_variable_is_put_back(before, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -46,6 +46,21 @@ def find_swept(overrides: Sequence[str], params: Mapping[str, Any] | None = None
     return found
 
 
+def take_first(overrides: Sequence[str]) -> list[str]:
+    """The overrides of the first job of a sweep; what a sweeper draws is left out.
+
+    >>> take_first(["site=z,mlp_out", "+seeds=0,1", "seed=0", "probe.l2=interval(1,10)"])
+    ['site=z', '+seeds=0', 'seed=0']
+    """
+    return [
+        f"{one.get_key_element()}={next(one.sweep_string_iterator())}"
+        if one.is_sweep_override()
+        else str(one.input_line)
+        for one in parse(overrides)
+        if one.is_discrete_sweep() or not one.is_sweep_override()
+    ]
+
+
 def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key, or all of it where another key has the same last part.
 

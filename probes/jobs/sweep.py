@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -16,8 +17,9 @@ from probes.jobs.gather import gather
 from probes.jobs.gpus import GPUS, LOCKS, list_gpus
 from probes.jobs.job import BASIC, LATEST
 from probes.jobs.job_file import JOB
+from probes.jobs.keys import refuse_unknown_keys
 from probes.jobs.mistakes import stop_at_mistakes
-from probes.jobs.naming import check_names, find_swept, quote, read_values
+from probes.jobs.naming import check_names, find_swept, quote, read_values, take_first
 from probes.settings import check_objective
 
 log = logging.getLogger("probegrid")
@@ -53,6 +55,7 @@ class Sweep(Callback):
         basic = config.hydra.sweeper._target_.endswith(BASIC)
         swept = find_swept(given, config.hydra.sweeper.get("params"))
         check_names(swept)
+        refuse_unknown_keys(compose(config.hydra.job.config_name, take_first(given)))
         if "optuna" in config.hydra.sweeper._target_:
             import optuna
 

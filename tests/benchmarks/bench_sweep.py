@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_sweep
 
 The embedded model, 300 questions, four layers, fifteen positions, eight penalties; all in processes of their own, as
-people start them. Seconds of the whole command. Then the second job of a sweep under a profiler, whose seconds are
-longer.
+people start them. Seconds of the whole command. Then what the second job of a sweep spends, under a profiler, which
+slows it.
 """
 
 import io
