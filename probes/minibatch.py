@@ -13,7 +13,7 @@ For more examples than memory holds, and for probes that have no exact solution.
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -22,18 +22,9 @@ from torch.nn.functional import gelu, softplus
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from probes.analysis.auc_map import AUCMap
+from probes.best_epoch import BestEpoch
 from probes.grid import ProbeGrid
 from probes.settings import check_minibatch
-
-
-class Best(NamedTuple):
-    """The best epoch so far."""
-
-    mean_auc: float
-    epoch: int
-    val: list[AUCMap]
-    parameters: dict[str, Tensor]
 
 
 class MinibatchGrid(ProbeGrid):
@@ -71,7 +62,7 @@ class MinibatchGrid(ProbeGrid):
         self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
         check_minibatch(l2)
         self.l2, self.optimizer, self.scheduler = l2, optimizer, scheduler
-        self._best: Best | None = None
+        self._best: BestEpoch | None = None
         self.described = f"linear by mini-batches, l2 = {l2:g}"
 
     @abstractmethod
@@ -135,23 +126,14 @@ class MinibatchGrid(ProbeGrid):
         """Keep the best epoch so far beside the last one."""
         super().on_save_checkpoint(checkpoint)
         if self._best is not None:
-            maps = [
-                {name: getattr(one, name) for name in ("auc", "auc_se", "n", "n_positive")} for one in self._best.val
-            ]
-            checkpoint["best"] = self._best._asdict() | {"val": maps}
+            checkpoint["best"] = self._best.to_checkpoint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make parameters of the checkpoint's shape, and take back its best epoch where a fit goes on."""
         super().on_load_checkpoint(checkpoint)
         assert self.card is not None
-        self._best = None
-        if "best" in checkpoint:
-            card, best = self.card, checkpoint["best"]
-            val = [
-                AUCMap(target.name, "val", card.layers, card.positions, **one)
-                for target, one in zip(card.targets, best["val"], strict=True)
-            ]
-            self._best = Best(**best | {"val": val})
+        best = checkpoint.get("best")
+        self._best = None if best is None else BestEpoch.from_checkpoint(best, self.card)
 
     def _moments(self) -> tuple[Tensor, ...]:
         """Of the train rows of all ranks, float64: all, valid and valid positive ones [M]; mean and variance [M, D]."""
@@ -215,7 +197,7 @@ class MinibatchGrid(ProbeGrid):
         self.improved = self._best is None or math.isnan(self._best.mean_auc) or mean_auc > self._best.mean_auc
         if self.improved:
             parameters = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
-            self._best = Best(mean_auc, self.current_epoch, val, parameters)
+            self._best = BestEpoch(mean_auc, self.current_epoch, val, parameters)
 
     @torch.no_grad()
     def on_train_end(self) -> None:

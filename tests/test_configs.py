@@ -42,6 +42,9 @@ NEEDED = {
     **{f"dataset={name}": ["dataset.path=some.csv"] for name in WITH_A_PATH},
     "datamodule=precomputed": ["datamodule.path=some.safetensors"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # so that it can be made where there is none
+    "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
+    "trainer=slurm": ["trainer.accelerator=cpu"],
+    "callbacks=checkpoint": ["trainer.enable_checkpointing=true"],  # train.py turns it on
 }
 
 
@@ -240,6 +243,17 @@ def test_a_probe_that_learns_by_mini_batches_sets_what_it_needs(trainer, tmp_pat
     assert probe.scheduler(optimizer).T_max == 30
 
 
+def test_what_people_set_of_the_trainer_needs_no_plus(tmp_path, monkeypatch):
+    shares = ["limit_train_batches=0.5", "limit_val_batches=2", "limit_test_batches=0.25"]
+    given = (f"trainer.{one}" for one in ["num_nodes=1", "precision=64-true", *shares])
+    trainer = build(composed(tmp_path, *given).trainer)
+    assert (trainer.num_nodes, trainer.precision) == (1, "64-true")
+    assert (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches) == (0.5, 2, 0.25)
+    assert build(composed(tmp_path, "trainer.fast_dev_run=3").trainer).limit_train_batches == 3
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    assert composed(tmp_path, "trainer=slurm").trainer.devices == 8
+
+
 def test_nothing_else_instantiates():
     """Hydra's own `instantiate` has one caller."""
     callers = [
@@ -270,7 +284,7 @@ def test_a_gpu_of_apple_runs_the_model_alone(monkeypatch, tmp_path, cuda, apples
 
 
 @pytest.mark.parametrize(
-    "several", [["trainer=ddp_cpu"], ["trainer.devices=[0,1]"], ['trainer.devices="0,1"'], ["+trainer.num_nodes=2"]]
+    "several", [["trainer=ddp_cpu"], ["trainer.devices=[0,1]"], ['trainer.devices="0,1"'], ["trainer.num_nodes=2"]]
 )
 def test_a_spread_model_and_several_processes_are_refused_before_any_work(tmp_path, several):
     spread = ["+model.device_map=auto", *several]

@@ -36,7 +36,7 @@ def test_a_mistake_that_one_rank_finds_is_told_once_and_alone(tmp_path):
     assert status == 1
     (line,) = [line for line in err.splitlines() if "error" in line.lower()]
     assert line.startswith("error: ")
-    assert "layer 1, position 2" in line
+    assert "at layer 1, position position 2, example 0" in line
     assert err.splitlines()[-1] == line
     assert "Traceback" not in out + err
     assert line in (tmp_path / "run" / "train.log").read_text()
@@ -80,8 +80,10 @@ def test_a_rank_that_is_killed_ends_the_others_with_its_own_line(own, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_rank_outlives_the_process_that_started_it(own, tmp_path, number):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
     process = start(tmp_path, *own, "datamodule.batch_size=64", TWO, *LONG)
     assert wait_until(lambda: len(find_children(process.pid)) == 2 or process.poll() is not None)
+    signal.signal(signal.SIGINT, before)
     ranks = find_children(process.pid)
     assert len(ranks) == 2
     process.send_signal(number)
