@@ -14,19 +14,19 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from probes.jobs.command_line import check_command_line
-from probes.jobs.empty_groups import spell_null
-from probes.jobs.folders import find_run_folder, find_start_folder, settle_folders
-from probes.jobs.gpus import count_jobs_at_once
-from probes.jobs.help import describe_groups
-from probes.jobs.job import Job, choose_job_folder, point_to
-from probes.jobs.job_file import JOB
-from probes.jobs.keys import refuse_unknown_keys
+from probes.jobs.command.command_line import check_command_line
+from probes.jobs.command.empty_groups import spell_null
+from probes.jobs.command.folders import find_run_folder, find_start_folder, settle_folders
+from probes.jobs.command.help import describe_groups
+from probes.jobs.command.keys import refuse_unknown_keys
+from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 from probes.jobs.loggers import report_to_loggers
-from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes
 from probes.jobs.one_rank import FOLDER, run_rank
 from probes.jobs.ranks import check_world, count_to_start, let_rank_zero_speak, run_ranks
-from probes.jobs.sweep import end_sweep
+from probes.jobs.sweep.gpus import count_jobs_at_once
+from probes.jobs.sweep.job import Job, choose_job_folder, point_to
+from probes.jobs.sweep.job_file import JOB
+from probes.jobs.sweep.sweep import end_sweep
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from probes.jobs.mistakes import HydraFullError
+from probes.jobs.command.mistakes import HydraFullError
 from tests.support.runs import TRAIN, command, run, run_here
 
 OWN = {

@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from probes.jobs.mistakes import is_mistake, tell
+from probes.jobs.command.mistakes import is_mistake, tell
 
 FOLDER = "PROBEGRID_RANK"  # environment variable: the folder of the files below
 CONFIGURATION, OBJECTIVE = "job.yaml", "objective.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from probes.jobs.empty_groups import spell_null
+from probes.jobs.command.empty_groups import spell_null
 from probes.jobs.loggers import check_loggers, flatten
 from tests.support.places import ROOT
 

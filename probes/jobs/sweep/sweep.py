@@ -13,17 +13,17 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from probes.jobs.gather import gather
-from probes.jobs.gpus import GPUS, LOCKS, list_gpus
-from probes.jobs.job import BASIC, LATEST
-from probes.jobs.job_file import JOB
-from probes.jobs.keys import refuse_unknown_keys
-from probes.jobs.mistakes import stop_at_mistakes
-from probes.jobs.naming import check_names, find_swept, quote, read_values, take_first
+from probes.jobs.command.keys import refuse_unknown_keys
+from probes.jobs.command.mistakes import stop_at_mistakes
+from probes.jobs.sweep.gather import gather
+from probes.jobs.sweep.gpus import GPUS, LOCKS, list_gpus
+from probes.jobs.sweep.job import BASIC, LATEST
+from probes.jobs.sweep.job_file import JOB
+from probes.jobs.sweep.naming import check_names, find_swept, quote, read_values, take_first
 from probes.settings import check_objective
 
 log = logging.getLogger("probegrid")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Sweep(Callback):
@@ -136,8 +136,8 @@ def end_sweep() -> Iterator[None]:
 
 def report(folder: Path, vmin: float, vmax: float) -> int:
     """Print and write the results of the jobs in a folder; returns how many failed."""
-    from probes.jobs.collect import publish
-    from probes.jobs.results import iterate_failures, tabulate_runs
+    from probes.jobs.sweep.collect import publish
+    from probes.jobs.sweep.results import iterate_failures, tabulate_runs
 
     folders = [path.parent for path in folder.glob(f"*/{JOB}")]
     if not folders:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from probes.jobs.results import show
+from probes.jobs.sweep.results import show
 
 PICTURE = "results.png"
 MOST = 60  # maps in one picture

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from probes.jobs.naming import (
+from probes.jobs.sweep.naming import (
     MOST_OF_NAME,
     check_names,
     find_swept,

@@ -11,8 +11,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from probes.jobs.command_line import quote_override
-from probes.jobs.keys import tell_unadded_key
+from probes.jobs.command.command_line import quote_override
+from probes.jobs.command.keys import tell_unadded_key
 
 log = logging.getLogger("probegrid")
 MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)

@@ -17,10 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from probes.jobs.gpus import take_gpu
-from probes.jobs.job_file import read_job, write_job
-from probes.jobs.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
-from probes.jobs.naming import label_job, name_folder, read_values, round_number
+from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
+from probes.jobs.sweep.gpus import take_gpu
+from probes.jobs.sweep.job_file import read_job, write_job
+from probes.jobs.sweep.naming import label_job, name_folder, read_values, round_number
 
 log = logging.getLogger("probegrid")
 LATEST = "multirun/latest"  # leads to the newest sweep
@@ -194,7 +194,7 @@ def _clear(folder: Path) -> None:
 
 
 def _print_line(label: str, folder: Path, seconds: float) -> None:
-    from probes.jobs.results import describe, read_results
+    from probes.jobs.sweep.results import describe, read_results
 
     rows = read_results(folder)
     for row in rows or [{}]:

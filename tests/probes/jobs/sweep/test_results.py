@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from probes.jobs.results import (
+from probes.jobs.sweep.results import (
     describe,
     find_differences,
     find_runs,
@@ -15,7 +15,7 @@ from probes.jobs.results import (
     tabulate_runs,
     write_results,
 )
-from probes.jobs.results_picture import MOST, Map, draw, draw_results, read_map
+from probes.jobs.sweep.results_picture import MOST, Map, draw, draw_results, read_map
 
 MAP = "target,split,layer,position,auc\nright,val,0,a,0.99\nright,test,0,a,0.625\nright,test,0,b,\n"
 MAP += "right,test,4,a,0.75\nright,test,4,b,0.875\n"

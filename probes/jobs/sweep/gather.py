@@ -51,7 +51,7 @@ def _compose_each(config: DictConfig, group: str, swept: Mapping[str, Sequence[s
 
 def _write(value: Any) -> str:
     """A rule as a value of an override."""
-    from probes.jobs.naming import quote
+    from probes.jobs.sweep.naming import quote
 
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_write(one)}" for key, one in value.items()) + "}"

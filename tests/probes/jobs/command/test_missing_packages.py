@@ -3,7 +3,7 @@
 import pytest
 from hydra.errors import MissingConfigException
 
-from probes.jobs.mistakes import EXTRAS, tell
+from probes.jobs.command.mistakes import EXTRAS, tell
 
 
 @pytest.mark.parametrize("choice", EXTRAS)

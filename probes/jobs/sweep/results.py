@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from probes.jobs.job_file import read_job
-from probes.jobs.naming import label_job, read_values, round_number, shorten_keys
+from probes.jobs.sweep.job_file import read_job
+from probes.jobs.sweep.naming import label_job, read_values, round_number, shorten_keys
 from probes.report.run_folder import SUMMARY
 from probes.report.whole_file import whole_file
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probes.jobs.results import RESULTS, find_runs, print_results, tabulate_runs, write_results
-from probes.jobs.results_picture import PICTURE, draw_results
+from probes.jobs.sweep.results import RESULTS, find_runs, print_results, tabulate_runs, write_results
+from probes.jobs.sweep.results_picture import PICTURE, draw_results
 
 
 def collect_runs(runs: Sequence[str] | str, folder: str, vmin: float, vmax: float) -> None:

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-from probes.jobs.gpus import GPUS, LOCKS
+from probes.jobs.sweep.gpus import GPUS, LOCKS
 from tests.support.places import ROOT
 
 PROGRAM = """
 import os, sys
-from probes.jobs.gpus import take_gpu
+from probes.jobs.sweep.gpus import take_gpu
 try:
     print(take_gpu(), take_gpu(), os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 except ValueError as error:

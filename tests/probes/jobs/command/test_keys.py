@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from probes.jobs.keys import find_arguments, offer_closest, refuse_unknown_keys
-from probes.jobs.shipped import read_shipped
+from probes.jobs.command.keys import find_arguments, offer_closest, refuse_unknown_keys
+from probes.jobs.command.shipped import read_shipped
 from tests.support.configurations import compose_run
 from tests.support.places import ROOT
 
@@ -80,7 +80,7 @@ def test_every_choice_is_known_without_importing_anything_large():
     program = """
 import sys
 from hydra import compose, initialize_config_dir
-from probes.jobs.keys import refuse_unknown_keys
+from probes.jobs.command.keys import refuse_unknown_keys
 import train
 with initialize_config_dir(str(train.CONF), version_base="1.3"):
     for path in sorted(train.CONF.glob("*/*.yaml")):

@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from probes.jobs.shipped import Key, Shipped, read_shipped
+from probes.jobs.command.shipped import Key, Shipped, read_shipped
 
 OF_INSTANTIATE = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 OF_NODES = ("callbacks", "logger", "checks")  # any name may stand in these, before a node with a _target_

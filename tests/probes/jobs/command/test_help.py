@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from probes.jobs.help import GROUPS
+from probes.jobs.command.help import GROUPS
 from tests.support.places import ROOT
 from tests.support.runs import TRAIN
 

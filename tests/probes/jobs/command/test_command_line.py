@@ -6,8 +6,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 
-from probes.jobs.command_line import check_command_line, quote_override
-from probes.jobs.mistakes import tell
+from probes.jobs.command.command_line import check_command_line, quote_override
+from probes.jobs.command.mistakes import tell
 
 
 def read(shown: str):

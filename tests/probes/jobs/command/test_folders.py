@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import train
-from probes.jobs import folders
-from probes.jobs.folders import settle_folders
+from probes.jobs.command import folders
+from probes.jobs.command.folders import settle_folders
 from tests.support.configurations import compose_run
 from tests.support.runs import TRAIN
 
