@@ -22,7 +22,7 @@ from torch.nn.functional import gelu, softplus
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from probes.best_epoch import BestEpoch
+from probes.analysis.best_epoch import BestEpoch
 from probes.grid import ProbeGrid
 from probes.settings import check_minibatch
 

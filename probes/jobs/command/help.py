@@ -34,7 +34,7 @@ def describe_groups() -> str:
     there = [group for group in loader.list_groups("") if group != "hydra"]
     lines = []
     for group in sorted(there, key=lambda name: [*GROUPS, name].index(name)):
-        lines.append(f"{group:<13} {GROUPS.get(group, '')}".rstrip())
+        lines.append(f"{group:<15} {GROUPS.get(group, '')}".rstrip())
         choices = ", ".join(loader.get_group_options(group))
         lines += textwrap.wrap(choices, WIDTH, initial_indent=" " * 16, subsequent_indent=" " * 16)
     return "\n".join(lines)

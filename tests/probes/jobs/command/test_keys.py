@@ -28,7 +28,7 @@ STOPPING = "+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping"
         (["+scores.maxbytes=3"], "scores.maxbytes", "did you mean scores.max_bytes?"),
         (["+cache.rot=a"], "cache.rot", "did you mean cache.root?"),
         (["+probe.toll=3"], "probe.toll", "did you mean probe.tol?"),
-        (["+probe.hidden=3"], "probe.hidden", "choose one of l2, max_iter, standardize, tol"),
+        (["+probe.hidden=3"], "probe.hidden", "choose one of l2, max_iter, offset, standardize, tol"),
         (
             ["probe=mlp", "+probe.optimizer.bettas=[0,0]"],
             "probe.optimizer.bettas",
@@ -55,7 +55,7 @@ def test_a_key_that_nothing_reads_is_refused_with_the_closest(overrides, key, cl
     "overrides",
     [
         ["+trainer.accumulate_grad_batches=2"],
-        ["trainer._target_=pytorch_lightning.Trainer", "+trainer.precision=64"],
+        ["trainer._target_=pytorch_lightning.Trainer", "+trainer.accumulate_grad_batches=2"],
         ["probe=minibatch", "+probe.optimizer.betas=[0.9,0.99]"],
         ["probe=minibatch", "probe.optimizer._target_=torch.optim.SGD", "+probe.optimizer.momentum=0.9"],
         [STOPPING, "+callbacks.stop.monitor=val/auc_mean"],
