@@ -44,6 +44,8 @@ bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_generation
 	$(BIN)/python -m tests.benchmarks.bench_real
 	$(BIN)/python -m tests.benchmarks.bench_scale
+	$(BIN)/python -m tests.benchmarks.bench_sweep
+	$(BIN)/python -m tests.benchmarks.bench_ranks
 	$(BIN)/python -m tests.benchmarks.bench_gpu
 	$(BIN)/python -m tests.benchmarks.bench_gpu_stages
 
