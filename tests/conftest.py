@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -21,6 +22,13 @@ WORDS += ["北京", "東京", "🦜", "🗝️", "ship's", "co-op", "1999", "42"
 def _one_thread():
     # Tiny tensors: more threads only wait for each other.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _without_hydra_config():
+    """A run in this process leaves Hydra's configuration behind, which a notebook has not."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,5 @@ def test_the_command_runs_from_an_empty_folder_alone_and_in_two_processes(instal
     two = ["trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=outputs/two"]
     call(installed / "bin" / "probegrid", *SMALL, *two, cwd=tmp_path, PYTHONPATH=path)
     assert latest.resolve() == tmp_path / "outputs" / "two" != first
-    assert (latest / "train_ddp_process_1.log").exists()  # the second process was there
     assert read_aucs(latest) == pytest.approx(alone, abs=1e-6, nan_ok=True)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["cache", "outputs"]

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from datamodules.questions.files import FileQuestions
 from datamodules.split import GroupSplit
 from tests.support.activations import counts, make, table_of
 from tests.support.positions import shipped
+from tests.support.trainers import stand_in
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_an_unknown_site_is_refused_before_any_work(language_model, questions_cs
 def test_ranks_get_their_own_cells(datamodule):
     seen = []
     for rank in range(2):
-        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        datamodule.trainer = stand_in(rank, 2)
         seen += [cell for block in datamodule.train_dataloader() for cell in block["cells"].tolist()]
     datamodule.trainer = None
     assert sorted(seen) == list(range(45))

@@ -130,7 +130,11 @@ def test_without_a_folder_and_by_a_quiet_rank_nothing_is_made(tmp_path, monkeypa
     monkeypatch.setattr("datamodules.precomputed.write_table", lambda *_: pytest.fail("the table was made"))
     make(write(tmp_path / "own"))
     quiet = SimpleNamespace(
-        is_global_zero=False, num_devices=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+        is_global_zero=False,
+        num_devices=2,
+        global_rank=1,
+        world_size=2,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     built = make(write(tmp_path / "own"), folder=tmp_path / "run", trainer=quiet)
     assert built.quiet

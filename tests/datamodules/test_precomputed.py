@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import GroupSplit
 from datamodules.stream.blocks import ExampleBlocks
 from tests.support.places import ROOT
+from tests.support.trainers import stand_in
 
 N, L, T, D = 300, 2, 3, 8
 
@@ -155,7 +155,7 @@ def test_ranks_deal_batches_and_cells(path):
     datamodule = make(write(path), batch_size=64)
     cells, rows = [], 0
     for rank in range(2):
-        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        datamodule.trainer = stand_in(rank, 2)  # type: ignore[assignment]
         rows += sum(block["labels"].shape[1] for block in datamodule.train_dataloader())
         cells += [cell for block in datamodule.test_dataloader() for cell in block["cells"].tolist()]
     assert rows == len(datamodule.targets.rows("train"))

@@ -1,6 +1,7 @@
 """A trainer that writes and prints nothing by itself."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,3 +19,9 @@ def quiet_trainer(folder: Path, **settings: Any) -> pl.Trainer:
         default_root_dir=folder,
         **(usual | settings),
     )
+
+
+def stand_in(rank: int, n: int) -> Any:
+    """What a datamodule asks of the trainer of one of `n` ranks, nothing limited."""
+    limits = {f"limit_{split}_batches": 1.0 for split in ("train", "val", "test")}
+    return SimpleNamespace(global_rank=rank, world_size=n, **limits)

@@ -80,7 +80,8 @@ def _check_schema(node: DictConfig, place: str) -> None:
     schema = OmegaConf.get_type(node)
     for name in node:
         value = node._get_node(name)
-        there = [field.name for field in fields(schema)] if is_dataclass(schema) else None
+        # What a plugin builds from a _target_, such as a sampler, has arguments that the schema lacks.
+        there = [field.name for field in fields(schema)] if is_dataclass(schema) and "_target_" not in node else None
         if there and name not in there and f"{place}.{name}" != "hydra.env":  # Hydra's own, outside its schema
             offer = offer_closest(f"{place}.{name}", [f"{place}.{other}" for other in there])
             raise ValueError(f"{place}.{name}: expected an option of Hydra, got a name that it does not have; {offer}")

@@ -23,6 +23,7 @@ from probes.jobs.sweep.naming import check_names, find_swept, quote, read_values
 from probes.settings import check_objective
 
 log = logging.getLogger("probegrid")
+NO_TRIAL = ("No trials are completed yet.", "Record does not exist.")  # in Optuna's words, without and with a store
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -73,7 +74,7 @@ class Sweep(Callback):
         fixed = {*read_values(given), *read_values([one for one in shared if "hydra." not in one])} - set(swept)
         shared.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quote, sorted(fixed)))}]")
         with read_write(config), open_dict(config):
-            config.hydra.overrides.hydra = [*config.hydra.overrides.hydra, *shared]
+            config.hydra.overrides.hydra += shared
             config.hydra.sweep.dir = str(folder)
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
             # other processes do not start from train.py
@@ -89,7 +90,8 @@ def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:
     Raises:
         ValueError: there is none to resume, or the values of the sweep are drawn.
     """
-    named = any(one.startswith("hydra.sweep.dir=") for one in config.hydra.overrides.hydra)
+    given = OmegaConf.to_container(config.hydra.overrides.hydra)  # unresolved: some values are those of a job
+    named = any(str(one).startswith("hydra.sweep.dir=") for one in given)
     folder = Path(config.hydra.sweep.dir).absolute()
     if resume and not basic:
         raise ValueError(
@@ -124,7 +126,7 @@ def end_sweep() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if "No trials are completed" not in str(error):  # a search of which every job failed: the list below says it
+        if str(error) not in NO_TRIAL:  # a search of which every job failed: the list below says it
             raise
     finally:
         if Sweep.current and Sweep.current.folder:
