@@ -85,6 +85,8 @@ def run(cfg: DictConfig) -> float | None:
     callbacks, loggers = (
         [build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")
     )
+    if not cfg.trainer.get("logger", True):
+        loggers = []
     saving = {"enable_checkpointing": True} if any(isinstance(one, Checkpoint) for one in callbacks) else {}
     trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers, **saving)
     check_world(trainer.world_size)

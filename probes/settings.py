@@ -98,6 +98,23 @@ def check_precision(precision: Any) -> None:
         )
 
 
+def check_trainer(logger: Any, callbacks: Any) -> None:
+    """Refuse what the Trainer gets from groups of the configuration, and would not get from here.
+
+    >>> check_trainer(logger=False, callbacks=None)
+
+    Raises:
+        ValueError: a logger that is neither true nor false, or any callbacks.
+    """
+    if not isinstance(logger, bool):
+        raise ValueError(f"trainer.logger: expected true or false, got {logger!r}; choose one as in logger=tensorboard")
+    if callbacks is not None:
+        raise ValueError(
+            f"trainer.callbacks: expected callbacks in a group of their own, got {callbacks!r}; add one with "
+            "+callbacks.NAME._target_=..."
+        )
+
+
 def check_ckpt_path(path: Any) -> None:
     """Refuse a checkpoint to go on from that is not there.
 

@@ -250,6 +250,7 @@ def test_what_people_set_of_the_trainer_needs_no_plus(tmp_path, monkeypatch):
     assert (trainer.num_nodes, trainer.precision) == (1, "64-true")
     assert (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches) == (0.5, 2, 0.25)
     assert build(composed(tmp_path, "trainer.fast_dev_run=3").trainer).limit_train_batches == 3
+    assert build(composed(tmp_path, "trainer.logger=false").trainer).loggers == []
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
     assert composed(tmp_path, "trainer=slurm").trainer.devices == 8
 

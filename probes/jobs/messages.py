@@ -7,6 +7,7 @@ NOISE = (  # the same in every run, or an advertisement
     "TPU available",
     "💡",
     "`Trainer.fit` stopped: `max_epochs=",  # as configured
+    *(f"`Trainer(limit_{split}_batches=1.0)`" for split in ("train", "val", "test")),  # all of them, as ever
     "----",  # the frame around what follows it
 )
 

@@ -83,6 +83,10 @@ def _check_schema(node: DictConfig, place: str) -> None:
         # What a plugin builds from a _target_, such as a sampler, has arguments that the schema lacks.
         there = [field.name for field in fields(schema)] if is_dataclass(schema) and "_target_" not in node else None
         if there and name not in there and f"{place}.{name}" != "hydra.env":  # Hydra's own, outside its schema
+            if there == ["_target_"]:  # the schema of a sampler leaves the rest to its class
+                there = sorted(find_arguments(str(node._get_node("_target_"))) or ())
+                if not there or name in there:
+                    continue
             offer = offer_closest(f"{place}.{name}", [f"{place}.{other}" for other in there])
             raise ValueError(f"{place}.{name}: expected an option of Hydra, got a name that it does not have; {offer}")
         if isinstance(value, DictConfig) and not value._is_none() and not value._is_interpolation():
@@ -152,7 +156,11 @@ def find_arguments(target: str) -> set[str] | None:
     lightning = logging.getLogger("pytorch_lightning")
     level = lightning.level
     try:
-        signature = inspect.signature(get_object(target), eval_str=True)
+        taker = get_object(target)
+        try:
+            signature = inspect.signature(taker, eval_str=True)
+        except NameError:  # an annotation that only type checkers know
+            signature = inspect.signature(taker)
     except Exception:  # what importing it raises is told when it is built
         return None
     finally:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from glob import glob
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -21,8 +23,8 @@ RESULTS = "results.csv"
 NOT_OURS = ("resume", "site.also", "positions.also", "report.terminal")  # set by the sweep, or of no result
 STATUS = {"running": "unfinished"}  # what it is once the sweep is over
 OWN = (
-    "status", "target", "objective", "layer", "position", "val_auc", "test_auc", "test_auc_error", "mean_auc",
-    "baseline", "baseline_auc",
+    "status", "target", "objective", "layer", "position", "chosen_on", "val_auc", "test_auc", "test_auc_error",
+    "mean_auc", "baseline", "baseline_auc",
 )  # fmt: skip
 LAST = ("bytes", "folder", "error")
 MOST_KEYS = 4  # columns of the table in the terminal for what differs
@@ -85,26 +87,30 @@ def find_differences(folders: Sequence[Path]) -> list[dict[str, str]]:
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """What summary.json of a run says of each label set: the best cell, chosen by validation, the mean, a baseline.
 
-    Keys: target, layer, position, val_auc, test_auc, test_auc_error, mean_auc (over readable cells of the test map),
-    baseline (the best by validation) and baseline_auc on test, and `seconds_STAGE` of each stage; None where there is
-    no such number. No row where the run left no summary.
+    Keys: target, layer, position, chosen_on (the split that chose the cell: test where there is no validation map, and
+    for the mean of several splits), val_auc, test_auc, test_auc_error, mean_auc (over readable cells of the test map),
+    baseline (the best by validation) and baseline_auc on test, both of the mean over several splits, and
+    `seconds_STAGE` of each stage; None where there is no such number. No row where the run left no summary.
     """
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
         readings = _by_target(summary["reading"], "best_cells", summary)
         extents = _by_target(summary["test"], "mean_auc", summary)
-        analyses = _by_target(summary.get("analysis") or {}, "best", summary)
+        analyses = summary.get("analysis") or {}
+        analyses = {summary["targets"][0]["name"]: analyses} if "best" in analyses else analyses
     except (OSError, ValueError, KeyError, TypeError):
         return []
     seconds = {f"seconds_{stage.replace(' ', '_')}": value for stage, value in summary.get("seconds", {}).items()}
     rows = []
     for target, reading in readings.items():
         best = next(iter(reading["best_cells"]), {})
-        baseline = _choose_baseline(analyses.get(target) or {})
+        splits = [one["name"] for one in summary["targets"] if target in (one["name"], _name_mean(one, summary))]
+        baseline = _choose_baseline([analyses[name] for name in splits if name in analyses])
         row = {
             "target": target,
             "layer": best.get("layer"),
             "position": best.get("position"),
+            "chosen_on": reading.get("chosen_on"),
             "val_auc": best.get("val_auc"),
             "test_auc": best.get("auc"),
             "test_auc_error": best.get("auc_se", best.get("auc_sd")),
@@ -173,6 +179,11 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(*cells, "" if row["seconds"] is None else f"{row['seconds']:.0f}")
     console.print("", table, sep="\n")
     console.print("LAYER:POSITION of the best cell, and the best baseline, are chosen on validation rows.", style="dim")
+    if any(row.get("chosen_on") == "test" for row in rows):
+        console.print(
+            "Where val is -, the best cell is chosen on the test rows themselves, so its test AUC is too high.",
+            style="dim",
+        )
 
 
 def _list_differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -209,15 +220,35 @@ def _read_default(folder: Path, key: str) -> str:
 
 def _by_target(part: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Mapping[str, Any]:
     """A part of the summary by label set; of the one label set it is not by name."""
-    return {summary["targets"][0]["label"]: part} if key in part else part
+    return {_name_mean(summary["targets"][0], summary): part} if key in part else part
 
 
-def _choose_baseline(analysis: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The best baseline by validation; by test where nothing was validated."""
-    rows = [row for row in (analysis.get("baselines") or {}).get("rows") or () if row.get("auc") is not None]
+def _name_mean(target: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """What the map of the label set of a target is called: of several splits it is their mean."""
+    splits = [one for one in summary["targets"] if one["label"] == target["label"]]
+    return target["label"] if len(splits) == 1 else f"{target['label']}, mean of {len(splits)} splits"
+
+
+def _choose_baseline(analyses: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The best baseline by validation; by test where nothing was validated. Of several splits by the mean."""
+    every = [(one.get("baselines") or {}).get("rows") or () for one in analyses]
+    of: dict[str, list[Mapping[str, Any]]] = {}
+    for row in chain.from_iterable(every):
+        of.setdefault(row["name"], []).append(row)
+    rows: list[dict[str, Any]] = [
+        {"name": name} | {key: _average([row.get(key) for row in group]) for key in ("auc", "auc_chosen")}
+        for name, group in of.items()
+        if len(group) == len(analyses)
+    ]
+    rows = [row for row in rows if row["auc"] is not None]
     chosen = [row for row in rows if row.get("auc_chosen") is not None]
     key = "auc_chosen" if chosen else "auc"
     return max(chosen or rows, key=lambda row: row[key], default={})
+
+
+def _average(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return fmean(known) if known and len(known) == len(numbers) else None
 
 
 def iterate_failures(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -90,8 +90,8 @@ def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:
     Raises:
         ValueError: there is none to resume, or the values of the sweep are drawn.
     """
-    given = OmegaConf.to_container(config.hydra.overrides.hydra)  # unresolved: some values are those of a job
-    named = any(str(one).startswith("hydra.sweep.dir=") for one in given)
+    given: Any = OmegaConf.to_container(config.hydra.overrides.hydra)  # unresolved: some values are those of a job
+    named = any(one.startswith("hydra.sweep.dir=") for one in given)
     folder = Path(config.hydra.sweep.dir).absolute()
     if resume and not basic:
         raise ValueError(

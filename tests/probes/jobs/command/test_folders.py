@@ -106,3 +106,17 @@ def test_a_job_that_hydra_takes_to_its_run_folder_reads_and_writes_as_any_other(
     again = ("experiment=analyse", "run=outputs/latest", "hydra.job.chdir=true", "hydra.run.dir=made")
     done = subprocess.run([sys.executable, str(TRAIN), *again], cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_trainer_without_a_logger_logs_nothing_and_a_logger_of_its_own_is_refused(here):
+    for setting, logs in (("true", True), ("false", False)):
+        train.run(compose_run(*OWN, f"trainer.logger={setting}", f"folder={here / setting}"))
+        assert (here / setting / "heatmap.csv").exists()
+        assert (here / setting / "metrics").exists() == logs
+    for override, words in (
+        ("trainer.logger=wandb", "trainer.logger: expected true or false, got 'wandb'; choose one as in logger="),
+        ("+trainer.callbacks=[a]", "trainer.callbacks: expected callbacks in a group of their own"),
+    ):
+        with pytest.raises(ValueError, match="expected") as raised:
+            train.run(compose_run(*OWN, override))
+        assert words in str(raised.value)

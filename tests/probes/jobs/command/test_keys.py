@@ -4,13 +4,17 @@ import subprocess
 import sys
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from probes.jobs.command.keys import find_arguments, offer_closest, refuse_unknown_keys
+from probes.jobs.command.keys import _check_schema, find_arguments, offer_closest, refuse_unknown_keys
 from probes.jobs.command.shipped import read_shipped
 from tests.support.configurations import compose_run
 from tests.support.places import ROOT
 
 STOPPING = "+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping"
+
+SAMPLER = ["hparams_search=optuna", "hydra/sweeper/sampler=random"]
+SAMPLER += ["hydra.sweeper.sampler._target_=datamodules.split.GroupSplit"]  # has a seed
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,30 @@ def test_a_key_that_nothing_reads_is_refused_with_the_closest(overrides, key, cl
 )
 def test_a_key_that_something_reads_is_not_refused(overrides):
     refuse_unknown_keys(compose_run(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "closest"),
+    [
+        ([], None),
+        (["hparams_search=optuna"], None),  # its sampler takes more than the schema of a sampler says
+        (["hparams_search=optuna", "hydra/sweeper/sampler=random"], None),
+        ([*SAMPLER, "hydra.sweeper.sampler.seed=1"], None),
+        ([*SAMPLER, "+hydra.sweeper.sampler.sed=1"], "did you mean hydra.sweeper.sampler.seed?"),
+        (["launcher=joblib", "+hydra.launcher.n_jbos=1"], "did you mean hydra.launcher.n_jobs?"),
+        (["launcher=submitit"], None),
+        (["+hydra.sweep.dri=a"], "did you mean hydra.sweep.dir?"),
+    ],
+)
+def test_options_of_hydra_and_its_plugins(overrides, closest):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = compose("config", overrides=overrides, return_hydra_config=True).hydra
+    if closest is None:
+        _check_schema(hydra, "hydra")
+        return
+    with pytest.raises(ValueError, match=r"^hydra\.") as refused:
+        _check_schema(hydra, "hydra")
+    assert closest in str(refused.value)
 
 
 def test_every_choice_is_known_without_importing_anything_large():

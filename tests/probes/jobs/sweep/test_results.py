@@ -40,7 +40,7 @@ def write_run(folder, overrides=(), job=None, summary=True, choices=None, config
         ]
         content = {
             "targets": [{"name": "right", "label": "right"}],
-            "reading": {"best_cells": cells},
+            "reading": {"best_cells": cells, "chosen_on": "val"},
             "test": {"best_auc": 0.875, "mean_auc": 0.75},
             "analysis": {"best": {}, "baselines": {"rows": baselines}},
             "seconds": {"answers and labels": 2.5, "test": 1},
@@ -53,22 +53,45 @@ def write_run(folder, overrides=(), job=None, summary=True, choices=None, config
 def test_a_run_is_summarised_by_what_validation_chose(tmp_path):
     (row,) = read_results(write_run(tmp_path / "run"))
     assert row == {
-        "target": "right", "layer": 4, "position": "b", "val_auc": 0.9, "test_auc": 0.875, "test_auc_error": 0.05,
-        "mean_auc": 0.75, "baseline": "logprob", "baseline_auc": 0.7, "seconds_answers_and_labels": 2.5,
-        "seconds_test": 1,
+        "target": "right", "layer": 4, "position": "b", "chosen_on": "val", "val_auc": 0.9, "test_auc": 0.875,
+        "test_auc_error": 0.05, "mean_auc": 0.75, "baseline": "logprob", "baseline_auc": 0.7,
+        "seconds_answers_and_labels": 2.5, "seconds_test": 1,
     }  # fmt: skip
     assert describe(row) == "best .875 ± .050 at layer 4, b; mean .750"
     assert read_results(tmp_path) == []
 
 
+def test_several_splits_have_one_row_with_their_mean_and_its_map(tmp_path):
+    folder = write_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["targets"] = [{"name": f"right, seed {seed}", "label": "right"} for seed in (0, 1)]
+    best = {"layer": 4, "position": "b", "auc": 0.875, "auc_sd": 0.05, "val_auc": None}
+    summary["reading"] = {"best_cells": [best], "chosen_on": "test"}
+    names = ("length", "logprob")
+    summary["analysis"] = {
+        f"right, seed {seed}": {"baselines": {"rows": [
+            {"name": name, "auc": auc, "auc_chosen": chosen} for name, auc, chosen in zip(names, *numbers, strict=True)
+        ]}}
+        for seed, numbers in enumerate([((0.6, 0.7), (0.9, 0.5)), ((0.8, 0.5), (0.5, 0.6))])
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "heatmap_mean.csv").write_text(MAP.replace("right", '"right, mean of 2 splits"'))
+    (row,) = read_results(folder)
+    assert (row["target"], row["chosen_on"], row["val_auc"]) == ("right, mean of 2 splits", "test", None)
+    assert (row["test_auc"], row["test_auc_error"]) == (0.875, 0.05)
+    assert (row["baseline"], row["baseline_auc"]) == ("length", pytest.approx(0.7))
+    assert draw_results(tmp_path / "results.png", tabulate_runs([folder]), 0.5, 1.0)
+
+
 def test_several_label_sets_have_a_row_each(tmp_path):
     folder = write_run(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text())
-    summary["targets"] *= 2
+    summary["targets"] = [{"name": name, "label": name} for name in ("one", "two")]
     for key in ("reading", "test", "analysis"):
         summary[key] = {"one": summary[key], "two": summary[key]}
     (folder / "summary.json").write_text(json.dumps(summary))
     assert [row["target"] for row in read_results(folder)] == ["one", "two"]
+    assert [row["baseline"] for row in read_results(folder)] == ["logprob", "logprob"]
     assert [row["job"] for row in tabulate_runs([folder])] == ["run", "run"]
 
 
