@@ -80,8 +80,7 @@ def _check_schema(node: DictConfig, place: str) -> None:
     schema = OmegaConf.get_type(node)
     for name in node:
         value = node._get_node(name)
-        # What a plugin builds from a _target_, such as a sampler, has arguments that the schema lacks.
-        there = [field.name for field in fields(schema)] if is_dataclass(schema) and "_target_" not in node else None
+        there = [field.name for field in fields(schema)] if is_dataclass(schema) else None
         if there and name not in there and f"{place}.{name}" != "hydra.env":  # Hydra's own, outside its schema
             if there == ["_target_"]:  # the schema of a sampler leaves the rest to its class
                 there = sorted(find_arguments(str(node._get_node("_target_"))) or ())
