@@ -8,7 +8,7 @@ from probes.jobs.sweep.results import RESULTS, find_runs, print_results, tabulat
 from probes.jobs.sweep.results_picture import PICTURE, draw_results
 
 
-def collect_runs(runs: Sequence[str] | str, folder: str, vmin: float, vmax: float) -> None:
+def collect_runs(runs: Sequence[str] | str | None, folder: str, vmin: float, vmax: float) -> None:
     """Carry out `experiment=collect`: the table of any runs, in the terminal and in results.csv, and results.png.
 
     Args:
