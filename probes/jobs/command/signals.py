@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 def end_at_signals() -> Iterator[None]:
     """End with the exit status that shells know, 130 or 143, when all around the work has put itself in order.
 
-    Without this SIGTERM, which SLURM and `timeout` send, ends Python at once, so that a sweep shows no results; in a fit
+    Without this SIGTERM, which SLURM and `timeout` send, ends Python at once, and a sweep shows no results; in a fit
     Lightning ends the program with status 0.
     """
 
