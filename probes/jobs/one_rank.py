@@ -63,7 +63,8 @@ def run_rank(run: Callable[[DictConfig], float | None]) -> None:
     An error is written down and not shown: the process that started the ranks knows whose error came first.
     """
     folder, rank = Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"])
-    signal.signal(signal.SIGTERM, _end_at_once)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in all threads, before there are any: one waits for it
+    threading.Thread(target=_end_at_signal, daemon=True).start()
     threading.Thread(target=_end_with_starter, daemon=True).start()
     try:
         (folder / f"{STARTED}-{rank}").touch()
@@ -101,11 +102,11 @@ def _is_rank_zero(rank: int) -> bool:
     return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
-def _end_at_once(number: int, _: Any) -> None:
-    """End by a signal. Lightning alone would wait for the other ranks, which know nothing of it."""
+def _end_at_signal() -> None:
+    """End by SIGTERM at once. Lightning's handler would wait for the other ranks, which know nothing of it."""
+    signal.sigwait([signal.SIGTERM])
     _flush()
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _end_with_starter() -> None:

@@ -253,6 +253,8 @@ def _told(failure: Failure) -> Exception:
 
 
 def _tell_end(code: int) -> str:
+    if code == 128 + signal.SIGTERM:
+        code = -signal.SIGTERM
     if code > 0:
         return f"ended with status {code} and said nothing"
     name = signal.Signals(-code).name
