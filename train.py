@@ -20,6 +20,7 @@ from probes.jobs.command.folders import find_run_folder, find_start_folder, sett
 from probes.jobs.command.help import describe_groups
 from probes.jobs.command.keys import refuse_unknown_keys
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes
+from probes.jobs.command.signals import end_at_signals
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.one_rank import FOLDER, run_rank
 from probes.jobs.ranks import check_world, count_to_start, let_rank_zero_speak, run_ranks
@@ -140,10 +141,10 @@ def main() -> None:
     users_value = os.environ.get("HYDRA_FULL_ERROR")
     job = hydra_job(Job(run, users_value))
     if users_value == "1":
-        with end_sweep():
+        with end_at_signals(), end_sweep():
             job()
         return
-    with HydraFullError("1"), stop_at_mistakes(), end_sweep():
+    with HydraFullError("1"), end_at_signals(), stop_at_mistakes(), end_sweep():
         check_command_line(sys.argv[1:])
         job()
 

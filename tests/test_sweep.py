@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.support.runs import TRAIN
 
@@ -128,6 +129,22 @@ def test_what_is_complete_is_skipped_and_what_failed_is_done_again(swept, own):
     assert len(list(latest.resolve().parent.iterdir())) == 1
 
 
+def test_a_sweep_over_lists_of_splits_draws_their_means_and_is_redone_where_the_file_has_changed(own, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    shutil.copy(own[1].partition("=")[2], path)
+    arguments = ["datamodule=precomputed", f"datamodule.path={path}", "trainer=cpu", "split.seed=[0,1],[2,3]"]
+    assert sweep(tmp_path / "start", *arguments, "probe=glob(log*)")[0] == 0
+    latest = tmp_path / "start" / "multirun" / "latest"
+    assert (latest / "results.png").exists()
+    assert len(results(latest)) == 2
+    content = load_file(path)
+    save_file(content | {"acts": content["acts"].flip(0).contiguous()}, path)
+    (latest / "seed-0_1+probe-logistic" / "job.json").write_text('{"status": "do')  # as a full disk leaves it
+    status, out, err = sweep(tmp_path / "start", *arguments, "probe=glob(log*)", "resume=true")
+    assert (status, err) == (0, "")
+    assert "complete already" not in out
+
+
 def test_the_table_is_made_of_any_runs(swept, tmp_path):
     runs = swept[0] / "multirun" / "latest"
     status, out, err = finish(start(tmp_path, "experiment=collect", f"runs=[{runs}]", "hydra.run.dir=all"))
@@ -174,6 +191,9 @@ def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake
         (["objective=val/auc", "seed=0,1"], "error: objective: expected one of val/auc_best, val/auc_mean, "),
         (["seed=0,0"], "error: seed: expected values that differ, got 0 and 0; leave one out"),
         (["seed=0,1", "resume=true"], "error: resume: expected the folder of a sweep, got "),
+        (["seed=0,1", "seed=2"], "error: seed: expected once in a sweep, got seed=0,1 and seed=2; write all"),
+        (["seed=0,1", "folder=x"], "error: folder: expected none in a sweep, where each job has a folder of its own"),
+        (["seed=0,1", "hydra.sweep.subdir=x"], "error: hydra.sweep.subdir: expected a name that differs between jobs"),
         (["hparams_search=optuna", "resume=true"], "error: resume: expected a sweep over given values, got a search"),
     ],
 )

@@ -1,6 +1,8 @@
-"""Which of Lightning's messages are shown: reports of a profiler, of early stopping, of a restored checkpoint."""
+"""Messages: lines of a sweep, and those of Lightning that tell something, as of a profiler or of early stopping."""
 
 import logging
+import os
+import sys
 
 NOISE = (  # the same in every run, or an advertisement
     "GPU available",
@@ -23,3 +25,11 @@ class WithoutNoise(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a message."""
         return not record.getMessage().startswith(NOISE)
+
+
+def say(*lines: object) -> None:
+    """Print lines; where nobody reads them any more, as after `| head -1`, the work goes on."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from probes.jobs.command.mistakes import is_mistake, tell
 
 FOLDER = "PROBEGRID_RANK"  # environment variable: the folder of the files below
-CONFIGURATION, OBJECTIVE = "job.yaml", "objective.json"
+CONFIGURATION, OBJECTIVE, STARTED = "job.yaml", "objective.json", "started"
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,20 @@ def run_rank(run: Callable[[DictConfig], float | None]) -> None:
     An error is written down and not shown: the process that started the ranks knows whose error came first.
     """
     folder, rank = Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in all threads, before there are any: one waits for it
+    threading.Thread(target=_end_at_signal, daemon=True).start()
     threading.Thread(target=_end_with_starter, daemon=True).start()
     try:
+        (folder / f"{STARTED}-{rank}").touch()
         job: Any = OmegaConf.load(folder / CONFIGURATION)
         sys.path[:] = list(job.path)  # where the user's own classes are
         _log_as(rank, job)
         objective = run(job.cfg)
         if objective is not None and _is_rank_zero(rank):
             (folder / OBJECTIVE).write_text(json.dumps(objective))
+    except KeyboardInterrupt:  # whoever started this process passes it on, and tells of it
+        _flush()
+        os._exit(128 + signal.SIGINT)
     except Exception as error:
         mistake = is_mistake(error)
         line = tell(error) if mistake else f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -93,6 +100,13 @@ def escape(value: Any) -> Any:
 
 def _is_rank_zero(rank: int) -> bool:
     return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+
+
+def _end_at_signal() -> None:
+    """End by SIGTERM at once. Lightning's handler would wait for the other ranks, which know nothing of it."""
+    signal.sigwait([signal.SIGTERM])
+    _flush()
+    os._exit(128 + signal.SIGTERM)
 
 
 def _end_with_starter() -> None:

@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from probes.jobs.one_rank import CONFIGURATION, FOLDER, OBJECTIVE, Failure, escape
+from probes.jobs.one_rank import CONFIGURATION, FOLDER, OBJECTIVE, STARTED, Failure, escape
 
 POLL = 0.1  # seconds between two looks at the ranks
 REPORT = 1.0  # seconds that the others have to say what ended them: the first that is seen may not be the first to fail
@@ -104,7 +104,8 @@ def run_ranks(cfg: DictConfig, n: int, program: Path) -> float | None:
                 _wait(ranks, REPORT)
             codes = [rank.poll() for rank in ranks]  # before the others are stopped
         except KeyboardInterrupt:
-            _signal(ranks, signal.SIGINT)
+            for number, rank in enumerate(ranks):  # one that still imports would print where it stands
+                _signal([rank], signal.SIGINT if (place / f"{STARTED}-{number}").exists() else signal.SIGTERM)
             _wait(ranks, PATIENCE)
             raise
         finally:
@@ -252,6 +253,8 @@ def _told(failure: Failure) -> Exception:
 
 
 def _tell_end(code: int) -> str:
+    if code == 128 + signal.SIGTERM:
+        code = -signal.SIGTERM
     if code > 0:
         return f"ended with status {code} and said nothing"
     name = signal.Signals(-code).name

@@ -10,10 +10,12 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block ends well and removed when it does not.
 
+    Each process has its own: two may write the same file at once.
+
     >>> with whole_file(folder / "heatmap.csv") as path:  # doctest: +SKIP
     ...     path.write_text(content)
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -1,5 +1,6 @@
 """Folders of a job: where it was started, where it writes, and what relative paths stand for."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ def settle_folders(cfg: DictConfig) -> DictConfig:
         record.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(settled, record / "config.yaml")
     return settled
+
+
+def iterate_inputs(cfg: DictConfig, start: Path) -> Iterator[Path]:
+    """Files that a configuration names as inputs, and those in folders that it names, as far as they are there."""
+    for key in (*PATHS, *NAMES_OR_PATHS):
+        if key in ("cache.root", "run", "runs"):  # a run writes there
+            continue
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        for one in value if OmegaConf.is_list(value) else [value]:
+            if isinstance(one, str) and one.strip():
+                path = start / Path(one).expanduser()
+                found = sorted(path.iterdir()) if path.is_dir() else [path]
+                yield from (file for file in found if file.is_file())
 
 
 def _start_at(start: Path, value: Any, only_existing: bool) -> Any:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from probes.jobs.messages import say
 from probes.jobs.sweep.results import RESULTS, find_runs, print_results, tabulate_runs, write_results
 from probes.jobs.sweep.results_picture import PICTURE, draw_results
 
 
-def collect_runs(runs: Sequence[str] | str, folder: str, vmin: float, vmax: float) -> None:
+def collect_runs(runs: Sequence[str] | str | None, folder: str, vmin: float, vmax: float) -> None:
     """Carry out `experiment=collect`: the table of any runs, in the terminal and in results.csv, and results.png.
 
     Args:
@@ -22,8 +23,8 @@ def collect_runs(runs: Sequence[str] | str, folder: str, vmin: float, vmax: floa
 
 
 def publish(folder: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vmax: float) -> None:
-    """Print the table, then write results.csv and results.png into a folder, and name them."""
-    print_results(rows)
+    """Write results.csv and results.png into a folder, then print the table, and name them."""
     write_results(folder / RESULTS, rows)
     drawn = draw_results(folder / PICTURE, rows, vmin, vmax)
-    print("", folder / RESULTS, *([folder / PICTURE] if drawn else []), sep="\n", flush=True)
+    print_results(rows)
+    say("", folder / RESULTS, *([folder / PICTURE] if drawn else []))

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -17,9 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from probes.jobs.command.folders import find_start_folder, iterate_inputs
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
+from probes.jobs.messages import say
 from probes.jobs.sweep.gpus import take_gpu
-from probes.jobs.sweep.job_file import read_job, write_job
+from probes.jobs.sweep.job_file import JOB, read_job, write_job
 from probes.jobs.sweep.naming import label_job, name_folder, read_values, round_number
 
 log = logging.getLogger("probegrid")
@@ -72,12 +73,12 @@ class Job:
         }  # fmt: skip
         if hydra.job.num == 0:
             point_to(Path(hydra.runtime.cwd, LATEST), folder.parent)
-            print(f"sweep: {folder.parent}", flush=True)
+            say(f"sweep: {folder.parent}")
         if cfg.resume and (earlier := find_complete(folder, record["configuration"])):
             write_job(folder, earlier | {"number": record["number"]})
-            print(f"{label}: complete already", flush=True)
+            say(f"{label}: complete already")
             return earlier["objective"]
-        if cfg.resume and read_job(folder):
+        if cfg.resume and (folder / JOB).exists():
             _clear(folder)
         write_job(folder, record)
         if cfg.report.terminal == "line":
@@ -134,9 +135,12 @@ def choose_job_folder() -> str:
 
 
 def digest(cfg: DictConfig) -> str:
-    """Digest of all that a result follows from."""
+    """Digest of all that a result follows from: the configuration, and size and time of the files that it names."""
     ours = {key: value for key, value in cfg.items() if key not in ("resume", "report")}
-    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(ours), sort_keys=True).encode()).hexdigest()[:16]
+    text = OmegaConf.to_yaml(OmegaConf.create(ours), sort_keys=True)
+    for path in iterate_inputs(cfg, find_start_folder()):
+        text += f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def find_complete(folder: Path, configuration: str) -> dict[str, Any] | None:
@@ -199,4 +203,4 @@ def _print_line(label: str, folder: Path, seconds: float) -> None:
     rows = read_results(folder)
     for row in rows or [{}]:
         named = f"{label}, {row['target']}" if len(rows) > 1 else label
-        print(f"{named}: {describe(row)}, {seconds:.0f} s", file=sys.stdout, flush=True)
+        say(f"{named}: {describe(row)}, {seconds:.0f} s")

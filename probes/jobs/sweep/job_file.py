@@ -10,13 +10,16 @@ from probes.report.whole_file import whole_file
 
 log = logging.getLogger("probegrid")
 JOB = "job.json"
+NUMBER = (int, float, type(None))
+KINDS = {"status": str, "number": NUMBER, "objective": NUMBER, "seconds": NUMBER, "error": (str, type(None))}
 
 
 def read_job(folder: Path) -> dict[str, Any]:
-    """The content of job.json; empty where there is none."""
+    """The content of job.json; empty where there is none, or what is there was not written by `write_job`."""
     with suppress(OSError, ValueError):
         record = json.loads((folder / JOB).read_text("utf-8"))
-        return record if isinstance(record, dict) else {}
+        if isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in KINDS.items()):
+            return record
     return {}
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
@@ -12,8 +13,10 @@ MOST_OF_VALUE, MOST_OF_NAME = 40, 120  # characters; file systems take 255 bytes
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides as Hydra does."""
-    return OverridesParser.create().parse_overrides(list(overrides))
+    """Parse overrides as Hydra does; in Hydra, `glob(*)` finds the choices of a group."""
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None
+    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
 def read_values(overrides: Sequence[str]) -> dict[str, str]:
@@ -32,11 +35,22 @@ def find_swept(overrides: Sequence[str], params: Mapping[str, Any] | None = None
         overrides: of the command line.
         params: `hydra.sweeper.params`; the command line wins over them.
 
+    Raises:
+        ValueError: a key is given twice, and several values once or more; Hydra would drop the first.
+
     >>> find_swept(["site=z,mlp_out", "seed=0", "probe.l2=interval(1,10)"])
     {'site': ['z', 'mlp_out'], 'probe.l2': None}
     """
     texts = [f"{key}={value}" for key, value in (params or {}).items()]
     found: dict[str, list[str] | None] = {}
+    given = [one for one in parse(overrides) if not one.is_delete()]
+    for number, one in enumerate(given):
+        same = [other for other in given[:number] if _key(other) == _key(one)]
+        if same and any(each.is_sweep_override() for each in (*same, one)):
+            raise ValueError(
+                f"{_key(one)}: expected once in a sweep, got {same[-1].input_line} and {one.input_line}; write all "
+                "values after one ="
+            )
     for one in parse([*texts, *overrides]):
         found.pop(_key(one), None)
         if one.is_discrete_sweep():

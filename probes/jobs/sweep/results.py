@@ -30,21 +30,22 @@ LAST = ("bytes", "folder", "error")
 MOST_KEYS = 4  # columns of the table in the terminal for what differs
 
 
-def find_runs(folders: Sequence[str | Path]) -> list[Path]:
+def find_runs(folders: Sequence[str | Path] | None) -> list[Path]:
     """Folders of runs among some folders and in them; patterns such as outputs/*/* are expanded.
 
     Raises:
         ValueError: there is none.
     """
     found: dict[Path, None] = {}
-    for one in folders:
+    for one in [one for one in folders or () if str(one).strip()]:
         for match in sorted(glob(str(Path(one).expanduser()))):
             inside = sorted(path.parent for path in Path(match).rglob(".hydra") if path.is_dir())
             for path in [Path(match)] if _is_run(Path(match)) else inside:
                 found.setdefault(path.resolve())
     if not found:
+        named = ", ".join(map(str, folders or ()))
         raise ValueError(
-            f"runs: expected folders of runs, got {', '.join(map(str, folders))}, which hold none; name some, as "
+            f"runs: expected folders of runs, got {named or 'none'}, which hold none; name some, as "
             "runs=[outputs/latest,multirun/latest]"
         )
     return list(found)

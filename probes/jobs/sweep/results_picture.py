@@ -32,7 +32,10 @@ def read_map(folder: Path, target: str, title: str) -> Map | None:
                 every = [row for row in csv.DictReader(file) if row["split"] == "test"]
         except OSError:
             continue
-        rows = [row for row in every if row["target"] == target]
+        names = [row["target"] for row in every]
+        means = [name for name in names if name.startswith(f"{target}, mean of")]
+        named = target if target in names else next(iter(means), None)
+        rows = [row for row in every if row["target"] == named]
         if rows:
             layers, positions = (list(dict.fromkeys(row[key] for row in rows)) for key in ("layer", "position"))
             values = {(row["layer"], row["position"]): float(row["auc"] or "nan") for row in rows}

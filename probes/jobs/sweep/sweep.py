@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Sweep(Callback):
         basic = config.hydra.sweeper._target_.endswith(BASIC)
         swept = find_swept(given, config.hydra.sweeper.get("params"))
         check_names(swept)
+        check_folders(config, given, swept)
         refuse_unknown_keys(compose(config.hydra.job.config_name, take_first(given)))
         if "optuna" in config.hydra.sweeper._target_:
             import optuna
@@ -82,6 +83,27 @@ class Sweep(Callback):
         if config.hydra.launcher._target_.endswith("JoblibLauncher") and (gpus := list_gpus()):
             os.environ |= {GPUS: ",".join(gpus), LOCKS: str(folder)}
         return folder
+
+
+def check_folders(config: DictConfig, given: Sequence[str], swept: Collection[str]) -> None:
+    """Refuse settings with which jobs of a sweep would write into one folder, over each other.
+
+    Raises:
+        ValueError: `folder` is set, or the folders of jobs have names that need not differ.
+    """
+    if "folder" in read_values(given):
+        raise ValueError(
+            "folder: expected none in a sweep, where each job has a folder of its own, got one for all; name that of "
+            "the sweep with hydra.sweep.dir=FOLDER"
+        )
+    name: Any = OmegaConf.to_container(config.hydra.sweep)
+    name = str(name["subdir"])
+    differs = any(part in name for part in ("${job_folder:", "hydra.job.num", "hydra.job.id", "hydra:job.num"))
+    if "/" in name or not (differs or (swept and all(f"${{{key}}}" in name for key in swept))):
+        raise ValueError(
+            f"hydra.sweep.subdir: expected a name that differs between jobs, without a /, got {name}; leave it out, or "
+            "put ${hydra.job.num} into it"
+        )
 
 
 def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:

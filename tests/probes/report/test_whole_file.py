@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from probes.report.whole_file import whole_file
@@ -15,3 +17,13 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     with pytest.raises(RuntimeError):
         fail()
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    with whole_file(path) as ours:
+        ours.write_text("ours")
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with whole_file(path) as theirs:
+            theirs.write_text("theirs")
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "ours")]

@@ -11,6 +11,7 @@ from probes.jobs.sweep.results import (
     find_differences,
     find_runs,
     iterate_failures,
+    print_results,
     read_results,
     tabulate_runs,
     write_results,
@@ -126,10 +127,22 @@ def test_the_table_holds_failed_and_unfinished_jobs_in_their_order(tmp_path):
     assert back[2]["folder"] == str(tmp_path / "a")
 
 
+@pytest.mark.parametrize("text", ["", '{"status": "do', "[]", "{}", '{"status": "done", "seconds": "b", "number": 0}'])
+def test_a_job_file_of_other_making_counts_for_none(text, tmp_path):
+    folder = write_run(tmp_path / "a", ["probe.l2=10"])
+    (folder / "job.json").write_text(text)
+    (row,) = tabulate_runs([folder])
+    assert (row["status"], row["seconds"]) == ("done", None)
+    print_results([row])
+
+
 def test_runs_are_found_in_folders_and_by_patterns(tmp_path):
     one, two = write_run(tmp_path / "day" / "one"), write_run(tmp_path / "day" / "two")
     assert find_runs([tmp_path]) == find_runs([f"{tmp_path}/day/*"]) == find_runs([one, two, one]) == [one, two]
     (tmp_path / "empty").mkdir()
+    for nothing in (None, [], [""]):
+        with pytest.raises(ValueError, match=r"^runs: expected folders of runs, got none, which hold none; name some"):
+            find_runs(nothing)
     for nothing in ("empty", "absent"):
         with pytest.raises(ValueError, match=r"^runs: expected folders of runs, got .*, which hold none; name some"):
             find_runs([tmp_path / nothing])
@@ -145,9 +158,10 @@ def test_a_map_is_read_back(tmp_path):
     assert found.auc[0][1] != found.auc[0][1]
     assert read_map(folder, "other", "name") is None
     (folder / "heatmap_mean.csv").write_text(MAP.replace("right", '"right, mean of 5 splits"'))
-    mean = read_map(folder, "right, mean of 5 splits", "name")
-    assert mean is not None
-    assert mean.auc[1] == [0.75, 0.875]
+    for target in ("right", "right, mean of 5 splits"):  # a summary names the label set alone
+        mean = read_map(folder, target, "name")
+        assert mean is not None
+        assert mean.auc[1] == [0.75, 0.875]
 
 
 def test_maps_have_one_scale_and_their_names(tmp_path):
