@@ -9,11 +9,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from probes.report.findings import decorate
 from probes.report.map_files import save_figure, write_heatmap
 from probes.report.picture import check_colours
-from probes.report.style import VMAX, VMIN
+from probes.report.style import UNDATED, VMAX, VMIN
 
 
 class Heatmap(pl.Callback):
-    """Writes heatmap.png, heatmap.pdf and heatmap.csv after validation and after test.
+    """Writes heatmap.png, heatmap.pdf and heatmap.csv after validation and after test; within a fit no PDF.
 
     The picture is of the split just measured; the CSV holds every map so far, val before test. A fit of several epochs
     also leaves the validation map of each, epochs/000.png and so on. A label set that was split several times is drawn
@@ -52,8 +52,10 @@ class Heatmap(pl.Callback):
             if split == "test"
             else {}
         )
+        in_fit = split == "val" and trainer.state.fn == TrainerFn.FITTING
+        kinds = ("png",) if in_fit else tuple(UNDATED)  # a PDF takes as long as all else, and the next map replaces it
         figure = write_heatmap(
-            self.folder, maps, card, pl_module.described, split, vmin=self.vmin, vmax=self.vmax, **found
+            self.folder, maps, card, pl_module.described, split, vmin=self.vmin, vmax=self.vmax, kinds=kinds, **found
         )
-        if trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1:
+        if in_fit and trainer.max_epochs != 1:
             save_figure(figure, self.folder / "epochs" / f"{trainer.current_epoch:03}.png")

@@ -35,6 +35,7 @@ def write_heatmap(
     vmin: float = VMIN,
     vmax: float = VMAX,
     columns: Sequence[Mapping[str, Tensor]] | None = None,
+    kinds: Sequence[str] = tuple(UNDATED),
 ) -> Figure:
     """Write heatmap.png, heatmap.pdf, heatmap.csv and, with several splits of a label set, heatmap_mean.csv.
 
@@ -51,6 +52,7 @@ def write_heatmap(
         vmin, vmax: AUC of the lightest and of the darkest colour.
         columns: for each of the K test maps more columns of heatmap.csv, ``[L, T]`` each, by name, such as auc_low,
             auc_high, p_family and near_best; empty in the rows of other splits.
+        kinds: formats of the picture; a picture in another format, of an earlier map, is removed.
 
     Returns:
         The figure.
@@ -67,7 +69,10 @@ def write_heatmap(
         marks = [Marks(block=find_block(one)) for one in drawn]
     figure = draw(drawn, *caption(card, described, split), marks[:MOST_MAPS], foot, vmin, vmax)
     for kind in UNDATED:
-        save_figure(figure, folder / f"heatmap.{kind}")
+        if kind in kinds:
+            save_figure(figure, folder / f"heatmap.{kind}")
+        else:
+            (folder / f"heatmap.{kind}").unlink(missing_ok=True)
     write_table(folder / TABLE, tables)
     if averaged:
         write_table(folder / MEANS, averaged)

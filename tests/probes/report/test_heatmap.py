@@ -64,13 +64,16 @@ def test_a_fit_of_several_epochs_keeps_the_map_of_each(tmp_path):
     callback = Heatmap(tmp_path)
     for epoch in range(2):
         callback.on_validation_end(a_trainer(max_epochs=2, current_epoch=epoch), a_module(val=a_map(2, 2, seed=epoch)))
+        assert not (tmp_path / "heatmap.pdf").exists()
     testing = SimpleNamespace(fn=TrainerFn.TESTING)
     callback.on_test_end(a_trainer(max_epochs=2, current_epoch=2, state=testing), a_module(test=a_map(2, 2, seed=5)))
     first, second = sorted((tmp_path / "epochs").iterdir())
     assert (first.name, second.name) == ("000.png", "001.png")
     assert first.read_bytes() != second.read_bytes()
+    assert (tmp_path / "heatmap.pdf").exists()
     callback.on_validation_end(a_trainer(max_epochs=1), a_module(val=a_map(2, 2, seed=1)))
     assert second.read_bytes() == (tmp_path / "heatmap.png").read_bytes()
+    assert not (tmp_path / "heatmap.pdf").exists()  # it was of another map
 
 
 def test_pictures_are_whole_and_the_same_every_time(tmp_path):
