@@ -33,7 +33,7 @@ types: install
 	$(BIN)/pyright
 
 test: lint types
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_solver

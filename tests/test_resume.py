@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.runs import run, start
+from tests.support.runs import run, run_here, start
 
 EPOCHS = 7
 
@@ -32,7 +32,7 @@ def overrides(tmp_path_factory):
 def test_killed_after_epoch_3_and_resumed_it_equals_a_run_left_alone(probe, overrides, tmp_path):
     """Order of the batches, schedule, moments of the optimizer, patience and best epoch are those of one run."""
     own = [f"probe={probe}", f"trainer.max_epochs={EPOCHS}", *overrides]
-    status, _, err = run(tmp_path / "alone", *own)
+    status, _, err = run_here(tmp_path / "alone", *own)
     assert status == 0, err
     killed, saved = start(tmp_path / "killed", *own), tmp_path / "killed" / "run" / "checkpoints" / "epoch=3.ckpt"
     since = time.monotonic()
@@ -56,11 +56,11 @@ def test_killed_after_epoch_3_and_resumed_it_equals_a_run_left_alone(probe, over
 def test_a_best_epoch_from_before_the_kill_is_kept(overrides, tmp_path):
     """A rate so high that later epochs are worse: the best one is in the checkpoint alone."""
     own = ["probe=minibatch", "trainer.max_epochs=6", "probe.optimizer.lr=3", *overrides]
-    assert run(tmp_path / "alone", *own)[0] == 0
+    assert run_here(tmp_path / "alone", *own)[0] == 0
     saved = tmp_path / "alone" / "run" / "checkpoints" / "epoch=4.ckpt"
     best = torch.load(saved, weights_only=True)["best"]["epoch"]
     assert best < 4
-    status, _, err = run(tmp_path / "resumed", *own, f"ckpt_path='{saved}'")
+    status, _, err = run_here(tmp_path / "resumed", *own, f"ckpt_path='{saved}'")
     assert status == 0, err
     for name in ("heatmap.csv", "probes.safetensors", "scores.safetensors"):
         assert (tmp_path / "resumed" / "run" / name).read_bytes() == (tmp_path / "alone" / "run" / name).read_bytes()
@@ -68,7 +68,7 @@ def test_a_best_epoch_from_before_the_kill_is_kept(overrides, tmp_path):
 
 def test_a_checkpoint_of_an_exact_fit_holds_its_probes(overrides, tmp_path):
     """A fit without an optimizer counts its blocks as steps, so that the callback finds something to save."""
-    status, _, err = run(tmp_path, *overrides, "datamodule.batch_size=null", "callbacks.checkpoint.filename=best")
+    status, _, err = run_here(tmp_path, *overrides, "datamodule.batch_size=null", "callbacks.checkpoint.filename=best")
     assert status == 0, err
     saved = tmp_path / "run" / "checkpoints"
     assert {path.name for path in saved.iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -78,6 +78,6 @@ def test_a_checkpoint_of_an_exact_fit_holds_its_probes(overrides, tmp_path):
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(overrides, tmp_path):
-    status, _, err = run(tmp_path, *overrides, "ckpt_path=absent.ckpt")
+    status, _, err = run_here(tmp_path, *overrides, "ckpt_path=absent.ckpt")
     assert (status, err.count("\n")) == (1, 1)
     assert "ckpt_path: expected a checkpoint, got 'absent.ckpt', which is not there" in err

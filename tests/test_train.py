@@ -227,7 +227,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    status, _, err = run(tmp_path, *own)
+    status, _, err = run_here(tmp_path, *own)
     assert status == 0, err
     assert (tmp_path / "run" / "heatmap.csv").read_bytes() == (alone[0] / "run" / "heatmap.csv").read_bytes()
 
@@ -238,7 +238,7 @@ def test_an_altered_shard_is_named_with_its_mend(alone, own, tmp_path):
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        status, _, err = run(folder, *own)
+        status, _, err = run_here(folder, *own)
     finally:
         shard.write_bytes(whole)
     assert status == 1
