@@ -10,6 +10,7 @@ from probes.analysis.baselines import Baselines
 from probes.analysis.clusters import measure_areas
 from probes.analysis.paired import Comparison, compare
 from probes.analysis.scores import Rows, Scores
+from probes.analysis.wording import digits
 
 COVERED = 0.9  # share of the probe's rows that a baseline must have a score for, to be held against it
 
@@ -73,8 +74,8 @@ class BaselineTable:
         best = next(row for row in self.rows if row.name == self.best)
         difference, error, p = (float(x) for x in (self.gain.difference, self.gain.error, self.gain.p))
         return (
-            f"Best baseline, chosen on {self.chosen_on}: {best.name}, AUC {_short(best.auc)} ± {_short(best.error)}; "
-            f"the probe ({self.probe.name}) is {_short(abs(difference))} ± {_short(error)} "
+            f"Best baseline, chosen on {self.chosen_on}: {best.name}, AUC {digits(best.auc)} ± {digits(best.error)}; "
+            f"the probe ({self.probe.name}) is {digits(abs(difference))} ± {digits(error)} "
             f"{'above' if difference >= 0 else 'below'} it (p {_compare(p)}, {self.n_gain} test rows)."
         )
 
@@ -151,9 +152,5 @@ def _auc(score: Tensor, labels: Tensor) -> float:
     return float(auroc(score, labels, score.isfinite()))
 
 
-def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
-
-
 def _compare(p: float) -> str:
-    return "< .001" if p < 0.001 else f"= {_short(p)}"
+    return "< .001" if p < 0.001 else f"= {digits(p)}"

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 MOST = 4  # names of a list that are written where it is much longer
 
 
-def digits(value: float, places: int = 3) -> str:
-    """A number without a leading zero; a dash for NaN.
+def digits(value: float | None, places: int = 3) -> str:
+    """A number without a leading zero; a dash for NaN and None.
 
     >>> digits(0.8251), digits(1.0), digits(-0.02), digits(-0.0001)
     ('.825', '1.000', '-.020', '.000')
     """
-    if value != value:
+    if value is None or value != value:
         return "-"
     text = f"{value if round(value, places) else 0.0:.{places}f}"  # no -.000
     return text.replace("0.", ".", 1) if abs(value) < 1 else text

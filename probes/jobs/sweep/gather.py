@@ -19,16 +19,14 @@ def gather(config: DictConfig, given: Sequence[str], swept: Mapping[str, Sequenc
         swept: values by key.
 
     Returns:
-        None where nothing is shared, or the command line sets it.
+        None of them where the jobs have nothing to share, or the command line sets it.
     """
     shared = []
     keys = {one.partition("=")[0].lstrip("+") for one in given}
-    if "site.also" not in keys and not (named := swept.get("site.name")):
-        named = [choice.site.name for choice in _compose_each(config, "site", swept)]
-    elif "site.also" in keys:
-        named = []
-    if len(set(named)) > 1:
-        shared.append(f"site.also=[{','.join(dict.fromkeys(named))}]")
+    if "site.also" not in keys:
+        named = swept.get("site.name") or [one.site.name for one in _compose_each(config, "site", swept)]
+        if len(set(named)) > 1:
+            shared.append(f"site.also=[{','.join(dict.fromkeys(named))}]")
     if "positions.also" not in keys:
         choices = [choice.positions for choice in _compose_each(config, "positions", swept)]
         alike = len({one.get("into_prompt") for one in choices}) == 1  # else the same rule reads other tokens

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from probes.analysis.wording import digits
 from probes.jobs.sweep.job_file import read_job
 from probes.jobs.sweep.naming import label_job, read_values, round_number, shorten_keys
 from probes.report.run_folder import SUMMARY
@@ -132,14 +133,9 @@ def describe(row: Mapping[str, Any]) -> str:
     if row.get("test_auc") is None:
         return "done"
     return (
-        f"best {show(row['test_auc'])} ± {show(row['test_auc_error'])} at layer {row['layer']}, {row['position']}; "
-        f"mean {show(row['mean_auc'])}"
+        f"best {digits(row['test_auc'])} ± {digits(row['test_auc_error'])} at layer {row['layer']}, {row['position']}; "
+        f"mean {digits(row['mean_auc'])}"
     )
-
-
-def show(number: float | None) -> str:
-    """An AUC or its error with three decimals."""
-    return "-" if number is None else f"{number:.3f}".removeprefix("0")
 
 
 def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -174,9 +170,9 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
         cells = [round_number(str(row[key])) for key in named] + ([str(row.get("target") or "")] if several else [])
         cells += [str(row["status"])]
         cells += [f"{row['layer']}:{row['position']}" if found else ""]
-        cells += [f"{show(row['test_auc'])} ± {show(row['test_auc_error'])}" if found else ""]
-        cells += [show(row["val_auc"]) if found else "", show(row["mean_auc"]) if found else ""]
-        cells += [show(row["baseline_auc"]) if found and row["baseline"] else ""]
+        cells += [f"{digits(row['test_auc'])} ± {digits(row['test_auc_error'])}" if found else ""]
+        cells += [digits(row["val_auc"]) if found else "", digits(row["mean_auc"]) if found else ""]
+        cells += [digits(row["baseline_auc"]) if found and row["baseline"] else ""]
         table.add_row(*cells, "" if row["seconds"] is None else f"{row['seconds']:.0f}")
     console.print("", table, sep="\n")
     console.print("LAYER:POSITION of the best cell, and the best baseline, are chosen on validation rows.", style="dim")

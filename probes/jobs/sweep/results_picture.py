@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from probes.jobs.sweep.results import show
+from probes.analysis.wording import digits
 
 PICTURE = "results.png"
 MOST = 60  # maps in one picture
@@ -59,7 +59,7 @@ def draw_results(path: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vma
     for row in rows:
         if row.get("target") is not None:
             name = f"{row['job']}, {row['target']}" if several else str(row["job"])
-            best = f"best {show(row['test_auc'])} ± {show(row['test_auc_error'])}, mean {show(row['mean_auc'])}"
+            best = f"best {digits(row['test_auc'])} ± {digits(row['test_auc_error'])}, mean {digits(row['mean_auc'])}"
             maps.append(read_map(Path(row["folder"]), row["target"], f"{name}\n{best}"))
     maps = [one for one in maps if one is not None]
     if maps:
