@@ -24,8 +24,8 @@ def replace_whole(path: Path, content: bytes | memoryview) -> os.stat_result:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            written = os.fstat(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
+            written = os.fstat(file.fileno())  # now, as renaming changes a file's ctime
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

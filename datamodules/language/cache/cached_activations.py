@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.language.cache.entry import VERSION, CacheEntry, compute_key, find_missing
+from datamodules.language.cache.checksums import tell_altered
+from datamodules.language.cache.entry import VERSION, CacheEntry, compute_key, find_missing, name_record
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,17 @@ def open_activations(
     """List the files of some layers of a complete entry.
 
     Raises:
-        ValueError: a file is missing, truncated or altered; says how to rebuild it.
+        ValueError: a file is missing, truncated or altered, or a record lacks a layer; says how to rebuild it.
     """
-    shards = [entry.check_files(shard) for shard in range(entry.n_shards)]
-    files = [
-        [path for shard in shards for name, path in shard.items() if name.startswith(f"layer={layer:02d}/")]
-        for layer in layers
-    ]
+    files: list[list[Path]] = [[] for _ in layers]
+    for shard in range(entry.n_shards):
+        paths = entry.check_files(shard)
+        for layer, held in zip(layers, files, strict=True):
+            found = [path for name, path in paths.items() if name.startswith(f"layer={layer:02d}/")]
+            if len(found) != 1:
+                how = f": expected one file of layer {layer}, got {len(found)}"
+                raise ValueError(tell_altered(name_record(entry.folder, shard), how))
+            held += found
     return CachedActivations(entry, files, list(positions), n_positions, n_layers)
 
 

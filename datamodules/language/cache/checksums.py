@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 
-def check_files(record: Path, seal: Path) -> dict[str, Path]:
+def check_files(record: Path, seal: Path, whole: bool = False) -> dict[str, Path]:
     """Paths of a shard's files by name, each held against the shard's record, which lies in the same folder.
 
-    A file whose size and time of change are as in the seal is not read: a cache can be large.
+    A file whose size and times are as in the seal is not read: a cache can be large. One of the times is the ctime,
+    which no program can set, so a file that is altered with its size and modification time kept is read.
+
+    Args:
+        record: names of the files with their sizes and checksums.
+        seal: where the sizes and times are noted; need not exist.
+        whole: read all files, whatever the seal says.
 
     Raises:
         ValueError: a file is missing, truncated or altered; says how to rebuild it.
@@ -20,7 +26,7 @@ def check_files(record: Path, seal: Path) -> dict[str, Path]:
     recorded = _read_record(record)
     paths = {name: record.parent / name for name in recorded}
     sealed = seal.read_bytes() if seal.exists() else b""
-    if not sealed or sealed != _read_times(paths.values()):
+    if whole or not sealed or sealed != _read_times(paths.values()):
         for name, path in paths.items():
             problem = find_difference(path, recorded[name])
             if problem:
@@ -32,7 +38,7 @@ def check_files(record: Path, seal: Path) -> dict[str, Path]:
 
 
 def write_seal(seal: Path, stats: Iterable[os.stat_result]) -> None:
-    """Note that files are as their record says: those that have these sizes and times of change."""
+    """Note that files are as their record says: those that have these sizes and times."""
     with suppress(OSError):  # a cache that others own can be read all the same
         seal.write_bytes(_format_times(stats))
 
@@ -58,10 +64,13 @@ def _read_record(record: Path) -> dict[str, dict[str, Any]]:
         if set(kinds) != {(int, str)}:
             raise ValueError
     except (ValueError, AttributeError, TypeError, KeyError):
-        raise ValueError(
-            f"cache: record {record} is altered; rebuild its shard with: rm '{record}' and the same run again"
-        ) from None
+        raise ValueError(tell_altered(record)) from None
     return recorded
+
+
+def tell_altered(record: Path, how: str = "") -> str:
+    """Say that the record of a shard is none, or not what it should be, and how to rebuild the shard."""
+    return f"cache: record {record} is altered{how}; rebuild its shard with: rm '{record}' and the same run again"
 
 
 def _read_times(paths: Iterable[Path]) -> bytes:
@@ -72,4 +81,4 @@ def _read_times(paths: Iterable[Path]) -> bytes:
 
 
 def _format_times(stats: Iterable[os.stat_result]) -> bytes:
-    return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats).encode()
+    return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}" for stat in stats).encode()

@@ -127,11 +127,11 @@ class CacheEntry:
             while held:
                 left = []
                 for shard, claim in held:
-                    if self._record(shard).exists():
+                    if name_record(self.folder, shard).exists():
                         skip(shard)
                     elif not self._take(claim):
                         left.append((shard, claim))
-                    elif self._record(shard).exists():
+                    elif name_record(self.folder, shard).exists():
                         claim.release()
                         skip(shard)
                     else:
@@ -147,10 +147,10 @@ class CacheEntry:
         If `wait` is true, the shard is stored on return, by this or another process.
         """
         claim = self._get_claim(shard)
-        while not self._record(shard).exists():
+        while not name_record(self.folder, shard).exists():
             if self._take(claim):
                 try:
-                    if not self._record(shard).exists():
+                    if not name_record(self.folder, shard).exists():
                         self._finish(shard, files, claim)
                 finally:
                     claim.release()
@@ -165,7 +165,7 @@ class CacheEntry:
         Raises:
             ValueError: a file is missing, truncated or altered; says how to rebuild it.
         """
-        return check_files(self._record(shard), self._get_seal(shard))
+        return check_files(name_record(self.folder, shard), self._get_seal(shard))
 
     def write_once(self, name: str, content: bytes) -> Path:
         """Write one file, unless it is there with this content."""
@@ -202,9 +202,6 @@ class CacheEntry:
                 "probegrid; update this one, or choose another cache.root"
             )
 
-    def _record(self, shard: int) -> Path:
-        return _name_record(self.folder, shard)
-
     def _get_claim(self, shard: int) -> Claim:
         return Claim(self.folder / ".local", f"shard-{shard:05d}")
 
@@ -239,7 +236,7 @@ class CacheEntry:
             write_seal(self._get_seal(shard), [stat for _, stat in stored.values()])
             record = {name: described for name, (described, _) in stored.items()}
             self._require(claim)
-            self.write(self._record(shard).name, json.dumps(record, indent=1).encode())
+            self.write(name_record(self.folder, shard).name, json.dumps(record, indent=1).encode())
         except BaseException:
             if claim is None or claim.held():
                 for name in files:
@@ -279,10 +276,15 @@ def find_missing(folder: Path, n_shards: int) -> list[int]:
     >>> find_missing(Path("no-such-folder"), n_shards=2)
     [0, 1]
     """
-    return [shard for shard in range(n_shards) if not _name_record(folder, shard).exists()]
+    return [shard for shard in range(n_shards) if not name_record(folder, shard).exists()]
 
 
-def _name_record(folder: Path, shard: int) -> Path:
+def name_record(folder: Path, shard: int) -> Path:
+    """Path of the record of one shard in the folder of an entry.
+
+    >>> name_record(Path("entry"), 1).name
+    'shard-00001.json'
+    """
     return folder / f"shard-{shard:05d}.json"
 
 

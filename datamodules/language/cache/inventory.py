@@ -1,28 +1,24 @@
 """Lists the entries of the cache as a table, and removes entries."""
 
-import fcntl
 import json
-import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.language.cache.claim import NO_LOCKS
+from datamodules.language.cache.removal import list_leftovers, remove_entries
 from datamodules.language.progress import format_size
 from datamodules.stream.local_paths import expand_user
 
 KINDS = ("answers", "activations")
 SHORTEST = 4  # characters of a key that may name it
 SHOWN = 10  # characters of a key in the table
-REMOVED = ".removed"  # end of the name of a folder that is being removed
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,8 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
             f"{root}: {len(entries)} entries, {format_size(sum(entry.bytes for entry in entries))}", soft_wrap=True
         )
         console.print(_build_table(entries))
+        for folder in list_leftovers(expand_user(root, "cache.root")):
+            console.print(f"{folder}: left by a removal that was cut short; the next one removes it", soft_wrap=True)
         return
     keys = prune if isinstance(prune, list | tuple) else [prune]
     if not keys:
@@ -125,28 +123,10 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
         if reply.strip().casefold() not in ("y", "yes"):
             console.print("Nothing was removed.")
             return
-    with ExitStack() as locks:
-        for folder in chosen:
-            used = locks.enter_context((folder / ".local" / "used").open("w"))
-            try:
-                fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"cache.prune: expected entries that no run is using, got {folder.name}; wait for that run, or "
-                    "stop it"
-                ) from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                raise ValueError(
-                    f"cache.prune: expected a cache.root whose file system has locks, which tell that no run is using "
-                    f"an entry, got {root} without flock; mount it with flock, or stop all runs and: rm -r '{folder}'"
-                ) from None
-        for folder in chosen:  # no run finds them any more, so a removal that is cut short leaves nothing half
-            folder.rename(folder.with_name(f".{folder.name}.{uuid4().hex}{REMOVED}"))
-    for folder in expand_user(root, "cache.root").glob(f"*/.*{REMOVED}"):  # and those of an interrupted removal
-        shutil.rmtree(folder)
+    left = remove_entries(expand_user(root, "cache.root"), list(chosen))
     console.print(f"Removed {what}.")
+    for line in left:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _find(entries: Sequence[HeldEntry], key: object, root: str) -> HeldEntry:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from datamodules.language.cache import inventory
+from datamodules.language.cache import inventory, removal
 from datamodules.language.cache.entry import CacheEntry
 from datamodules.language.cache.inventory import list_entries, show_cache
 
@@ -111,11 +111,44 @@ def test_an_entry_that_a_run_uses_is_not_removed(root):
 def test_a_removal_that_was_cut_short_is_finished_by_the_next(root):
     cut = list_entries(root)[0].folder
     key, kind = cut.name, cut.parent
-    cut.rename(kind / f".{key}.0{inventory.REMOVED}")
+    cut.rename(kind / f".{key}.0{removal.REMOVED}")
     entry(root, "answers", 2, 2)
     assert len(list_entries(root)) == 3
     assert "Removed 1 of 3" in show(root, key)
     assert list(kind.iterdir()) == []
+
+
+def test_what_a_removal_left_is_shown(root):
+    cut = list_entries(root)[0].folder
+    left = cut.rename(cut.with_name(f".{cut.name}.0{removal.REMOVED}"))
+    assert f"{left}: left by a removal that was cut short" in show(root)
+
+
+def test_of_an_entry_that_is_a_link_the_link_is_removed(root, tmp_path):
+    moved, other, _ = (e.folder for e in list_entries(root))
+    elsewhere = moved.rename(tmp_path / "larger disk")
+    moved.symlink_to(elsewhere)
+    shown = show(root, moved.name)
+    assert f"{elsewhere}: a link led there; its files were left alone: rm -r '{elsewhere}' removes them" in shown
+    assert not moved.is_symlink()
+    assert (elsewhere / "manifest.json").exists()
+    assert "Removed 1 of 2" in show(root, other.name)  # nothing stands in the way of the next removal
+
+
+def test_what_cannot_be_removed_keeps_nothing_else_from_it(root, monkeypatch):
+    stuck, other, _ = (e.folder for e in list_entries(root))
+    rmtree = removal.shutil.rmtree
+
+    def refuse(folder):
+        if stuck.name in folder.name:
+            raise PermissionError(13, "Permission denied", str(folder / "file"))
+        rmtree(folder)
+
+    monkeypatch.setattr(removal.shutil, "rmtree", refuse)
+    shown = show(root, stuck.name, other.name)
+    assert "/file: not removed (Permission denied); remove it by hand" in shown
+    assert len(list_entries(root)) == 1
+    assert len(removal.list_leftovers(root)) == 1
 
 
 def test_what_is_no_entry_is_not_listed(root):
