@@ -127,12 +127,17 @@ def let_rank_zero_speak(run: Callable[[DictConfig], float | None]) -> Callable[[
         try:
             return run(cfg)
         except Exception:
-            number = os.environ.get("RANK" if _find_starter() == "torchrun" else "SLURM_PROCID", "0")
-            if _find_starter() and FOLDER not in os.environ and number != "0":
+            if FOLDER not in os.environ and is_further_rank():
                 time.sleep(TURN)
             raise
 
     return run_in_turn
+
+
+def is_further_rank() -> bool:
+    """Whether torchrun or SLURM has started this process as another rank than the first."""
+    starter = _find_starter()
+    return starter is not None and os.environ.get("RANK" if starter == "torchrun" else "SLURM_PROCID", "0") != "0"
 
 
 def check_world(size: int) -> None:

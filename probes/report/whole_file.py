@@ -4,18 +4,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block ends well and removed when it does not.
 
-    Each process has its own: two may write the same file at once.
+    Each call has its own: several may write the same file at once. One that is killed leaves a hidden file, which
+    the next run in that folder removes.
 
     >>> with whole_file(folder / "heatmap.csv") as path:  # doctest: +SKIP
     ...     path.write_text(content)
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -8,6 +8,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.command.claim import claim_folder
+
 PATHS = (
     "cache.root", "dataset.path", "dataset.test_path", "datamodule.path", "model.gguf", "rule.model.gguf",
     "spans.model.gguf", "run", "runs", "ckpt_path",
@@ -24,13 +26,11 @@ def find_start_folder() -> Path:
 
 
 def find_run_folder() -> str:
-    """What `${run_folder:}` stands for: the folder that Hydra made for this run, without Hydra a new name."""
+    """What `${run_folder:}` stands for: the folder that Hydra made for this run; without Hydra, when it starts."""
     if HydraConfig.initialized():
         return str(HydraConfig.get().runtime.output_dir)
     started = datetime.now()
-    folder = Path.cwd() / "outputs" / f"{started:%Y-%m-%d}" / f"{started:%H-%M-%S}"
-    others = (folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000))
-    return str(next(path for path in (folder, *others) if not path.exists()))
+    return str(Path.cwd() / "outputs" / f"{started:%Y-%m-%d}" / f"{started:%H-%M-%S}")
 
 
 def settle_folders(cfg: DictConfig) -> DictConfig:
@@ -57,8 +57,10 @@ def settle_folders(cfg: DictConfig) -> DictConfig:
             if value is not None:
                 OmegaConf.update(settled, key, _start_at(start, value, only_existing=key in NAMES_OR_PATHS))
     if not HydraConfig.initialized() and cfg.command is None:
+        named = "${run_folder:" not in str(OmegaConf.to_container(cfg)["folder"])  # type: ignore[index,call-overload]
+        settled.folder = str(claim_folder("folder", Path(settled.folder).absolute(), named))
         record = Path(settled.folder) / ".hydra"
-        record.mkdir(parents=True, exist_ok=True)
+        record.mkdir(exist_ok=True)
         OmegaConf.save(settled, record / "config.yaml")
     return settled
 

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from probes.jobs.command.claim import claim_folder
 from probes.jobs.command.folders import find_start_folder, iterate_inputs
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
 from probes.jobs.messages import say
@@ -61,6 +62,10 @@ class Job:
     def _run_alone(self, cfg: DictConfig) -> float | None:
         if cfg.resume:
             raise ValueError("resume: expected a sweep, as in python train.py -m ... resume=true, got a run; remove it")
+        if cfg.command is None:
+            claim_folder(
+                "folder", Path(cfg.folder).absolute(), named=True
+            )  # the one that Hydra made, unless it is given
         return self.run(cfg)
 
     def _run_in_sweep(self, cfg: DictConfig) -> float | None:

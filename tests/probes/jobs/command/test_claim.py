@@ -1,0 +1,91 @@
+"""A run folder belongs to one run at a time."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from probes.jobs.command import claim
+from probes.jobs.command.claim import claim_folder
+from tests.support.places import ROOT
+from tests.support.runs import run_here
+
+HOLD = """
+import sys
+from pathlib import Path
+from probes.jobs.command.claim import claim_folder
+print(claim_folder("hydra.run.dir", Path(sys.argv[1]), named=True), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_elsewhere(folder):
+    """Another process has the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == str(folder)
+    yield
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def _own(monkeypatch):
+    monkeypatch.setattr(claim, "_held", {})
+
+
+def test_of_many_that_start_in_one_second_each_has_its_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = [*pool.map(lambda _: claim_folder("folder", tmp_path / "12-00-00", named=False), range(24))]
+    assert len({*folders}) == 24
+    assert {*folders} == {tmp_path / "12-00-00", *(tmp_path / f"12-00-00-{number}" for number in range(2, 25))}
+
+
+def test_a_folder_in_use_is_refused_until_that_run_ends(tmp_path):
+    folder = tmp_path / "same"
+    with (
+        held_elsewhere(folder),
+        pytest.raises(
+            ValueError, match=r"hydra.run.dir: expected a folder that no other run is writing to, got .*same;"
+        ),
+    ):
+        claim_folder("hydra.run.dir", folder, named=True)
+    assert claim_folder("hydra.run.dir", folder, named=True) == folder
+    assert claim_folder("folder", folder, named=True) == folder  # this process has it
+
+
+def test_a_run_into_a_folder_in_use_touches_nothing(tmp_path):
+    save_file({"acts": torch.randn(90, 2, 2, 4), "labels": torch.arange(90) % 2}, tmp_path / "own.safetensors")
+    own = ["datamodule=precomputed", "datamodule.path=own.safetensors", "trainer=cpu"]
+    with held_elsewhere(tmp_path / "run"):
+        status, _, err = run_here(tmp_path, *own)
+    assert status == 1
+    assert err.strip() == (
+        f"error: hydra.run.dir: expected a folder that no other run is writing to, got {tmp_path}/run; wait for it, or "
+        "name another"
+    )
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    left = tmp_path / "metrics" / f".heatmap.png.{'0a' * 16}.tmp"
+    other = tmp_path / ".notes.tmp"
+    left.parent.mkdir()
+    left.touch()
+    other.touch()
+    claim_folder("folder", tmp_path, named=True)
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"folder: expected a folder that can be made, got .*/file/run: Not a directory;"):
+        claim_folder("folder", tmp_path / "file" / "run", named=True)
