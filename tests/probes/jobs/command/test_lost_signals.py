@@ -13,7 +13,7 @@ from probes.jobs.command.signals import end_at_signals
 
 class Finalised:
     def __init__(self, number):
-        self.number = number
+        self.number, self.itself = number, None
 
     def __del__(self):
         signal.raise_signal(self.number)
@@ -55,10 +55,12 @@ def _ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def wait():
-    """Work on, as a program does; far longer than a signal takes."""
-    for _ in range(3000):
-        time.sleep(0.01)
+def end_after(work):
+    """Do some work and go on, far longer than a signal takes."""
+    with end_at_signals():
+        work()
+        for _ in range(3000):
+            time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("_ctrl_c")
@@ -66,9 +68,8 @@ def wait():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_that_a_finaliser_loses_ends_the_program_all_the_same(drop, number, status, capsys):
     before, handlers = sys.unraisablehook, [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(SystemExit) as ended, end_at_signals():
-        drop(number)
-        wait()
+    with pytest.raises(SystemExit) as ended:
+        end_after(lambda: drop(number))
     assert ended.value.code == status
     assert capsys.readouterr().err == ("error: interrupted\n" if status == 130 else "")
     assert sys.unraisablehook is before
@@ -91,12 +92,16 @@ def test_other_errors_of_finalisers_are_shown_as_ever(monkeypatch):
 @pytest.mark.usefixtures("_ctrl_c")
 def test_lightning_s_answer_to_ctrl_c_is_none_of_success_or_failure(capsys):
     """It catches the interrupt, ignores SIGINT from then on, and exits with status 1."""
-    with pytest.raises(SystemExit) as ended, end_at_signals():
+
+    def exit_as_lightning():
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.exit(1)
+
+    with pytest.raises(SystemExit) as ended:
+        end_after(exit_as_lightning)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "error: interrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
