@@ -95,6 +95,9 @@ def run(cfg: DictConfig) -> float | None:
     folder = Path(cfg.folder)
     trainer.fit(probe, datamodule, ckpt_path=cfg.ckpt_path)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
+    if cfg.ckpt_path is not None and not metrics:  # of a finished fit: nothing was left to fit, nor to validate
+        trainer.validate(probe, datamodule, verbose=False)
+        metrics = dict(trainer.callback_metrics)
     if trainer.max_epochs == 0:  # experiment=cache_only: setting up has built what the cache lacked
         return None
     trainer.save_checkpoint(folder / "probe.ckpt")

@@ -2,24 +2,15 @@
 
 import csv
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
+import pytorch_lightning as pl
 
 from probes.jobs.sweep.sweep import Sweep
-from tests.support.places import ROOT
 from tests.support.ranks import write_activations
 from tests.support.runs import run, run_here
-
-TINY_DISK = "unshare --user --map-root-user --mount sh -c"
-needs_mounts = pytest.mark.skipif(
-    subprocess.run(f"{TINY_DISK} 'mount -t tmpfs x /mnt'", shell=True, capture_output=True).returncode != 0,
-    reason="needs mounts in a user namespace",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +30,7 @@ def test_labels_and_spans_that_stop_a_job_end_no_other(tiny_model, questions_csv
     (tmp_path / "right.csv").write_text(questions_csv.read_text())
     own = [
         "model=hf", f"model.id={tiny_model}", "model.dtype=float32", "model.stop=null", "model.max_new_tokens=14",
-        "dataset=csv", "dataset.limit=120", "site.layers=[2]", "positions=exact", "trainer=cpu",
+        "dataset=csv", "dataset.limit=80", "site.layers=[2]", "positions=exact", "trainer=cpu",
     ]  # fmt: skip
     swept = ["dataset.path=wrong.csv,right.csv", r"dataset.pattern='qqq','\w+'"]
     status, out, err = run_here(tmp_path, "-m", f"hydra.sweep.dir={tmp_path}/sweep", *own, *swept)
@@ -56,24 +47,42 @@ def test_labels_and_spans_that_stop_a_job_end_no_other(tiny_model, questions_csv
     assert "Traceback" not in out + err
 
 
-@needs_mounts
-def test_a_disk_that_one_job_fills_ends_no_other(tmp_path):
-    """A real one, of 3 MB, of which the second job's scores want more."""
-    generator = torch.Generator().manual_seed(0)
-    for name, n in (("small", 200), ("large", 60_000), ("middle", 210)):
-        acts, labels = torch.randn(n, 2, 6, 1, generator=generator), torch.arange(n) % 2
-        save_file({"acts": acts, "labels": labels}, tmp_path / f"{name}.safetensors")
-    (tmp_path / "disk").mkdir()
-    paths = ",".join(f"{tmp_path}/{name}.safetensors" for name in ("small", "large", "middle"))
-    mount = f"mount -t tmpfs -o size=3m x {tmp_path}/disk && cd {tmp_path}"
-    own = f"datamodule=precomputed trainer=cpu datamodule.path={paths} hydra.sweep.dir=disk/sweep"
-    done = subprocess.run(
-        f"{TINY_DISK} '{mount} && {sys.executable} {ROOT}/train.py -m {own}; echo $?; "
-        f"cat {tmp_path}/disk/sweep/results.csv; cat {tmp_path}/disk/sweep/*large*/train.log'",
-        shell=True, capture_output=True, text=True,
-    )  # fmt: skip
-    print(done.stdout, done.stderr)
-    assert 0
+class FullFile(pl.Callback):
+    """Lets a run find no room for one of its files: what is written into /dev/full meets a full disk."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.link = path if path.parent != Path(folder) else path.with_name(f".{name}.{os.getpid()}.tmp")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.link.symlink_to("/dev/full")
+
+
+FILES = ["heatmap.csv", "scores.safetensors", "summary.json", "metrics/version_0/metrics.csv", "none"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_for_one_job_ends_no_other(tmp_path):
+    """The file that has no room differs between the jobs; the last has room for all."""
+    own = write_activations(tmp_path / "own.safetensors")
+    full = ["+callbacks.full._target_=tests.test_sweep_mistakes.FullFile", "+callbacks.full.folder=${folder}"]
+    sweep = ["-m", f"hydra.sweep.dir={tmp_path}/sweep", *own, "trainer=cpu", *full]
+    status, out, err = run_here(tmp_path, *sweep, f"+callbacks.full.name={','.join(FILES)}")
+    assert status == 1
+    rows = results(tmp_path / "sweep")
+    assert [row["status"] for row in rows] == ["failed"] * (len(FILES) - 1) + ["done"]
+    told = err.partition(f"{len(FILES) - 1} of {len(FILES)} jobs failed:\n")[2].splitlines()
+    for line, row, name in zip(told, rows[:-1], FILES, strict=False):
+        assert line == f"{row['job']}: failed: {row['error']}"
+        assert name in row["error"] or "/" in name  # a library does not say where it writes
+        assert "; free some space, or choose another folder" in row["error"]
+        assert "No space left on device" in row["error"]
+        log = (tmp_path / "sweep" / Path(row["folder"]).name / "train.log").read_text()
+        assert f"error: {row['error']}" in log
+        assert "Traceback" not in log
+    assert len(told) == len(FILES) - 1
+    assert "Traceback" not in out + err
 
 
 def test_each_job_shows_its_map_where_the_user_asks_for_it(tmp_path):
