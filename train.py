@@ -24,6 +24,7 @@ from probes.jobs.command.signals import end_at_signals
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.one_rank import FOLDER, run_rank
 from probes.jobs.ranks import check_world, count_to_start, let_rank_zero_speak, run_ranks
+from probes.jobs.run_name import choose_run_name
 from probes.jobs.sweep.gpus import count_jobs_at_once
 from probes.jobs.sweep.job import Job, choose_job_folder, point_to
 from probes.jobs.sweep.job_file import JOB
@@ -95,6 +96,9 @@ def run(cfg: DictConfig) -> float | None:
     folder = Path(cfg.folder)
     trainer.fit(probe, datamodule, ckpt_path=cfg.ckpt_path)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
+    if cfg.ckpt_path is not None and not metrics:  # of a finished fit: nothing was left to fit, nor to validate
+        trainer.validate(probe, datamodule, verbose=False)
+        metrics = dict(trainer.callback_metrics)
     if trainer.max_epochs == 0:  # experiment=cache_only: setting up has built what the cache lacked
         return None
     trainer.save_checkpoint(folder / "probe.ckpt")
@@ -125,6 +129,7 @@ def choose_gpu_for_model() -> str | None:
 
 
 OmegaConf.register_new_resolver("run_folder", find_run_folder, replace=True)
+OmegaConf.register_new_resolver("run_name", choose_run_name, replace=True)
 OmegaConf.register_new_resolver("groups", describe_groups, replace=True)
 OmegaConf.register_new_resolver("job_folder", choose_job_folder, replace=True)
 OmegaConf.register_new_resolver("jobs_at_once", count_jobs_at_once, replace=True)

@@ -11,7 +11,8 @@ blocks that are no longer referenced.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,7 +59,7 @@ class Examples:
         """How many times the smallest possible block may be read at once; see `Budget.block`."""
         return budget.block(least, enough, self.store.scratch, self.device, what) // least
 
-    def read(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Tensor]:
+    def read(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Generator[Tensor, None, None]:
         """Activations [C, n, D] on the device for each pair of cells [C] and n of 0 .. N - 1."""
         jobs: list[Job] = [
             ((len(cells), len(some), self.store.shape[3]), partial(self._fill, cells, some)) for cells, some in parts
@@ -117,9 +118,9 @@ class CellBlocks:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         everyone = np.arange(len(self.examples.rows))
-        acts = self.examples.read([(cells, everyone) for cells in self.cells])
-        for cells in self.cells:
-            yield self.examples.block(next(acts), cells, slice(None))
+        with closing(self.examples.read([(cells, everyone) for cells in self.cells])) as acts:
+            for cells in self.cells:
+                yield self.examples.block(next(acts), cells, slice(None))
 
 
 class ExampleBlocks:
@@ -164,12 +165,12 @@ class ExampleBlocks:
         batches = self._batches(self.epoch)
         self.epoch += 1
         windows = [batches[i : i + self.batches_at_once] for i in range(0, len(batches), self.batches_at_once)]
-        acts = self.examples.read([(self.cells, np.concatenate(window)) for window in windows])
-        for window in windows:
-            cuts = np.cumsum([len(batch) for batch in window])[:-1].tolist()
-            parts = list(next(acts).tensor_split(cuts, dim=1))
-            for batch in window:
-                yield self.examples.block(parts.pop(0), self.cells, batch)
+        with closing(self.examples.read([(self.cells, np.concatenate(window)) for window in windows])) as acts:
+            for window in windows:
+                cuts = np.cumsum([len(batch) for batch in window])[:-1].tolist()
+                parts = list(next(acts).tensor_split(cuts, dim=1))
+                for batch in window:
+                    yield self.examples.block(parts.pop(0), self.cells, batch)
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         """This rank's share of each batch, as numbers among the examples."""

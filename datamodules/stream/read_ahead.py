@@ -41,7 +41,8 @@ def count_readers(device: torch.device) -> int:
 def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) -> Generator[Tensor, None, None]:
     """Fill a tensor for each job, in order, one job ahead of the consumer.
 
-    If the consumer leaves the loop early, the thread ends after its current read.
+    Close it where the loop may be left early, with `contextlib.closing`. The threads end after their current read, and
+    nothing waits for them: Python may close the generator in a finaliser, where a Ctrl-C is lost.
 
     Args:
         jobs: shape of each tensor, and what fills it: called with a contiguous CPU tensor and a `starmap` that spreads
@@ -55,19 +56,18 @@ def read_ahead(jobs: Sequence[Job], dtype: torch.dtype, device: torch.device) ->
     n_bytes = max(math.prod(shape) for shape, _ in jobs) * dtype.itemsize
     place = _Pinned(n_bytes, device) if device.type == "cuda" else _Reused(n_bytes, len(jobs))
     n_readers, coming = count_readers(device), deque()
+    pool, thread = ThreadPoolExecutor(n_readers, "reader"), ThreadPoolExecutor(1, "read-ahead", place.begin)
+    each = starmap if n_readers == 1 else _spread(pool)
     try:
-        with (
-            ThreadPoolExecutor(n_readers, "reader") as pool,
-            ThreadPoolExecutor(1, "read-ahead", place.begin) as thread,
-        ):
-            each = starmap if n_readers == 1 else _spread(pool)
-            for shape, fill in jobs:
-                coming.append(thread.submit(place.read, shape, dtype, fill, each))
-                if len(coming) > 1:
-                    # Bind no name to the tensor: it would stay alive until the next request.
-                    yield place.hand_over(coming.popleft().result())
-            yield place.hand_over(coming.popleft().result())
+        for shape, fill in jobs:
+            coming.append(thread.submit(place.read, shape, dtype, fill, each))
+            if len(coming) > 1:
+                # Bind no name to the tensor: it would stay alive until the next request.
+                yield place.hand_over(coming.popleft().result())
+        yield place.hand_over(coming.popleft().result())
     finally:
+        for executor in (thread, pool):
+            executor.shutdown(wait=False, cancel_futures=True)
         place.close()
 
 

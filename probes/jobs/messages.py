@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 
 NOISE = (  # the same in every run, or an advertisement
@@ -11,6 +12,7 @@ NOISE = (  # the same in every run, or an advertisement
     "`Trainer.fit` stopped: `max_epochs=",  # as configured
     *(f"`Trainer(limit_{split}_batches=1.0)`" for split in ("train", "val", "test")),  # all of them, as ever
     "----",  # the frame around what follows it
+    "Metric ",  # of early stopping: improved, as in most epochs
 )
 
 
@@ -24,7 +26,7 @@ class WithoutNoise(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a message."""
-        return not record.getMessage().startswith(NOISE)
+        return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage()).startswith(NOISE)
 
 
 def say(*lines: object) -> None:

@@ -19,6 +19,7 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.command.mistakes import is_mistake, tell
+from probes.jobs.command.signals import send_lost_signals_again
 
 FOLDER = "PROBEGRID_RANK"  # environment variable: the folder of the files below
 CONFIGURATION, OBJECTIVE, STARTED = "job.yaml", "objective.json", "started"
@@ -71,7 +72,8 @@ def run_rank(run: Callable[[DictConfig], float | None]) -> None:
         job: Any = OmegaConf.load(folder / CONFIGURATION)
         sys.path[:] = list(job.path)  # where the user's own classes are
         _log_as(rank, job)
-        objective = run(job.cfg)
+        with send_lost_signals_again():
+            objective = run(job.cfg)
         if objective is not None and _is_rank_zero(rank):
             (folder / OBJECTIVE).write_text(json.dumps(objective))
     except KeyboardInterrupt:  # whoever started this process passes it on, and tells of it

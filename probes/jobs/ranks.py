@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from probes.jobs.one_rank import CONFIGURATION, FOLDER, OBJECTIVE, STARTED, Failure, escape
+from probes.jobs.run_name import find_starter, has_store, is_further_rank
 
 POLL = 0.1  # seconds between two looks at the ranks
 REPORT = 1.0  # seconds that the others have to say what ended them: the first that is seen may not be the first to fail
@@ -64,7 +65,7 @@ def count_to_start(trainer: DictConfig) -> int:
             "trainer=ddp"
         )
     single = strategy in (None, "auto") or (isinstance(strategy, str) and strategy.startswith("single"))
-    if by := _find_starter():
+    if by := find_starter():
         _check_started(by, here, machines)
         return 0
     if machines > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
@@ -134,32 +135,21 @@ def let_rank_zero_speak(run: Callable[[DictConfig], float | None]) -> Callable[[
     return run_in_turn
 
 
-def is_further_rank() -> bool:
-    """Whether torchrun or SLURM has started this process as another rank than the first."""
-    starter = _find_starter()
-    return starter is not None and os.environ.get("RANK" if starter == "torchrun" else "SLURM_PROCID", "0") != "0"
-
-
 def check_world(size: int) -> None:
-    """Hold the number of processes that a trainer counts against the number that were started.
+    """Hold the number of processes that a trainer counts against the number that were started, or form a group.
 
     Raises:
         ValueError: they differ, so ranks would not share the work as each of them thinks.
     """
-    started = int(os.environ.get("WORLD_SIZE", size))
+    from torch import distributed
+
+    grouped = distributed.is_available() and distributed.is_initialized()
+    started = distributed.get_world_size() if grouped else int(os.environ.get("WORLD_SIZE", size))
     if size != started:
         raise ValueError(
             f"trainer: expected a trainer of {started} processes, as many as were started, got one of {size}; set "
             "trainer=ddp, trainer.devices and trainer.num_nodes to match"
         )
-
-
-def _find_starter() -> str | None:
-    """What has started this process as one of several ranks; None where nothing has."""
-    if "LOCAL_RANK" in os.environ:
-        return "torchrun"
-    tasks = int(os.environ.get("SLURM_NTASKS") or 1)
-    return "SLURM" if tasks > 1 and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") else None
 
 
 def _check_started(by: str, here: int, machines: int) -> None:
@@ -171,10 +161,18 @@ def _check_started(by: str, here: int, machines: int) -> None:
             f"trainer: expected a trainer of {world} processes, as {by} has started, got one of {here * machines}; add "
             f"trainer=ddp (on CPUs trainer=ddp_cpu) trainer.devices={local}{nodes}"
         )
-    if by == "torchrun" and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if by != "torchrun" or not HydraConfig.initialized():
+        return
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ValueError(
             "-m: expected one process that starts the ranks of each job, got several that torchrun has started; leave "
             "torchrun out"
+        )
+    named = any(one.startswith("hydra.run.dir=") for one in HydraConfig.get().overrides.hydra)
+    if world > 1 and not named and not has_store():
+        raise ValueError(
+            "hydra.run.dir: expected one folder for all ranks, got a torchrun that shares no store with them; name it, "
+            "or leave TORCH_DISABLE_SHARE_RDZV_TCP_STORE out"
         )
 
 

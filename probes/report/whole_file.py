@@ -14,6 +14,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Each call has its own: several may write the same file at once. One that is killed leaves a hidden file, which
     the next run in that folder removes.
 
+    Raises:
+        OSError: the folder cannot be written, or is full; names the file.
+
     >>> with whole_file(folder / "heatmap.csv") as path:  # doctest: +SKIP
     ...     path.write_text(content)
     """
@@ -21,5 +24,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{path}: expected a folder that can be written, with room for it, got: {error.strerror or error}; free "
+            "some space, or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

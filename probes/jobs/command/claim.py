@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from probes.jobs.command.mistakes import stop_at_mistakes
 from probes.jobs.one_rank import FOLDER
-from probes.jobs.ranks import is_further_rank
+from probes.jobs.run_name import find_starter, is_further_rank
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # as whole_file names what it has not finished
 _held: dict[Path, int] = {}  # folders of this process; closing the descriptor, as its end does, lets go of one
@@ -28,7 +28,8 @@ class RunFolder(Callback):
             if folder == Path.cwd():  # a command that leaves none
                 return
             pattern = str(OmegaConf.to_container(config.hydra.run)["dir"])  # type: ignore[index,call-overload]
-            claimed = claim_folder("hydra.run.dir", folder, named="${now:" not in pattern)
+            named = "${now:" not in pattern or find_starter() is not None  # all ranks of a run have agreed on its name
+            claimed = claim_folder("hydra.run.dir", folder, named)
             with read_write(config), open_dict(config):
                 config.hydra.run.dir = str(claimed)
 

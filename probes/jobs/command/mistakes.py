@@ -1,5 +1,6 @@
 """A user's mistake: how to tell one, and the one line that it becomes."""
 
+import errno
 import logging
 import os
 import re
@@ -86,6 +87,11 @@ def tell(error: Exception) -> str:
         return f"expected a value for {key}, which has no default; add {key}=... to the command"
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
         return f"{error.full_key}: expected in the configuration, got one without it; leave it in"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # where a library writes
+        return (
+            f"{error.filename or 'disk'}: expected room for what a run writes, got: {error.strerror}; free some space, "
+            "or choose another folder (hydra.run.dir=FOLDER, cache.root=FOLDER)"
+        )
     if "gpu backend" in str(error):
         return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
     return " ".join(str(error).split())

@@ -24,9 +24,16 @@ def read_job(folder: Path) -> dict[str, Any]:
 
 
 def write_job(folder: Path, record: dict[str, Any]) -> None:
-    """Write job.json whole or not at all; a full disk is told, and ends no other job."""
+    """Write job.json whole or not at all; a full disk is told, and ends no other job.
+
+    Where there is no room for a second file, the first is written over: that a job failed has to be known.
+    """
+    text = json.dumps(record, indent=2) + "\n"
     try:
         with whole_file(folder / JOB) as path:
-            path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+            path.write_text(text, "utf-8")
     except OSError as error:
-        log.error("error: %s: %s", folder / JOB, error.strerror)
+        log.error("error: %s", error)
+        with suppress(OSError), (folder / JOB).open("r+", encoding="utf-8") as file:
+            file.write(text)
+            file.truncate()

@@ -167,8 +167,10 @@ def report(folder: Path, vmin: float, vmax: float) -> int:
     if not folders:
         return 0
     rows = tabulate_runs(folders)
-    publish(folder, rows, vmin, vmax)
     failures = list(iterate_failures(rows))
-    if failures:
-        print(f"\n{len(failures)} of {len(folders)} jobs failed:", *failures, sep="\n", file=sys.stderr, flush=True)
+    try:
+        publish(folder, rows, vmin, vmax)
+    finally:  # a full disk leaves the list at least
+        if failures:
+            print(f"\n{len(failures)} of {len(folders)} jobs failed:", *failures, sep="\n", file=sys.stderr, flush=True)
     return len(failures)

@@ -98,6 +98,9 @@ def test_null_as_the_choice_of_a_group(argument, spelt):
         ("pytorch_lightning.utilities.rank_zero", "Restoring states from the checkpoint path at x.ckpt", True),
         ("pytorch_lightning.profilers.profiler", "FIT Profiler Report", True),
         ("pytorch_lightning.callbacks.early_stopping", "Monitored metric did not improve", True),
+        ("pytorch_lightning.callbacks.early_stopping", "[rank: 0] Monitored metric did not improve", True),
+        ("pytorch_lightning.callbacks.early_stopping", "Metric val/auc_mean improved. New best score: 0.7", False),
+        ("pytorch_lightning.callbacks.early_stopping", "[rank: 0] Metric val/auc_mean improved by 0.1", False),
     ],
 )
 def test_lightning_s_messages_are_shown_but_for_noise(name, message, shown, tmp_path, monkeypatch):

@@ -1,0 +1,77 @@
+"""Callbacks and limits of Lightning as people add them on the command line."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.ranks import write_activations
+from tests.support.runs import run_here, table
+
+BEST = [
+    "+callbacks.best._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+    "+callbacks.best.monitor=val/auc_best",
+    "+callbacks.best.mode=max",
+]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return [*write_activations(tmp_path_factory.mktemp("own") / "own.safetensors"), "trainer=cpu"]
+
+
+def validated(folder: Path) -> dict[int, float]:
+    """val/auc_best of each epoch, as the CSV logger has it."""
+    rows = csv.DictReader((folder / "run" / "metrics" / "version_0" / "metrics.csv").read_text().splitlines())
+    return {int(row["epoch"]): float(row["val/auc_best"]) for row in rows if row["val/auc_best"]}
+
+
+@pytest.mark.parametrize("probe", ["logistic", "minibatch"])
+def test_a_checkpoint_of_the_best_epoch_as_people_write_it(probe, own, tmp_path):
+    """It saves one file, which can be read, and which a fit goes on from."""
+    epochs = 4 if probe == "minibatch" else 1
+    fit = [*own, f"probe={probe}", f"trainer.max_epochs={epochs}"]
+    status, _, err = run_here(tmp_path, *fit, *BEST)
+    assert status == 0, err
+    (path,) = (tmp_path / "run").rglob("checkpoints/*.ckpt")
+    saved = torch.load(path, weights_only=True)
+    (state,) = (state for name, state in saved["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    by_epoch = validated(tmp_path)
+    assert state["best_model_path"] == str(path)
+    assert float(state["best_model_score"]) == pytest.approx(max(by_epoch.values()), abs=1e-6)
+    assert by_epoch[saved["epoch"]] == pytest.approx(max(by_epoch.values()), abs=1e-6)
+    if probe == "logistic":
+        probes = load_file(tmp_path / "run" / "probes.safetensors")
+        assert torch.equal(saved["state_dict"]["weight"], probes["weight"])
+    status, _, err = run_here(tmp_path / "again", *fit, f"ckpt_path='{path}'")
+    assert status == 0, err
+    assert (tmp_path / "again" / "run" / "heatmap.csv").read_bytes() == (tmp_path / "run" / "heatmap.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("limit", "n"), [("fast_dev_run=true", 1), ("fast_dev_run=2", 2), ("limit_train_batches=0.5", 3)]
+)
+def test_a_run_of_a_few_cells_says_how_many_and_draws_only_those(limit, n, own, tmp_path):
+    status, out, err = run_here(tmp_path, *own, f"trainer.{limit}")
+    assert status == 0, err
+    (told,) = re.findall(r"fit: .* cells are fitted; .*", out + err)
+    assert told == f"fit: {n} of 6 cells are fitted; trainer.{limit} leaves out the others"
+    for split in ("val", "test"):
+        rows = [row for row in table(tmp_path) if row["split"] == split]
+        assert sum(row["auc"] not in ("", "nan") for row in rows) == n
+    assert out.count("··") > 0
+    weight = load_file(tmp_path / "run" / "probes.safetensors")["weight"]
+    assert int((~weight.isnan()).all(-1).sum()) == n
+
+
+def test_a_fit_that_stops_early_says_why(own, tmp_path):
+    stops = ["probe=minibatch", "trainer.max_epochs=50", "callbacks.early_stopping.patience=1"]
+    status, out, err = run_here(tmp_path, *own, *stops, "probe.optimizer.lr=1e-6")
+    assert status == 0
+    reason = "Monitored metric val/auc_mean did not improve in the last 1 records."
+    assert reason in err
+    assert reason in (tmp_path / "run" / "train.log").read_text()
+    assert "New best score" not in out + err  # of each epoch; the bar shows it
