@@ -2,12 +2,15 @@
 
 import csv
 import re
+import signal
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 
+from probes.jobs.sweep.sweep import Sweep
 from tests.support.ranks import write_activations
 from tests.support.runs import run_here, table
 
@@ -75,3 +78,30 @@ def test_a_fit_that_stops_early_says_why(own, tmp_path):
     assert reason in err
     assert reason in (tmp_path / "run" / "train.log").read_text()
     assert "New best score" not in out + err  # of each epoch; the bar shows it
+
+
+class Interrupted(pl.Callback):
+    """Ctrl-C in the middle of a fit."""
+
+    def on_train_batch_start(self, *_) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_ctrl_c_in_a_fit_is_told_as_that(sweep, own, tmp_path, monkeypatch):
+    """Lightning exits with status 1, as after a mistake, and ignores every Ctrl-C from then on."""
+    monkeypatch.setattr(Sweep, "current", None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
+    try:
+        several = ["-m", f"hydra.sweep.dir={tmp_path}/sweep", "probe.l2=1,10"] if sweep else []
+        interrupt = "+callbacks.mine._target_=tests.test_callbacks.Interrupted"
+        status, out, err = run_here(tmp_path, *several, *own, interrupt)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130
+    assert err.splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in out + err
+    assert err.count("l2-1: unfinished") == sweep
+    assert not list(tmp_path.rglob("heatmap.csv"))
+    assert not list((tmp_path / "sweep").glob("l2-10/job.json"))  # the sweep ends, and starts no other job

@@ -161,6 +161,8 @@ def test_other_processes_give_the_same(launcher, swept, own, tmp_path):
     ours, theirs = (results(folder / "multirun" / "latest") for folder in (tmp_path, swept[0]))
     for name in ("probe.l2", "status", "layer", "position", "test_auc", "objective", "error"):
         assert [row[name] for row in ours] == [row[name] for row in theirs]
+    failed = (tmp_path / "multirun" / "latest" / "l2--1" / "train.log").read_text()
+    assert f"error: {ours[1]['error']}" in failed
     said = [err, *(path.read_text() for path in tmp_path.rglob(".submitit/*/*.err"))]
     assert not [text for text in said if "Warning" in text or "Traceback" in text]
     assert [path.name for path in tmp_path.iterdir()] == ["multirun"]

@@ -12,8 +12,10 @@ from probes.jobs.command.signals import end_at_signals
 
 
 class Finalised:
+    itself: "Finalised"
+
     def __init__(self, number):
-        self.number, self.itself = number, None
+        self.number = number
 
     def __del__(self):
         signal.raise_signal(self.number)
