@@ -10,6 +10,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probes.jobs.command.signals import end_at_once, end_at_signals
+
+if __name__ == "__main__":
+    end_at_once()  # the imports that follow take long enough for a Ctrl-C
+
 import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +25,6 @@ from probes.jobs.command.folders import find_run_folder, find_start_folder, sett
 from probes.jobs.command.help import describe_groups
 from probes.jobs.command.keys import refuse_unknown_keys
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes
-from probes.jobs.command.signals import end_at_signals
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.one_rank import FOLDER, run_rank
 from probes.jobs.ranks import check_world, count_to_start, let_rank_zero_speak, run_ranks

@@ -2,8 +2,8 @@
 
 import csv
 import json
-import os
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import pytorch_lightning as pl
@@ -53,7 +53,7 @@ class FullFile(pl.Callback):
     def __init__(self, folder: str, name: str) -> None:
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.link = path if path.parent != Path(folder) else path.with_name(f".{name}.{os.getpid()}.tmp")
+        self.link = path if path.parent != Path(folder) else path.with_name(f".{name}.{UUID(int=0).hex}.tmp")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.link.symlink_to("/dev/full")
@@ -63,8 +63,9 @@ FILES = ["heatmap.csv", "scores.safetensors", "summary.json", "metrics/version_0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_is_full_for_one_job_ends_no_other(tmp_path):
+def test_a_disk_that_is_full_for_one_job_ends_no_other(tmp_path, monkeypatch):
     """The file that has no room differs between the jobs; the last has room for all."""
+    monkeypatch.setattr("probes.report.whole_file.uuid4", lambda: UUID(int=0))
     own = write_activations(tmp_path / "own.safetensors")
     full = ["+callbacks.full._target_=tests.test_sweep_mistakes.FullFile", "+callbacks.full.folder=${folder}"]
     sweep = ["-m", f"hydra.sweep.dir={tmp_path}/sweep", *own, "trainer=cpu", *full]

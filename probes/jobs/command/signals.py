@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 AGAIN = 0.02  # seconds after which a signal is sent again: by then the finaliser that has lost it is left
@@ -15,6 +15,22 @@ class Terminated(SystemExit):
     """SIGTERM has come."""
 
 
+def start() -> None:
+    """The command `probegrid`: `train.main`, whose import takes long enough for a Ctrl-C."""
+    end_at_once()
+    from train import main
+
+    main()
+
+
+def end_at_once() -> None:
+    """End at Ctrl-C or SIGTERM wherever the program is: while it imports, when its work is done, at a second Ctrl-C.
+
+    A signal that whoever started the program has it ignore, as `nohup` does, stays ignored.
+    """
+    _answer(_end)
+
+
 @contextmanager
 def end_at_signals() -> Iterator[None]:
     """End with the exit status that shells know, 130 or 143, when all around the work has put itself in order.
@@ -22,26 +38,34 @@ def end_at_signals() -> Iterator[None]:
     Without this SIGTERM, which SLURM and `timeout` send, ends Python at once, and a sweep shows no results; in a fit
     Lightning ends the program with status 0, and with status 1 after Ctrl-C.
     """
-
-    def end(*_: Any) -> NoReturn:
-        raise Terminated(128 + signal.SIGTERM)
-
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, end)
+    _answer(_raise)
     try:
         with send_lost_signals_again():
             yield
     except KeyboardInterrupt:
-        _end_interrupted()
+        _tell_and_exit(signal.SIGINT)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
-            _end_interrupted()
-        if type(error).__name__ == "SIGTERMException":  # Lightning's, whose import takes seconds
-            sys.exit(128 + signal.SIGTERM)
+            _tell_and_exit(signal.SIGINT)
+        if isinstance(error, Terminated) or type(error).__name__ == "SIGTERMException":  # Lightning's, slow to import
+            _tell_and_exit(signal.SIGTERM)
         raise
     finally:
         for number, handler in before.items():  # Lightning leaves SIGINT ignored
             signal.signal(number, handler)
+
+
+def tell_end(number: int) -> str:
+    """The line for a signal: what is kept, and how to go on.
+
+    >>> tell_end(signal.SIGTERM)
+    'error: ended by SIGTERM; the cache keeps what is finished, and the same command goes on from there'
+    """
+    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    if {"-m", "--multirun"}.isdisjoint(sys.argv):
+        return f"error: ended by {by}; the cache keeps what is finished, and the same command goes on from there"
+    return f"error: ended by {by}; finished jobs are kept, and the same command goes on with resume=true"
 
 
 @contextmanager
@@ -58,6 +82,7 @@ def send_lost_signals_again() -> Iterator[None]:
             before(dropped)
             return
         number = signal.SIGINT if isinstance(dropped.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        _answer(_raise)
         # Not at once, because what this function raises is dropped as well.
         timer = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
         timer.daemon = True
@@ -70,6 +95,25 @@ def send_lost_signals_again() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _end_interrupted() -> NoReturn:
-    print("error: interrupted", file=sys.stderr, flush=True)
-    sys.exit(128 + signal.SIGINT)
+def _answer(handler: Callable[[int, Any], NoReturn]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _raise(number: int, _: Any) -> NoReturn:
+    end_at_once()  # at the next signal: the user does not want to wait
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Terminated(128 + number)
+
+
+def _end(number: int, _: Any) -> NoReturn:
+    os.write(2, f"{tell_end(number)}\n".encode())  # not by sys.stderr, in the midst of whose work it may be
+    os._exit(128 + number)
+
+
+def _tell_and_exit(number: int) -> NoReturn:
+    with suppress(OSError):  # a terminal that is gone
+        print(tell_end(number), file=sys.stderr, flush=True)
+    sys.exit(128 + number)

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from probes.jobs.command.signals import end_at_signals
+from probes.jobs.command.signals import end_at_signals, tell_end
 
 
 class Finalised:
@@ -73,7 +73,7 @@ def test_a_signal_that_a_finaliser_loses_ends_the_program_all_the_same(drop, num
     with pytest.raises(SystemExit) as ended:
         end_after(lambda: drop(number))
     assert ended.value.code == status
-    assert capsys.readouterr().err == ("error: interrupted\n" if status == 130 else "")
+    assert capsys.readouterr().err == f"{tell_end(number)}\n"
     assert sys.unraisablehook is before
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
 
@@ -105,5 +105,5 @@ def test_lightning_s_answer_to_ctrl_c_is_none_of_success_or_failure(capsys):
     with pytest.raises(SystemExit) as ended:
         end_after(exit_as_lightning)
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "error: interrupted\n"
+    assert capsys.readouterr().err == f"{tell_end(signal.SIGINT)}\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
