@@ -42,7 +42,7 @@ def has_store() -> bool:
 
 
 def _take_from_rank_zero(own: str) -> str:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     key = KEY.format(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
