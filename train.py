@@ -20,6 +20,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.command.command_line import check_command_line
+from probes.jobs.command.display import print_leniently
 from probes.jobs.command.empty_groups import spell_null
 from probes.jobs.command.folders import find_run_folder, find_start_folder, settle_folders
 from probes.jobs.command.help import describe_groups
@@ -146,6 +147,7 @@ hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="c
 
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    print_leniently()
     sys.argv[1:] = [spell_null(argument, CONF) for argument in sys.argv[1:]]
     users_value = os.environ.get("HYDRA_FULL_ERROR")
     job = hydra_job(Job(run, users_value))

@@ -18,6 +18,7 @@ from typing import Any
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.command.display import print_leniently
 from probes.jobs.command.mistakes import is_mistake, tell
 from probes.jobs.command.signals import send_lost_signals_again
 
@@ -63,6 +64,7 @@ def run_rank(run: Callable[[DictConfig], float | None]) -> None:
 
     An error is written down and not shown: the process that started the ranks knows whose error came first.
     """
+    print_leniently()
     folder, rank = Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"])
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in all threads, before there are any: one waits for it
     threading.Thread(target=_end_at_signal, daemon=True).start()

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from probes.jobs.command.claim import claim_folder
+from probes.jobs.command.display import print_leniently
 from probes.jobs.command.folders import find_start_folder, iterate_inputs
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
 from probes.jobs.messages import say
@@ -120,6 +121,7 @@ class Job:
 def _restore(full_error: str | None) -> Job:
     import train  # registers the resolvers, and silences warnings
 
+    print_leniently()
     return Job(train.run, full_error)
 
 
