@@ -13,6 +13,7 @@ from unittest import mock
 
 import train
 from tests.support.places import ROOT
+from tests.support.warm import Forked
 
 TRAIN = ROOT / "train.py"
 
@@ -22,6 +23,13 @@ def command(folder: Path, *overrides: str) -> list[str]:
     options = [override for override in overrides if override.startswith("-")]  # these come first
     rest = [override for override in overrides if override not in options]
     return [sys.executable, str(TRAIN), *options, f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *rest]
+
+
+def fork(folder: Path, *overrides: str) -> Forked:
+    """Start a run of one process in `folder`, without its imports, and do not wait for it."""
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return Forked(train.main, folder=folder, argv=command(folder, *overrides)[1:], environment=environment)
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -46,15 +54,24 @@ def run(folder: Path, *overrides: str) -> tuple[int, str, str]:
 
 
 def run_here(folder: Path, *overrides: str) -> tuple[int, str, str]:
-    """The same as `run` in this process, which spares the imports; logging is put back afterwards."""
+    """The same as `run` in this process, which spares the imports."""
+    return call_here(folder, *command(folder, *overrides)[2:])
+
+
+def call_here(folder: Path, *arguments: str, columns: int = 100) -> tuple[int, str, str]:
+    """`python train.py ARGUMENTS` in a folder and in this process; logging is put back afterwards.
+
+    Returns:
+        Exit status, standard output and standard error.
+    """
     folder.mkdir(exist_ok=True)
     root, out, err, status = logging.getLogger(), io.StringIO(), io.StringIO(), 0
     before = {log: (log.handlers, log.level) for log in [root, *map(logging.getLogger, ("probegrid", "hydra"))]}
     root.handlers = []
     with (
         chdir(folder),
-        mock.patch.object(sys, "argv", command(folder, *overrides)[1:]),
-        mock.patch.dict(os.environ, COLUMNS="100"),
+        mock.patch.object(sys, "argv", [str(TRAIN), *arguments]),
+        mock.patch.dict(os.environ, COLUMNS=str(columns)),
         redirect_stdout(out),
         redirect_stderr(err),
         warnings.catch_warnings(),
