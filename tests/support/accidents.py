@@ -111,13 +111,12 @@ def count(file: int) -> None:
     os.write(file, b"x")
 
 
-def main(what: str, *arguments: str) -> None:
+def main(what: str, model: str, questions: str, folder: str, n: str = "1") -> None:
     """Do what the command line says."""
     if what == "build":
-        build(*arguments)
+        build(model, questions, folder)
     else:
-        *where, n = arguments
-        print(json.dumps(kill(*where, int(n))))
+        print(json.dumps(kill(model, questions, folder, int(n))))
 
 
 if __name__ == "__main__":
