@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import train
-from tests.support.runs import TRAIN, call_here
+from tests.support.runs import TRAIN
 from tests.support.warm import Forked
 
 VALUES = ["1", "-1", "10"]
@@ -45,6 +45,7 @@ def start(folder, *arguments):
 
 def fork(folder, *arguments):
     """The same as `start` without the imports."""
+    folder.mkdir(exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     return Forked(train.main, folder=folder, argv=[str(TRAIN), *arguments], environment=environment)
 
@@ -59,8 +60,8 @@ def sweep(folder, *overrides):
 
 
 def call(folder, *arguments):
-    """In this process, which spares the imports: where neither a kill nor another process is the point."""
-    return call_here(folder, *arguments, columns=160)
+    """A process of its own, as a process has one sweep, but without the imports."""
+    return finish(fork(folder, *arguments))
 
 
 def results(folder):

@@ -54,24 +54,15 @@ def run(folder: Path, *overrides: str) -> tuple[int, str, str]:
 
 
 def run_here(folder: Path, *overrides: str) -> tuple[int, str, str]:
-    """The same as `run` in this process, which spares the imports."""
-    return call_here(folder, *command(folder, *overrides)[2:])
-
-
-def call_here(folder: Path, *arguments: str, columns: int = 100) -> tuple[int, str, str]:
-    """`python train.py ARGUMENTS` in a folder and in this process; logging is put back afterwards.
-
-    Returns:
-        Exit status, standard output and standard error.
-    """
+    """The same as `run` in this process, which spares the imports; logging is put back afterwards."""
     folder.mkdir(exist_ok=True)
     root, out, err, status = logging.getLogger(), io.StringIO(), io.StringIO(), 0
     before = {log: (log.handlers, log.level) for log in [root, *map(logging.getLogger, ("probegrid", "hydra"))]}
     root.handlers = []
     with (
         chdir(folder),
-        mock.patch.object(sys, "argv", [str(TRAIN), *arguments]),
-        mock.patch.dict(os.environ, COLUMNS=str(columns)),
+        mock.patch.object(sys, "argv", command(folder, *overrides)[1:]),
+        mock.patch.dict(os.environ, COLUMNS="100"),
         redirect_stdout(out),
         redirect_stderr(err),
         warnings.catch_warnings(),
