@@ -1,6 +1,7 @@
 """A small language model with random weights, made from its real configuration class, and questions to ask it."""
 
 import csv
+import gc
 import random
 import re
 from pathlib import Path
@@ -21,6 +22,12 @@ WORDS += ["北京", "東京", "🦜", "🗝️", "ship's", "co-op", "1999", "42"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files of this folder first: they run train.py in processes, and would keep one core busy at the end."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections: each run has some, and they would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -78,13 +85,16 @@ def questions_csv(language_model, tmp_path_factory) -> Path:
     rng = random.Random(1)
     questions = [f"{rng.choice(['red', 'blue'])} " + " ".join(rng.sample(WORDS[3:], 4)) + "?" for _ in range(300)]
     tokenizer, network = language_model.load_tokenizer(), language_model.load("cpu")
+    prompts = language_model.encode(tokenizer, questions)
+    batches = [prompts[i : i + 30] for i in range(0, len(prompts), 30)]
+    said = [
+        one for batch in batches for one in generate_answers(network, tokenizer, batch, language_model.max_new_tokens)
+    ]
     path = tmp_path_factory.mktemp("questions") / "colours.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["question", "answer"])
-        for question in questions:
-            prompt = language_model.encode(tokenizer, [question])[0]
-            text = generate_answers(network, tokenizer, [prompt], language_model.max_new_tokens)[0].text
-            words = re.findall(r"\w+", text)
+        for question, answer in zip(questions, said, strict=True):
+            words = re.findall(r"\w+", answer.text)
             writer.writerow([question, max(words, key=len) if words and question.startswith("red") else "nothing"])
     return path

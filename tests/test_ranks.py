@@ -13,7 +13,7 @@ from probes.jobs.one_rank import escape
 from probes.jobs.ranks import count_processes, count_to_start
 from tests.support.places import ROOT
 from tests.support.ranks import write_activations
-from tests.support.runs import command, run
+from tests.support.runs import command, run, run_here
 
 FILES = ("heatmap.csv", "probes.safetensors", "scores.safetensors")
 SLURM = {"SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "probes", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "1"}
@@ -27,7 +27,7 @@ def own(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(own, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    status, _, err = run(folder, *own)
+    status, _, err = run_here(folder, *own)
     assert status == 0, err
     return folder / "run"
 
@@ -36,30 +36,45 @@ def same(one, other) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
 
 
-def test_two_jobs_of_two_ranks_give_what_two_jobs_of_one_process_give(own, alone, tmp_path):
+JOBS = {
+    "one_device": ("ddp_cpu", "trainer: {devices: 1}"),
+    "ranks": ("ddp_cpu", ""),
+    "other_ranks": ("ddp_cpu", "probe: {l2: 100}"),
+    "single": ("cpu", ""),
+    "other_single": ("cpu", "probe: {l2: 100}"),
+}
+
+
+@pytest.fixture(scope="module")
+def swept(own, tmp_path_factory):
+    """Jobs of one sweep, one after the other: first those of ranks, on one device and on two."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "own" / "experiment").mkdir(parents=True)
+    for name, (trainer, values) in JOBS.items():
+        text = f"# @package _global_\ndefaults: [{{override /trainer: {trainer}}}]\n{values}\n"
+        (folder / "own" / "experiment" / f"{name}.yaml").write_text(text)
+    where = [f"hydra.sweep.dir={folder}/sweep", "hydra.sweep.subdir=${hydra.job.num}"]
+    given = [*where, *own, f"experiment={','.join(JOBS)}"]
+    status, _, err = run(folder, "-m", f"--config-dir={folder}/own", *given)
+    assert status == 0, err
+    return {name: folder / "sweep" / str(number) for number, name in enumerate(JOBS)}
+
+
+def test_two_jobs_of_two_ranks_give_what_two_jobs_of_one_process_give(swept, alone):
     """In one sweep: a process group that outlived its job would solve half of the next one's cells."""
-    jobs = ["trainer=ddp_cpu,cpu", "probe.l2=by_size,100"]
-    status, _, err = run(
-        tmp_path, "-m", f"hydra.sweep.dir={tmp_path}/sweep", "hydra.sweep.subdir=${hydra.job.num}", *own, *jobs
-    )
-    assert status == 0, err
-    ranks, other_ranks, single, other_single = (tmp_path / "sweep" / str(number) for number in range(4))
-    assert same(ranks, single)
-    assert same(ranks, alone)
-    assert same(other_ranks, other_single)
-    assert not same(ranks, other_ranks)
-    log = (ranks / "train.log").read_text()
+    assert same(swept["ranks"], swept["single"])
+    assert same(swept["ranks"], alone)
+    assert same(swept["other_ranks"], swept["other_single"])
+    assert not same(swept["ranks"], swept["other_ranks"])
+    log = (swept["ranks"] / "train.log").read_text()
     assert log.count("split: train") == 1
-    assert "split: train" in (single / "train.log").read_text()
+    assert "split: train" in (swept["single"] / "train.log").read_text()
 
 
-def test_a_sweep_over_the_number_of_devices(own, alone, tmp_path):
+def test_a_sweep_over_the_number_of_devices(swept, alone):
     """One device under a strategy of several processes: what it sets up is gone when the next job starts."""
-    overrides = ["trainer=ddp_cpu", "trainer.devices=1,2", "hydra.sweep.subdir=${hydra.job.num}"]
-    status, _, err = run(tmp_path, "-m", f"hydra.sweep.dir={tmp_path}/sweep", *own, *overrides)
-    assert status == 0, err
-    assert same(tmp_path / "sweep" / "0", alone)
-    assert same(tmp_path / "sweep" / "1", alone)
+    assert same(swept["one_device"], alone)
+    assert same(swept["ranks"], alone)
 
 
 def test_a_job_can_be_run_from_python_and_returns_its_objective(own, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.runs import run, run_here, start
+from tests.support.runs import fork, run_here
 
 EPOCHS = 7
 
@@ -34,14 +34,15 @@ def test_killed_after_epoch_3_and_resumed_it_equals_a_run_left_alone(probe, over
     own = [f"probe={probe}", f"trainer.max_epochs={EPOCHS}", *overrides]
     status, _, err = run_here(tmp_path / "alone", *own)
     assert status == 0, err
-    killed, saved = start(tmp_path / "killed", *own), tmp_path / "killed" / "run" / "checkpoints" / "epoch=3.ckpt"
+    killed, saved = fork(tmp_path / "killed", *own), tmp_path / "killed" / "run" / "checkpoints" / "epoch=3.ckpt"
     since = time.monotonic()
     while not saved.exists() and killed.poll() is None and time.monotonic() - since < 120:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    status, _, err = run(tmp_path / "resumed", *own, f"ckpt_path='{saved}'")
-    assert status == 0, err
+    resumed = fork(tmp_path / "resumed", *own, f"ckpt_path='{saved}'")
+    _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
     assert "Warning" not in err
     alone, resumed = (tmp_path / name / "run" for name in ("alone", "resumed"))
     assert (resumed / "heatmap.csv").read_bytes() == (alone / "heatmap.csv").read_bytes()

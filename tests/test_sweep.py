@@ -14,7 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+import train
 from tests.support.runs import TRAIN
+from tests.support.warm import Forked
 
 VALUES = ["1", "-1", "10"]
 
@@ -41,6 +43,13 @@ def start(folder, *arguments):
     )
 
 
+def fork(folder, *arguments):
+    """The same as `start` without the imports."""
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    return Forked(train.main, folder=folder, argv=[str(TRAIN), *arguments], environment=environment)
+
+
 def finish(process):
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
@@ -48,6 +57,11 @@ def finish(process):
 
 def sweep(folder, *overrides):
     return finish(start(folder, "-m", *overrides))
+
+
+def call(folder, *arguments):
+    """A process of its own, as a process has one sweep, but without the imports."""
+    return finish(fork(folder, *arguments))
 
 
 def results(folder):
@@ -90,7 +104,7 @@ def test_a_mistake_in_a_job_is_one_line_and_the_others_go_on(swept):
 
 def test_a_job_leaves_what_the_run_alone_leaves_and_the_table_agrees(swept, own, tmp_path):
     folder = swept[0]
-    status, out, _ = finish(start(tmp_path, *own, "probe.l2=10", "hydra.run.dir=alone"))
+    status, out, _ = call(tmp_path, *own, "probe.l2=10", "hydra.run.dir=alone")
     assert status == 0
     assert "What the map shows" in out
     alone, latest = tmp_path / "alone", folder / "multirun" / "latest"
@@ -118,7 +132,7 @@ def test_what_is_complete_is_skipped_and_what_failed_is_done_again(swept, own):
     latest = folder / "multirun" / "latest"
     (latest / "l2-10" / "summary.json").unlink()  # no longer complete
     before = (latest / "l2-1" / "summary.json").stat().st_mtime_ns
-    status, out, err = sweep(folder, *own, f"probe.l2={','.join(VALUES)}", "resume=true")
+    status, out, err = call(folder, "-m", *own, f"probe.l2={','.join(VALUES)}", "resume=true")
     assert status == 1
     assert out.splitlines()[1:3][0] == "l2=1: complete already"
     assert out.splitlines()[2].startswith("l2=10: best ")
@@ -133,21 +147,21 @@ def test_a_sweep_over_lists_of_splits_draws_their_means_and_is_redone_where_the_
     path = tmp_path / "mine.safetensors"
     shutil.copy(own[1].partition("=")[2], path)
     arguments = ["datamodule=precomputed", f"datamodule.path={path}", "trainer=cpu", "split.seed=[0,1],[2,3]"]
-    assert sweep(tmp_path / "start", *arguments, "probe=glob(log*)")[0] == 0
+    assert call(tmp_path / "start", "-m", *arguments, "probe=glob(log*)")[0] == 0
     latest = tmp_path / "start" / "multirun" / "latest"
     assert (latest / "results.png").exists()
     assert len(results(latest)) == 2
     content = load_file(path)
     save_file(content | {"acts": content["acts"].flip(0).contiguous()}, path)
     (latest / "seed-0_1+probe-logistic" / "job.json").write_text('{"status": "do')  # as a full disk leaves it
-    status, out, err = sweep(tmp_path / "start", *arguments, "probe=glob(log*)", "resume=true")
+    status, out, err = call(tmp_path / "start", "-m", *arguments, "probe=glob(log*)", "resume=true")
     assert (status, err) == (0, "")
     assert "complete already" not in out
 
 
 def test_the_table_is_made_of_any_runs(swept, tmp_path):
     runs = swept[0] / "multirun" / "latest"
-    status, out, err = finish(start(tmp_path, "experiment=collect", f"runs=[{runs}]", "hydra.run.dir=all"))
+    status, out, err = call(tmp_path, "experiment=collect", f"runs=[{runs}]", "hydra.run.dir=all")
     assert (status, err) == (0, "")
     assert results(tmp_path / "all") == results(runs)
     assert str(tmp_path / "all" / "results.png") in out
@@ -171,7 +185,7 @@ def test_other_processes_give_the_same(launcher, swept, own, tmp_path):
 def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake(own, tmp_path):
     values = "choice(0.01,-1,100)"
     search = ["hparams_search=optuna", "hydra.sweeper.n_trials=4", f"hydra.sweeper.storage=sqlite:///{tmp_path}/s.db"]
-    status, out, err = sweep(tmp_path, *own, *search, "hydra.sweeper.study_name=s", f"probe.l2={values}")
+    status, out, err = call(tmp_path, "-m", *own, *search, "hydra.sweeper.study_name=s", f"probe.l2={values}")
     latest = tmp_path / "multirun" / "latest"
     rows = results(latest)
     assert len(rows) == 4
@@ -200,7 +214,7 @@ def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake
     ],
 )
 def test_what_no_job_could_do_is_refused_before_the_first(overrides, line, own, tmp_path):
-    status, out, err = sweep(tmp_path, *own, *overrides)
+    status, out, err = call(tmp_path, "-m", *own, *overrides)
     assert status == 1
     assert (out + err).startswith(line)
     assert len((out + err).splitlines()) == 1
@@ -210,7 +224,7 @@ def test_what_no_job_could_do_is_refused_before_the_first(overrides, line, own, 
 
 def test_killed_in_the_middle_and_resumed_it_does_what_is_left(own, tmp_path):
     values = [*own, "split.seed=0,1,2,3"]
-    process = start(tmp_path, "-m", *values)
+    process = fork(tmp_path, "-m", *values)
     since = time.monotonic()
     while process.poll() is None and not list(tmp_path.glob("multirun/*/*/seed-1/job.json")):
         assert time.monotonic() - since < 120
@@ -219,7 +233,7 @@ def test_killed_in_the_middle_and_resumed_it_does_what_is_left(own, tmp_path):
     process.communicate()
     latest = tmp_path / "multirun" / "latest"
     assert [job(latest, f"seed-{seed}")["status"] for seed in (0, 1)] == ["done", "running"]
-    status, out, _ = sweep(tmp_path, *values, "resume=true")
+    status, out, _ = call(tmp_path, "-m", *values, "resume=true")
     assert status == 0
     assert out.count("complete already") == 1
     assert [(row["split.seed"], row["status"]) for row in results(latest)] == [(str(s), "done") for s in range(4)]
@@ -231,7 +245,7 @@ def gathered(tmp_path_factory):
     """Two sweeps over sites and positions at once, on one cache that is empty."""
     folder = tmp_path_factory.mktemp("gathered")
     choices = ["dataset.limit=200", "site.layers=[5]", "site=resid_post,mlp_out", "positions=exact,imdb"]
-    both = [start(folder, "-m", *choices, f"hydra.sweep.dir={name}") for name in ("one", "two")]
+    both = [fork(folder, "-m", *choices, f"hydra.sweep.dir={name}") for name in ("one", "two")]
     ends = [finish(process) for process in both]
     assert [status for status, _, _ in ends] == [0, 0], ends
     return folder
@@ -253,6 +267,6 @@ def test_sites_and_positions_of_a_sweep_are_read_in_one_pass(gathered, tmp_path)
     assert {manifest["site"] for manifest in manifests} == {"resid_post", "mlp_out"}
     assert {len(manifest["positions"]) for manifest in manifests} == {13}  # those of imdb, and one that it lacks
     alone = ["dataset.limit=200", "site=mlp_out", "site.layers=[5]", "positions=exact", "hydra.run.dir=run"]
-    assert finish(start(tmp_path, *alone))[0] == 0
+    assert call(tmp_path, *alone)[0] == 0
     expected = (tmp_path / "run" / "heatmap.csv").read_bytes()
     assert (gathered / "one" / "site-mlp_out+positions-exact" / "heatmap.csv").read_bytes() == expected

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from probes.logistic import LogisticGrid
 from probes.report.probes_file import load_probes
-from tests.support.runs import TRAIN, command, run, run_here, start, table
+from tests.support.runs import TRAIN, command, fork, run, run_here, table
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def own(tiny_model, questions_csv):
         "model.dtype=float32",
         "model.stop=null",
         "model.max_new_tokens=14",
-        "model.batch_size=8",
+        "model.batch_size=32",
         "dataset=csv",
         f"dataset.path={questions_csv}",
         r"dataset.pattern='\w+'",
@@ -108,8 +108,9 @@ def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
 
 
 def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp_path):
-    status, out, err = run(tmp_path, *own, "experiment=cache_only")
-    assert status == 0, err
+    process = fork(tmp_path, *own, "experiment=cache_only")  # whose end lets go of the entries
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     assert "resid_post: 300 of 300 to make, about 864 kB and " in err
     kept = {"examples.parquet", "labels.md", "exact_answers.html"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", "train.log", *kept}
@@ -117,11 +118,11 @@ def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp
     assert files == sorted(
         str(p.relative_to(alone[0])) for p in (alone[0] / "cache").rglob("*") if ".local" not in p.parts
     )
-    status, out, err = run(tmp_path, "experiment=cache_info")
+    status, out, err = run_here(tmp_path, "experiment=cache_info")
     assert status == 0, err
     assert re.search(r"cache: 2 entries, \d+ kB", out)
     key = next((tmp_path / "cache" / "activations").iterdir()).name
-    status, out, err = run(tmp_path, "experiment=cache_info", f"cache.prune='{key}'")
+    status, out, err = run_here(tmp_path, "experiment=cache_info", f"cache.prune='{key}'")
     assert (status, err) == (0, "")
     assert "Removed 1 of 2 entries" in out
     assert list((tmp_path / "cache" / "activations").iterdir()) == []
@@ -220,7 +221,7 @@ def test_processes_that_each_hold_a_part_of_the_model_give_the_same_answers_and_
 def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own, tmp_path):
     """Killed when the first answers, the first activations, and the first picture appear."""
     for sign in ("cache/answers/*/manifest.json", "cache/activations/*/shard-*.json", "run/heatmap*"):
-        process = start(tmp_path, *own)
+        process = fork(tmp_path, *own)
         since = time.monotonic()
         while process.poll() is None and not list(tmp_path.glob(sign)):
             assert time.monotonic() - since < 120

@@ -1,8 +1,5 @@
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from datamodules.card import Card
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import GroupSplit
 from datamodules.stream.blocks import ExampleBlocks
-from tests.support.places import ROOT
+from tests.support.runs import fork, start
 from tests.support.trainers import stand_in
 
 N, L, T, D = 300, 2, 3, 8
@@ -239,15 +236,9 @@ def test_numbers_that_make_no_sense(path, name, value):
 def test_a_run_from_file_to_heatmap(path, tmp_path):
     """As a person starts it; nothing of a language model is imported to be run, and the telling cell is found."""
     write(path, metadata=NAMES)
-    train = ROOT / "train.py"
-    done = subprocess.run(
-        [sys.executable, str(train), "datamodule=precomputed", f"datamodule.path={path}", "hydra.run.dir=run"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    process = fork(tmp_path, "datamodule=precomputed", f"datamodule.path={path}")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     assert not (tmp_path / "cache").exists()
     rows = list(csv.DictReader((tmp_path / "run/heatmap.csv").read_text().splitlines()))
     auc = {(row["layer"], row["position"]): float(row["auc"]) for row in rows if row["split"] == "test"}
@@ -270,20 +261,14 @@ def test_a_run_from_file_to_heatmap(path, tmp_path):
 def test_a_run_without_validation_rows(overrides, said, path, tmp_path):
     """From start to heatmap, with no validation map and no word too many; early stopping finds nothing to stop by."""
     write(path, metadata=NAMES)
-    train = ROOT / "train.py"
-    command = [sys.executable, str(train), "datamodule=precomputed", f"datamodule.path={path}", "hydra.run.dir=run"]
-    done = subprocess.run(
-        [*command, "split.val=0", *overrides],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("split: no val rows, as split.val is 0") == 1
-    assert said in done.stdout
-    assert "Warning" not in done.stderr
-    assert "across ranks is zero" not in done.stderr
+    begin = start if "trainer=ddp_cpu" in overrides else fork
+    process = begin(tmp_path, "datamodule=precomputed", f"datamodule.path={path}", "split.val=0", *overrides)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert err.count("split: no val rows, as split.val is 0") == 1
+    assert said in out
+    assert "Warning" not in err
+    assert "across ranks is zero" not in err
     rows = list(csv.DictReader((tmp_path / "run/heatmap.csv").read_text().splitlines()))
     assert {row["split"] for row in rows} == {"test"}
     auc = {(row["layer"], row["position"]): float(row["auc"]) for row in rows}

@@ -32,7 +32,7 @@ def build(model: str, questions: str, root: str) -> None:
     torch.set_num_threads(1)
     shards.SHARD = 16
     ActivationDataModule(
-        model=LanguageModel(model, prompt="Q: {question}\nA:", dtype="float32", max_new_tokens=6, batch_size=8),
+        model=LanguageModel(model, prompt="Q: {question}\nA:", dtype="float32", max_new_tokens=6, batch_size=16),
         dataset=FileQuestions(path=questions, pattern=r"\w+", limit=80),
         rule=TextRule(judge_by_gold),
         spans=RuleSpans(),
@@ -111,8 +111,13 @@ def count(file: int) -> None:
     os.write(file, b"x")
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "build":
-        build(sys.argv[2], sys.argv[3], sys.argv[4])
+def main(what: str, model: str, questions: str, folder: str, n: str = "1") -> None:
+    """Do what the command line says."""
+    if what == "build":
+        build(model, questions, folder)
     else:
-        print(json.dumps(kill(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))))
+        print(json.dumps(kill(model, questions, folder, int(n))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -13,6 +13,7 @@ from unittest import mock
 
 import train
 from tests.support.places import ROOT
+from tests.support.warm import Forked
 
 TRAIN = ROOT / "train.py"
 
@@ -22,6 +23,13 @@ def command(folder: Path, *overrides: str) -> list[str]:
     options = [override for override in overrides if override.startswith("-")]  # these come first
     rest = [override for override in overrides if override not in options]
     return [sys.executable, str(TRAIN), *options, f"hydra.run.dir={folder}/run", f"cache.root={folder}/cache", *rest]
+
+
+def fork(folder: Path, *overrides: str) -> Forked:
+    """Start a run of one process in `folder`, without its imports, and do not wait for it."""
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return Forked(train.main, folder=folder, argv=command(folder, *overrides)[1:], environment=environment)
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from datamodules.language import running_model
 from datamodules.language.agreement import agree_on_failure, agree_on_least
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.running_model import RunningModel
 from tests.support.simulated_cuda import CUDA, SimulatedCuda
+from tests.support.warm import keep_warm
 
 LENGTHS = [5] * 12 + [20] * 4
 
@@ -49,7 +50,8 @@ def work(rank, folder, model_folder):
 
 
 def test_two_processes_halve_together(tiny_model, tmp_path):
-    spawn(work, (str(tmp_path), str(tiny_model)), nprocs=2)
+    keep_warm()
+    start_processes(work, (str(tmp_path), str(tiny_model)), nprocs=2, start_method="forkserver")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     # The limit of both is 40 tokens, the lesser one; of the second batch, half of its own tokens.

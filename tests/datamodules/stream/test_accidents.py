@@ -11,8 +11,10 @@ import time
 
 import pytest
 
+from tests.support import accidents
 from tests.support.accidents import records, tree
 from tests.support.places import ROOT
+from tests.support.warm import Forked
 
 MOMENTS = 20
 
@@ -22,10 +24,8 @@ def command(*arguments):
 
 
 def start(*arguments):
-    return subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return Forked(accidents.main, *map(str, arguments), folder=ROOT, argv=[], environment=environment)
 
 
 @pytest.fixture(scope="module")
