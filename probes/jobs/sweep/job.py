@@ -139,9 +139,17 @@ def choose_job_folder() -> str:
 
 
 def digest(cfg: DictConfig) -> str:
-    """Digest of all that a result follows from: the configuration, and size and time of the files that it names."""
-    ours = {key: value for key, value in cfg.items() if key not in ("resume", "report")}
-    text = OmegaConf.to_yaml(OmegaConf.create(ours), sort_keys=True)
+    """Digest of all that a result follows from: the configuration, and size and time of the files that it names.
+
+    What is only cached beside what a run reads is left out: it depends on the other jobs of the sweep.
+    """
+    tree: Any = OmegaConf.to_container(cfg)
+    for key in ("resume", "report"):
+        tree.pop(key, None)
+    for group in ("site", "positions"):
+        for key in ("also", "also_layers"):
+            (tree.get(group) or {}).pop(key, None)
+    text = OmegaConf.to_yaml(OmegaConf.create(tree), sort_keys=True)
     for path in iterate_inputs(cfg, find_start_folder()):
         text += f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
