@@ -86,7 +86,8 @@ def test_layers_read_along_are_those_read_alone(language_model, questions_csv, t
     )
     made = make(language_model, questions_csv, tmp_path / "together", layers=[1], also_layers=[0, 99])
     made.setup()
-    assert made.card and made.card.layers == (1,)
+    assert made.card
+    assert made.card.layers == (1,)
     assert {tuple(layers) for layers in forwards} == {(0, 1)}
     for layer, known in ((0, None), (1, made)):
         alone = make(language_model, questions_csv, tmp_path / f"alone-{layer}", layers=[layer])

@@ -73,7 +73,9 @@ class Job:
             "objective": None, "error": None, "seconds": None,
         }  # fmt: skip
         if hydra.job.num == 0:
-            point_to(Path(hydra.runtime.cwd, LATEST), folder.parent)
+            latest = Path(hydra.runtime.cwd, LATEST)
+            if latest.parent.is_dir():  # none is made for a sweep that has its folder elsewhere
+                point_to(latest, folder.parent)
             say(f"sweep: {folder.parent}")
         if cfg.resume and (earlier := find_complete(folder, record["configuration"])):
             write_job(folder, earlier | {"number": record["number"]})

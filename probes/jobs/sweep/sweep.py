@@ -1,5 +1,6 @@
 """A sweep: what all its jobs share before the first, and what is said of them after the last."""
 
+import fcntl
 import logging
 import os
 import sys
@@ -20,7 +21,7 @@ from probes.jobs.sweep.gpus import GPUS, LOCKS, list_gpus
 from probes.jobs.sweep.job import BASIC, LATEST
 from probes.jobs.sweep.job_file import JOB
 from probes.jobs.sweep.naming import check_names, find_swept, quote, read_values, take_first
-from probes.settings import check_objective
+from probes.settings import check_ckpt_path, check_objective
 
 log = logging.getLogger("probegrid")
 NO_TRIAL = ("No trials are completed yet.", "Record does not exist.")  # in Optuna's words, without and with a store
@@ -38,6 +39,7 @@ class Sweep(Callback):
 
     def __init__(self) -> None:
         self.folder: Path | None = None
+        self.lock: int | None = None
         self.scale = (0.5, 1.0)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -64,7 +66,10 @@ class Sweep(Callback):
             optuna.logging.set_verbosity(logging.WARNING)  # each job has a line of its own
         if OmegaConf.select(config, "checks.objective"):
             check_objective(config.objective)
+        if OmegaConf.select(config, "checks.ckpt_path") and "ckpt_path" not in swept:
+            check_ckpt_path(config.ckpt_path)
         folder = choose_folder(config, resume=config.resume, basic=basic)
+        self.lock = lock_folder(folder)
         shared = [f"hydra.sweep.dir={quote(str(folder))}"]
         terminal = dict(read_values(given)).get("report.terminal", "line")
         if "report.terminal" not in swept:
@@ -133,9 +138,41 @@ def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:
         try:
             own.mkdir(parents=True, exist_ok=named)
             break
-        except FileExistsError:  # two sweeps in one second
-            own = folder.with_name(f"{folder.name}-{number}")
+        except FileExistsError:
+            if named:
+                raise ValueError(f"hydra.sweep.dir: expected a folder, got the file {own}; name another") from None
+            own = folder.with_name(f"{folder.name}-{number}")  # two sweeps in one second
+        except OSError as error:
+            raise ValueError(
+                f"hydra.sweep.dir: expected a folder that can be made, got {own} ({error.strerror}); name another"
+            ) from None
+    if not os.access(own, os.W_OK):
+        raise ValueError(f"hydra.sweep.dir: expected a folder to write into, got {own}, which is not; name another")
     return own
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Hold a folder as that of a sweep that runs, to the end of this process or until it is closed.
+
+    Returns:
+        An open file; None where the file system has no locks.
+
+    Raises:
+        ValueError: another sweep runs in it.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        raise ValueError(
+            f"hydra.sweep.dir: expected a folder in which no sweep runs, got {folder}, where one does; wait for it, or "
+            "name another"
+        ) from None
+    except OSError:
+        os.close(opened)
+        return None
+    return opened
 
 
 @contextmanager
@@ -151,9 +188,12 @@ def end_sweep() -> Iterator[None]:
         if str(error) not in NO_TRIAL:  # a search of which every job failed: the list below says it
             raise
     finally:
-        if Sweep.current and Sweep.current.folder:
+        sweep, Sweep.current = Sweep.current, None
+        if sweep and sweep.folder:
+            if sweep.lock is not None:
+                os.close(sweep.lock)
             with stop_at_mistakes():
-                failed = report(Sweep.current.folder, *Sweep.current.scale)
+                failed = report(sweep.folder, *sweep.scale)
     if failed:
         sys.exit(1)
 
