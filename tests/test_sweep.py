@@ -204,6 +204,10 @@ def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake
         (["seed=0,1", "seed=2"], "error: seed: expected once in a sweep, got seed=0,1 and seed=2; write all"),
         (["seed=0,1", "folder=x"], "error: folder: expected none in a sweep, where each job has a folder of its own"),
         (["seed=0,1", "hydra.sweep.subdir=x"], "error: hydra.sweep.subdir: expected a name that differs between jobs"),
+        (
+            ["hydra.job.chdir=true,false"],
+            "error: hydra.job.chdir: expected one value for all jobs, as of any option of",
+        ),
         (["seed=0,1", "ckpt_path=a.ckpt"], "error: ckpt_path: expected a checkpoint, got 'a.ckpt', which is not there"),
         (
             ["seed=0,1", "hydra.sweep.dir=/dev/null/x"],

@@ -88,7 +88,11 @@ def tell(error: Exception) -> str:
         return f"{error.full_key}: expected in the configuration, got one without it; leave it in"
     if "gpu backend" in str(error):
         return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if found := re.search(r"^Sweeping over Hydra's configuration is not supported : '([^=]*)=(.*)'$", text):
+        key, values = found.groups()
+        return f"{key}: expected one value for all jobs, as of any option of Hydra, got {values}; make a sweep for each"
+    return text
 
 
 def _tell_unreadable(override: str) -> str:
