@@ -88,11 +88,7 @@ def tell(error: Exception) -> str:
         return f"{error.full_key}: expected in the configuration, got one without it; leave it in"
     if "gpu backend" in str(error):
         return "trainer.accelerator: expected a GPU, got a machine or a torch without one; choose trainer=cpu"
-    text = " ".join(str(error).split())
-    if found := re.search(r"^Sweeping over Hydra's configuration is not supported : '([^=]*)=(.*)'$", text):
-        key, values = found.groups()
-        return f"{key}: expected one value for all jobs, as of any option of Hydra, got {values}; make a sweep for each"
-    return text
+    return " ".join(str(error).split())
 
 
 def _tell_unreadable(override: str) -> str:
@@ -120,6 +116,9 @@ def _tell_composition(error: ConfigCompositionException) -> str:
         return f"{found[1]}: expected one choice, got a second; write {found[1]}={found[2]} without a +"
     if found := re.search(r"An item is already at '(.*)'\. Either remove \+ prefix: '(.*?)' Or", text):
         return f"{found[1]}: expected a new key after +, got one that is there; write {found[2]}"
+    if found := re.search(r"^Sweeping over Hydra's configuration is not supported : '([^=]*)=(.*)'$", text):
+        key, values = found.groups()
+        return f"{key}: expected one value for all jobs, as of any option of Hydra, got {values}; make a sweep for each"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return f"{text}: {str(error.__cause__).splitlines()[0]}"
     return text.partition(" To append to your default list")[0]
