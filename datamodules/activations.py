@@ -50,6 +50,7 @@ class ActivationDataModule(GridDataModule):
         cache_root: folder of the cache.
         layers: which blocks to read, the rows of the grid; all where None.
         also: more sites to cache from the same forward passes.
+        also_layers: more blocks, likewise; those that the model lacks are left out.
         folder, block_bytes, batch_size, seed, control_labels: see `GridDataModule`.
 
     Example:
@@ -72,6 +73,7 @@ class ActivationDataModule(GridDataModule):
         folder: str | Path | None = None,
         layers: Sequence[int] | None = None,
         also: Sequence[str] = (),
+        also_layers: Sequence[int] = (),
         block_bytes: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
@@ -93,7 +95,8 @@ class ActivationDataModule(GridDataModule):
         check_sites(site, also)
         self.sites = list(dict.fromkeys([site, *also]))
         self.model, self.dataset, self.rule, self.spans, self.positions = model, dataset, rule, spans, positions
-        self.layers, self.cache_root = layers, str(expand_user(cache_root, "cache.root"))
+        self.layers, self.also_layers = layers, also_layers
+        self.cache_root = str(expand_user(cache_root, "cache.root"))
 
     def prepare_data(self) -> None:
         """Fetch weights and questions that are not on this machine."""
@@ -110,7 +113,9 @@ class ActivationDataModule(GridDataModule):
             return
         self.dataset.check_unmoved(self.cache_root)
         with self._start(self.model.trained) as stages:
-            layers = choose_layers(stages.config.num_hidden_layers, self.layers)
+            n_blocks = stages.config.num_hidden_layers
+            layers = choose_layers(n_blocks, self.layers)
+            all_layers = choose_layers(n_blocks, [*layers, *(one for one in self.also_layers if one < n_blocks)])
             self.require_cells(len(layers) * len(self.positions.names))
             dataset = self.dataset if self.split.by in KEYWORDS else self.dataset.group_by(self.split.by)
             questions = dataset.load(log.info if not self.quiet else lambda line: None)
@@ -139,9 +144,14 @@ class ActivationDataModule(GridDataModule):
             with self.timed("activations"):
                 # Keep a reference, so that the entry is not removed while it is streamed.
                 read = [rule.name for rule in self.positions.read]
-                wanted = ids, examples.answers, read, all_tokens, all_valid, self.sites, layers
+                wanted = ids, examples.answers, read, all_tokens, all_valid, self.sites, all_layers
                 cached = self._capture(stages, wanted)
-                self._cached = replace(cached, positions=[cached.positions[column] for column in columns])
+                files = dict(zip(all_layers, cached.files, strict=True))
+                self._cached = replace(
+                    cached,
+                    files=[files[layer] for layer in layers],
+                    positions=[cached.positions[column] for column in columns],
+                )
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files
         store = Shards(self._cached.files, self._cached.positions)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -185,7 +186,8 @@ def test_other_processes_give_the_same(launcher, swept, own, tmp_path):
 def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake(own, tmp_path):
     values = "choice(0.01,-1,100)"
     search = ["hparams_search=optuna", "hydra.sweeper.n_trials=4", f"hydra.sweeper.storage=sqlite:///{tmp_path}/s.db"]
-    status, out, err = call(tmp_path, "-m", *own, *search, "hydra.sweeper.study_name=s", f"probe.l2={values}")
+    search += ["hydra.sweeper.study_name=s", f"probe.l2={values}"]
+    status, out, err = call(tmp_path, "-m", *own, *search)
     latest = tmp_path / "multirun" / "latest"
     rows = results(latest)
     assert len(rows) == 4
@@ -199,6 +201,14 @@ def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake
     assert found["best_value"] == float(best["objective"])
     assert sorted(path.name[:4] for path in latest.iterdir() if path.is_dir()) == ["000+", "001+", "002+", "003+"]
     assert out.splitlines()[0] == f"sweep: {latest.resolve()}"
+    more = [one.replace("n_trials=4", "n_trials=1") for one in search]
+    call(tmp_path, "-m", *own, *more)  # the search goes on, as the refusal of resume=true advises
+    assert str(latest.resolve()) != out.splitlines()[0].partition(": ")[2]
+    with sqlite3.connect(tmp_path / "s.db") as study:
+        assert study.execute("SELECT COUNT(*) FROM trials").fetchone() == (5,)
+        best_value = study.execute("SELECT MAX(value) FROM trial_values").fetchone()[0]
+    assert yaml.safe_load((latest / "optimization_results.yaml").read_text())["best_value"] == best_value
+    assert best_value >= found["best_value"]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +220,19 @@ def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake
         (["seed=0,1", "seed=2"], "error: seed: expected once in a sweep, got seed=0,1 and seed=2; write all"),
         (["seed=0,1", "folder=x"], "error: folder: expected none in a sweep, where each job has a folder of its own"),
         (["seed=0,1", "hydra.sweep.subdir=x"], "error: hydra.sweep.subdir: expected a name that differs between jobs"),
+        (
+            ["hydra.job.chdir=true,false"],
+            "error: hydra.job.chdir: expected one value for all jobs, as of any option of",
+        ),
+        (["seed=0,1", "ckpt_path=a.ckpt"], "error: ckpt_path: expected a checkpoint, got 'a.ckpt', which is not there"),
+        (
+            ["seed=0,1", "hydra.sweep.dir=/dev/null/x"],
+            "error: hydra.sweep.dir: expected a folder that can be made, got",
+        ),
+        (
+            ["seed=0,1", "hydra.sweep.dir=/dev/null"],
+            "error: hydra.sweep.dir: expected a folder, got the file /dev/null",
+        ),
         (["hparams_search=optuna", "resume=true"], "error: resume: expected a sweep over given values, got a search"),
     ],
 )
@@ -256,7 +279,7 @@ def test_two_sweeps_on_one_cache_agree(gathered):
     for name in ("site-resid_post+positions-exact", "site-mlp_out+positions-imdb"):
         one, two = (gathered / folder / name / "heatmap.csv" for folder in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
-    assert sorted(path.name for path in gathered.iterdir()) == ["cache", "multirun", "one", "two"]
+    assert sorted(path.name for path in gathered.iterdir()) == ["cache", "one", "two"]  # no stray multirun
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 They are made from examples.parquet alone. `baseline_table` holds them against a probe.
 """
 
+import hashlib
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +30,9 @@ from probes.analysis.log_odds import (
 RATE = "rate of the said answer"
 NUMBERS, LENGTHS = "regression on log-probabilities and lengths", "regression on lengths"
 NUMBERS_AND_RATE = "regression with the rate of the said answer"
+
+KEPT = 16  # baselines that a process keeps
+_kept: dict[bytes, "Baselines"] = {}  # the oldest first
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +66,8 @@ def make_baselines(examples: pd.DataFrame, target: str = "", positions: Sequence
     * How often the train rows that say the same are right: the same exact answer, or where there is none, answer.
     * Logistic regression on all of these numbers, without that rate and with it.
 
+    The result is kept, as most jobs of a sweep have the same examples; it is not to be changed.
+
     Args:
         examples: examples.parquet. What it lacks is left out.
         target: its name; may be left out where there is one.
@@ -73,6 +80,17 @@ def make_baselines(examples: pd.DataFrame, target: str = "", positions: Sequence
         >>> examples = pd.read_parquet("outputs/latest/examples.parquet")  # doctest: +SKIP
         >>> make_baselines(examples).scores["logprob sum, exact answer"]  # doctest: +SKIP
     """
+    content = pickle.dumps((examples, target, list(positions)), pickle.HIGHEST_PROTOCOL)
+    key = hashlib.sha256(content).digest()
+    if key not in _kept:
+        made = _make(examples, target, positions)
+        if len(_kept) >= KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = made
+    return _kept[key]
+
+
+def _make(examples: pd.DataFrame, target: str, positions: Sequence[str]) -> Baselines:
     labels, train = read_target(examples, target)
     groups = pd.factorize(examples["group"], use_na_sentinel=False)[0] if "group" in examples else np.arange(len(train))
     logprobs, missing = read_logprobs(examples, positions)

@@ -3,8 +3,10 @@
 Positions that mostly coincide share a column of the heatmap under two names; the map alone does not show that.
 """
 
+import io
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,19 @@ class Coincidence(pl.Callback):
             counted = shares.copy()
             counted.insert(0, "examples", card.n_valid)
             counted.to_csv(path, float_format="%.6f", lineterminator="\n", index_label="position")
-        with whole_file(self.folder / f"{NAME}.png") as path, matplotlib.rc_context(STYLE):
-            draw(shares, card.n_valid).savefig(path, format="png", metadata=UNDATED["png"])
+        with whole_file(self.folder / f"{NAME}.png") as path:
+            path.write_bytes(render(card.positions, card.coincidence, card.n_valid))
+
+
+@lru_cache(maxsize=8)  # many jobs of a sweep have the same positions of the same answers
+def render(
+    positions: tuple[str, ...], coincidence: tuple[tuple[float | None, ...], ...], examples: tuple[int, ...]
+) -> bytes:
+    """The picture as PNG; what it shows is that of a `Card`."""
+    content = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        draw(table(positions, coincidence), examples).savefig(content, format="png", metadata=UNDATED["png"])
+    return content.getvalue()
 
 
 def table(positions: Sequence[str], coincidence: Sequence[Sequence[float | None]]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
 from probes.report.findings import decorate
@@ -24,14 +25,16 @@ class Heatmap(pl.Callback):
     Args:
         folder: where the files go; made if missing.
         vmin, vmax: AUC of the lightest and of the darkest colour.
+        within_fit: whether a fit of one epoch draws its validation map, which that of the test replaces. It is drawn
+            anyway where a logger may take pictures.
 
     Raises:
         ValueError: vmin and vmax are not two AUC, the first below the second.
     """
 
-    def __init__(self, folder: str | Path, vmin: float = VMIN, vmax: float = VMAX) -> None:
+    def __init__(self, folder: str | Path, vmin: float = VMIN, vmax: float = VMAX, within_fit: bool = True) -> None:
         check_colours(vmin, vmax)
-        self.folder = Path(folder)
+        self.folder, self.within_fit = Path(folder), within_fit
         self.vmin, self.vmax = vmin, vmax
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -54,8 +57,15 @@ class Heatmap(pl.Callback):
         )
         in_fit = split == "val" and trainer.state.fn == TrainerFn.FITTING
         kinds = ("png",) if in_fit else tuple(UNDATED)  # a PDF takes as long as all else, and the next map replaces it
+        if in_fit and not (self.within_fit or trainer.max_epochs != 1 or _take_pictures(trainer)):
+            kinds = ()
         figure = write_heatmap(
             self.folder, maps, card, pl_module.described, split, vmin=self.vmin, vmax=self.vmax, kinds=kinds, **found
         )
-        if in_fit and trainer.max_epochs != 1:
+        if figure and in_fit and trainer.max_epochs != 1:
             save_figure(figure, self.folder / "epochs" / f"{trainer.current_epoch:03}.png")
+
+
+def _take_pictures(trainer: pl.Trainer) -> bool:
+    """Whether a logger may take pictures."""
+    return any(not isinstance(logger, CSVLogger) for logger in trainer.loggers)

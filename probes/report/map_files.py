@@ -36,7 +36,7 @@ def write_heatmap(
     vmax: float = VMAX,
     columns: Sequence[Mapping[str, Tensor]] | None = None,
     kinds: Sequence[str] = tuple(UNDATED),
-) -> Figure:
+) -> Figure | None:
     """Write heatmap.png, heatmap.pdf, heatmap.csv and, with several splits of a label set, heatmap_mean.csv.
 
     Needs no Trainer, so that it also draws a finished run.
@@ -55,7 +55,7 @@ def write_heatmap(
         kinds: formats of the picture; a picture in another format, of an earlier map, is removed.
 
     Returns:
-        The figure.
+        The figure; None without kinds, as nothing is drawn then.
 
     Raises:
         ValueError: marks or columns do not fit the maps, or vmin and vmax are not two AUC, the first below the second.
@@ -64,12 +64,14 @@ def write_heatmap(
     measured = [name for name in ("val", "test") if name in maps]
     tables = [tabulate(maps[name], columns if name == "test" else None) for name in measured]
     averaged = [one.table() for name in measured for one in headline(maps[name], card) if one.spread == "SD"]
-    drawn = headline(maps[split], card)[:MOST_MAPS]
-    if marks is None:
-        marks = [Marks(block=find_block(one)) for one in drawn]
-    figure = draw(drawn, *caption(card, described, split), marks[:MOST_MAPS], foot, vmin, vmax)
+    figure = None
+    if kinds:
+        drawn = headline(maps[split], card)[:MOST_MAPS]
+        if marks is None:
+            marks = [Marks(block=find_block(one)) for one in drawn]
+        figure = draw(drawn, *caption(card, described, split), marks[:MOST_MAPS], foot, vmin, vmax)
     for kind in UNDATED:
-        if kind in kinds:
+        if figure and kind in kinds:
             save_figure(figure, folder / f"heatmap.{kind}")
         else:
             (folder / f"heatmap.{kind}").unlink(missing_ok=True)

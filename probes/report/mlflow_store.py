@@ -21,6 +21,8 @@ def open_mlflow(tracking_uri: str, **settings: Any) -> MLFlowLogger:
     if tracking_uri.startswith(SQLITE):
         path = Path(tracking_uri.removeprefix(SQLITE))
         path.parent.mkdir(parents=True, exist_ok=True)
+        name = settings.get("experiment_name", "lightning_logs")
+        settings.setdefault("artifact_location", str((path.parent / "mlruns" / name).resolve()))
         lock = FileLock(f"{path}.lock")
     with lock:
         return MLFlowLogger(tracking_uri=tracking_uri, **settings)

@@ -79,6 +79,27 @@ def test_sites_read_along_are_those_read_alone(language_model, questions_csv, tm
             assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
 
 
+def test_layers_read_along_are_those_read_alone(language_model, questions_csv, tmp_path, monkeypatch):
+    forwards = []
+    monkeypatch.setattr(
+        "datamodules.language.activation_stage.capture", lambda *given: forwards.append(given[4]) or capture(*given)
+    )
+    made = make(language_model, questions_csv, tmp_path / "together", layers=[1], also_layers=[0, 99])
+    made.setup()
+    assert made.card
+    assert made.card.layers == (1,)
+    assert {tuple(layers) for layers in forwards} == {(0, 1)}
+    for layer, known in ((0, None), (1, made)):
+        alone = make(language_model, questions_csv, tmp_path / f"alone-{layer}", layers=[layer])
+        alone.setup()
+        forwards.clear()
+        reused = known or make(language_model, questions_csv, tmp_path / "together", layers=[layer])
+        reused.setup()
+        assert not forwards
+        for one, other in zip(alone._shards, reused._shards, strict=True):
+            assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
 def test_answers_are_known_by_model_prompts_and_decoding(language_model, tiny_model, tmp_path):
     network = language_model.load("cpu")
     network.lm_head.weight[0, 0] += 1

@@ -1,6 +1,7 @@
 """The embedded model and its two question sets; see `world` for its knowledge and `train_model` for its training."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -20,6 +21,12 @@ def build_demo_model(**settings: Any) -> LanguageModel:
     return LanguageModel(
         id=str(files("datamodules.language.demo") / "weights"), name="probegrid demo model", **settings
     )
+
+
+@cache
+def _build_world() -> World:
+    """The one world there is; the next job of a sweep asks about the same."""
+    return World()
 
 
 @dataclass
@@ -44,7 +51,7 @@ class DemoQuestions(QuestionSet):
 
     def load(self, tell: Tell | None = None) -> list[Question]:
         """Draw the questions."""
-        world = World()
+        world = _build_world()
         most = int(KNOWN_QUESTIONS[self.skill] / KNOWN_SHARE)
         if not 1 <= self.limit <= most:
             raise ValueError(f"dataset.limit: expected 1 to {most} questions of {self.name}, got {self.limit}")

@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 from contextlib import suppress
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def claim_folder(key: str, folder: Path, named: bool) -> Path:
 
     Raises:
         ValueError: another process is using the folder that the user asks for.
-        OSError: it cannot be made.
+        OSError: it cannot be made or written.
 
     Example:
         >>> claim_folder("folder", Path("outputs/2026-01-31/12-00-00"), named=False)  # doctest: +SKIP
@@ -63,8 +64,10 @@ def claim_folder(key: str, folder: Path, named: bool) -> Path:
                 break
             except FileExistsError:
                 if named:
-                    raise
+                    raise ValueError(f"{key}: expected a folder, got the file {folder}; name another") from None
                 folder = wanted.with_name(f"{wanted.name}-{number}")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
     except OSError as error:
         raise OSError(
             f"{key}: expected a folder that can be made, got {folder}: {error.strerror}; name another"
@@ -77,7 +80,7 @@ def claim_folder(key: str, folder: Path, named: bool) -> Path:
     except BlockingIOError:
         os.close(held)
         raise ValueError(
-            f"{key}: expected a folder that no other run is writing to, got {folder}; wait for it, or name another"
+            f"{key}: expected a folder that no other process is writing to, got {folder}; wait for it, or name another"
         ) from None
     except OSError:  # a file system without locks on folders; a name that nobody has given is unique all the same
         os.close(held)
@@ -88,3 +91,9 @@ def claim_folder(key: str, folder: Path, named: bool) -> Path:
             with suppress(OSError):
                 path.unlink()
     return folder
+
+
+def let_go(folder: Path) -> None:
+    """Let other processes have a folder that this one has claimed."""
+    if (held := _held.pop(folder, None)) is not None:
+        os.close(held)

@@ -18,6 +18,7 @@ NAMES_OR_PATHS = (  # a name of the hub, unless there is such a folder
     "model.id", "model.adapter", "rule.model.id", "rule.model.adapter", "spans.model.id", "spans.model.adapter",
     "dataset.id",
 )  # fmt: skip
+SQLITE = "sqlite:///"  # before the path of a store of MLflow
 
 
 def find_start_folder() -> Path:
@@ -28,7 +29,9 @@ def find_start_folder() -> Path:
 def find_run_folder() -> str:
     """What `${run_folder:}` stands for: the folder that Hydra made for this run; without Hydra, when it starts."""
     if HydraConfig.initialized():
-        return str(HydraConfig.get().runtime.output_dir)
+        hydra = HydraConfig.get()
+        is_shown = OmegaConf.is_missing(hydra.runtime, "output_dir")  # by --cfg job --resolve: there is no run
+        return str(hydra.run.dir if is_shown else hydra.runtime.output_dir)
     started = datetime.now()
     return str(Path.cwd() / "outputs" / f"{started:%Y-%m-%d}" / f"{started:%H-%M-%S}")
 
@@ -56,6 +59,10 @@ def settle_folders(cfg: DictConfig) -> DictConfig:
             value = OmegaConf.select(settled, key, throw_on_missing=False)
             if value is not None:
                 OmegaConf.update(settled, key, _start_at(start, value, only_existing=key in NAMES_OR_PATHS))
+        for logger in (settled.get("logger") or {}).values():
+            store = logger.get("tracking_uri") if isinstance(logger, DictConfig) else None
+            if isinstance(store, str) and store.startswith(SQLITE):
+                logger.tracking_uri = f"{SQLITE}{start / store.removeprefix(SQLITE)}"
     if not HydraConfig.initialized() and cfg.command is None:
         named = "${run_folder:" not in str(OmegaConf.to_container(cfg)["folder"])  # type: ignore[index,call-overload]
         settled.folder = str(claim_folder("folder", Path(settled.folder).absolute(), named))

@@ -122,6 +122,9 @@ def _tell_composition(error: ConfigCompositionException) -> str:
         return f"{found[1]}: expected one choice, got a second; write {found[1]}={found[2]} without a +"
     if found := re.search(r"An item is already at '(.*)'\. Either remove \+ prefix: '(.*?)' Or", text):
         return f"{found[1]}: expected a new key after +, got one that is there; write {found[2]}"
+    if found := re.search(r"^Sweeping over Hydra's configuration is not supported : '([^=]*)=(.*)'$", text):
+        key, values = found.groups()
+        return f"{key}: expected one value for all jobs, as of any option of Hydra, got {values}; make a sweep for each"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return f"{text}: {str(error.__cause__).splitlines()[0]}"
     return text.partition(" To append to your default list")[0]

@@ -25,6 +25,19 @@ def count_jobs_at_once() -> int:
     return len(list_gpus()) or 2
 
 
+def check_jobs_at_once(n_jobs: int, n_gpus: int) -> None:
+    """Hold the number of jobs at once against the number of GPUs, as each job gets one.
+
+    Raises:
+        ValueError: there are more jobs than GPUs.
+    """
+    if not 0 < n_jobs <= n_gpus:
+        raise ValueError(
+            f"hydra.launcher.n_jobs: expected at most as many jobs at once as GPUs, got {n_jobs} for {n_gpus}; set "
+            f"hydra.launcher.n_jobs={n_gpus}"
+        )
+
+
 def take_gpu() -> str | None:
     """Take a GPU that no other process of the sweep has, for all jobs of this process; it sees no other.
 

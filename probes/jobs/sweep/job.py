@@ -28,6 +28,7 @@ from probes.jobs.sweep.naming import label_job, name_folder, read_values, round_
 log = logging.getLogger("probegrid")
 LATEST = "multirun/latest"  # leads to the newest sweep
 BASIC = "BasicSweeper"
+HEATMAP = ("probes.Heatmap", "probes.report.heatmap.Heatmap")
 Run = Callable[[DictConfig], float | None]
 
 
@@ -78,7 +79,9 @@ class Job:
             "objective": None, "error": None, "seconds": None,
         }  # fmt: skip
         if hydra.job.num == 0:
-            point_to(Path(hydra.runtime.cwd, LATEST), folder.parent)
+            latest = Path(hydra.runtime.cwd, LATEST)
+            if latest.parent.is_dir():  # none is made for a sweep that has its folder elsewhere
+                point_to(latest, folder.parent)
             say(f"sweep: {folder.parent}")
         if cfg.resume and (earlier := find_complete(folder, record["configuration"])):
             write_job(folder, earlier | {"number": record["number"]})
@@ -89,6 +92,7 @@ class Job:
         write_job(folder, record)
         if cfg.report.terminal == "line":
             _drop_bars(cfg)
+            _drop_passing_picture(cfg)
             _drop_repeated_lines()
         start = time.monotonic()
         try:
@@ -106,6 +110,8 @@ class Job:
         if record["status"] == "done" and cfg.report.terminal == "line":
             _print_line(label, folder, record["seconds"])
         gc.collect()  # Lightning's objects refer to each other; the next job needs their memory
+        if not gc.get_freeze_count():
+            gc.freeze()  # what the first job has imported stays; to go through it takes as long as a small fit
         return record["objective"]
 
     @staticmethod
@@ -142,9 +148,17 @@ def choose_job_folder() -> str:
 
 
 def digest(cfg: DictConfig) -> str:
-    """Digest of all that a result follows from: the configuration, and size and time of the files that it names."""
-    ours = {key: value for key, value in cfg.items() if key not in ("resume", "report")}
-    text = OmegaConf.to_yaml(OmegaConf.create(ours), sort_keys=True)
+    """Digest of all that a result follows from: the configuration, and size and time of the files that it names.
+
+    What is only cached beside what a run reads is left out: it depends on the other jobs of the sweep.
+    """
+    tree: Any = OmegaConf.to_container(cfg)
+    for key in ("resume", "report"):
+        tree.pop(key, None)
+    for group in ("site", "positions"):
+        for key in ("also", "also_layers"):
+            (tree.get(group) or {}).pop(key, None)
+    text = OmegaConf.to_yaml(OmegaConf.create(tree), sort_keys=True)
     for path in iterate_inputs(cfg, find_start_folder()):
         text += f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -178,6 +192,14 @@ def _drop_bars(cfg: DictConfig) -> None:
             del cfg.callbacks[key]
         if "trainer" in cfg:
             cfg.trainer.enable_progress_bar = False
+
+
+def _drop_passing_picture(cfg: DictConfig) -> None:
+    """A job of a sweep does not draw the validation map of its fit, which that of the test replaces."""
+    with open_dict(cfg):
+        for one in (cfg.get("callbacks") or {}).values():
+            if one.get("_target_") in HEATMAP:
+                one.setdefault("within_fit", False)
 
 
 _said: set[str] = set()

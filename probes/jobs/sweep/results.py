@@ -21,7 +21,13 @@ from probes.report.run_folder import SUMMARY
 from probes.report.whole_file import whole_file
 
 RESULTS = "results.csv"
-NOT_OURS = ("resume", "site.also", "positions.also", "report.terminal")  # set by the sweep, or of no result
+NOT_OURS = (
+    "resume",
+    "site.also",
+    "site.also_layers",
+    "positions.also",
+    "report.terminal",
+)  # set by the sweep, or of no result
 STATUS = {"running": "unfinished"}  # what it is once the sweep is over
 OWN = (
     "status", "target", "objective", "layer", "position", "chosen_on", "val_auc", "test_auc", "test_auc_error",

@@ -13,14 +13,15 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from probes.jobs.command.claim import claim_folder, let_go
 from probes.jobs.command.keys import refuse_unknown_keys
 from probes.jobs.command.mistakes import stop_at_mistakes
 from probes.jobs.sweep.gather import gather
-from probes.jobs.sweep.gpus import GPUS, LOCKS, list_gpus
+from probes.jobs.sweep.gpus import GPUS, LOCKS, check_jobs_at_once, list_gpus
 from probes.jobs.sweep.job import BASIC, LATEST
 from probes.jobs.sweep.job_file import JOB
 from probes.jobs.sweep.naming import check_names, find_swept, quote, read_values, take_first
-from probes.settings import check_objective
+from probes.settings import check_ckpt_path, check_objective
 
 log = logging.getLogger("probegrid")
 NO_TRIAL = ("No trials are completed yet.", "Record does not exist.")  # in Optuna's words, without and with a store
@@ -64,6 +65,11 @@ class Sweep(Callback):
             optuna.logging.set_verbosity(logging.WARNING)  # each job has a line of its own
         if OmegaConf.select(config, "checks.objective"):
             check_objective(config.objective)
+        if OmegaConf.select(config, "checks.ckpt_path") and "ckpt_path" not in swept:
+            check_ckpt_path(config.ckpt_path)
+        gpus = list_gpus() if config.hydra.launcher._target_.endswith("JoblibLauncher") else []
+        if gpus:
+            check_jobs_at_once(config.hydra.launcher.n_jobs, len(gpus))
         folder = choose_folder(config, resume=config.resume, basic=basic)
         shared = [f"hydra.sweep.dir={quote(str(folder))}"]
         terminal = dict(read_values(given)).get("report.terminal", "line")
@@ -80,7 +86,7 @@ class Sweep(Callback):
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
             # other processes do not start from train.py
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        if config.hydra.launcher._target_.endswith("JoblibLauncher") and (gpus := list_gpus()):
+        if gpus:
             os.environ |= {GPUS: ",".join(gpus), LOCKS: str(folder)}
         return folder
 
@@ -127,15 +133,7 @@ def choose_folder(config: DictConfig, resume: bool, basic: bool) -> Path:
                 f"resume: expected the folder of a sweep, got {folder}, which is none; leave resume out, or name it: "
                 "hydra.sweep.dir=FOLDER"
             )
-        return folder
-    own = folder
-    for number in range(2, 1000):
-        try:
-            own.mkdir(parents=True, exist_ok=named)
-            break
-        except FileExistsError:  # two sweeps in one second
-            own = folder.with_name(f"{folder.name}-{number}")
-    return own
+    return claim_folder("hydra.sweep.dir", folder, named or resume)
 
 
 @contextmanager
@@ -151,9 +149,11 @@ def end_sweep() -> Iterator[None]:
         if str(error) not in NO_TRIAL:  # a search of which every job failed: the list below says it
             raise
     finally:
-        if Sweep.current and Sweep.current.folder:
+        sweep, Sweep.current = Sweep.current, None
+        if sweep and sweep.folder:
             with stop_at_mistakes():
-                failed = report(Sweep.current.folder, *Sweep.current.scale)
+                failed = report(sweep.folder, *sweep.scale)
+            let_go(sweep.folder)
     if failed:
         sys.exit(1)
 

@@ -168,3 +168,13 @@ def test_empty_answers():
     assert "TF-IDF, answer: expected texts with words, got none; left out" in baselines.missing
     assert measure(baselines, "rate of the said answer") == 0.5
     assert "TF-IDF, question" in baselines.scores
+
+
+def test_equal_examples_share_their_baselines_and_others_do_not(tmp_path):
+    RECORD.to_parquet(tmp_path / "examples.parquet")
+    made, again = (make_baselines(pd.read_parquet(tmp_path / "examples.parquet")) for _ in range(2))  # as two jobs do
+    assert again is made
+    moved = make_baselines(RECORD.assign(split=np.roll(RECORD["split"], 1)))
+    assert not torch.equal(moved.scores["TF-IDF, answer"], made.scores["TF-IDF, answer"])
+    turned = make_baselines(RECORD.assign(label=1 - RECORD["label"]))
+    assert torch.equal(turned.labels, 1 - made.labels)

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from matplotlib.text import Text
 
-from probes.report.coincidence import Coincidence, draw, table
+from probes.report.coincidence import Coincidence, draw, render, table
 from tests.support.cards import make_card
 
 POSITIONS = ["last_q", "a_position_with_a_rather_long_name", "-1"]
-SHARES = [[1.0, 0.25, None], [0.25, 1.0, 0.0], [None, 0.0, 1.0]]
+SHARES = ((1.0, 0.25, None), (0.25, 1.0, 0.0), (None, 0.0, 1.0))
 
 
 def write(folder, shares: Any = SHARES, zero=True):
@@ -24,13 +24,17 @@ def test_the_table_says_how_many_have_a_position_and_how_often_two_are_one(tmp_p
     rows = list(csv.DictReader((tmp_path / "run" / "coincidence.csv").read_text().splitlines()))
     assert [row.pop("position") for row in rows] == POSITIONS
     assert [row.pop("examples") for row in rows] == ["10", "8", "0"]
-    assert [[float(x) if x else None for x in row.values()] for row in rows] == SHARES
+    assert [[float(x) if x else None for x in row.values()] for row in rows] == [list(row) for row in SHARES]
     assert list(rows[0]) == POSITIONS
 
 
 def test_the_same_run_writes_the_same_bytes(tmp_path):
     write(tmp_path / "one")
+    write(tmp_path / "other", (SHARES[0], (0.5, 1.0, 0.0), SHARES[2]))
+    render.cache_clear()
     write(tmp_path / "two")
+    pictures = [(tmp_path / run / "run" / "coincidence.png").read_bytes() for run in ("one", "other")]
+    assert pictures[0] != pictures[1]
     for name in ("coincidence.csv", "coincidence.png"):
         one, two = ((tmp_path / run / "run" / name).read_bytes() for run in ("one", "two"))
         assert one == two

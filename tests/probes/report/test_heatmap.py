@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
 from datamodules.card import Count
@@ -102,6 +103,28 @@ def test_only_global_rank_zero_writes_and_not_in_the_sanity_check(tmp_path):
     callback.on_validation_end(a_trainer(is_global_zero=False), module)
     callback.on_validation_end(a_trainer(sanity_checking=True), module)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("within_fit", "max_epochs", "loggers", "drawn_in_fit"),
+    [
+        (True, 1, [], True),
+        (False, 1, [CSVLogger("logs")], False),
+        (False, 1, [CSVLogger("logs"), SimpleNamespace()], True),
+        (False, 3, [], True),
+    ],
+)
+def test_the_map_of_a_fit_is_drawn_where_somebody_may_see_it(within_fit, max_epochs, loggers, drawn_in_fit, tmp_path):
+    module = a_module(val=a_map(2, 2, "val"))
+    trainer = a_trainer(max_epochs=max_epochs, loggers=loggers, current_epoch=0)
+    callback = Heatmap(tmp_path, within_fit=within_fit)
+    callback.on_validation_end(trainer, module)
+    assert (tmp_path / "heatmap.png").exists() == drawn_in_fit
+    assert len((tmp_path / "heatmap.csv").read_text().splitlines()) == 5
+    module.maps["test"] = [a_map(2, 2)]
+    callback.on_test_end(trainer, module)
+    assert (tmp_path / "heatmap.png").exists()
+    assert (tmp_path / "heatmap.pdf").exists()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_folder_in_use_is_refused_until_that_run_ends(tmp_path):
     with (
         held_elsewhere(folder),
         pytest.raises(
-            ValueError, match=r"hydra.run.dir: expected a folder that no other run is writing to, got .*same;"
+            ValueError, match=r"hydra.run.dir: expected a folder that no other process is writing to, got .*same;"
         ),
     ):
         claim_folder("hydra.run.dir", folder, named=True)
@@ -68,7 +68,7 @@ def test_a_run_into_a_folder_in_use_touches_nothing(tmp_path):
         status, _, err = run_here(tmp_path, *own)
     assert status == 1
     assert err.strip() == (
-        f"error: hydra.run.dir: expected a folder that no other run is writing to, got {tmp_path}/run; wait for it, or "
+        f"error: hydra.run.dir: expected a folder that no other process is writing to, got {tmp_path}/run; wait for it, or "
         "name another"
     )
     assert not list((tmp_path / "run").iterdir())

@@ -14,7 +14,7 @@ import train
 from probes.jobs.command import folders
 from probes.jobs.command.folders import settle_folders
 from tests.support.configurations import compose_run
-from tests.support.runs import TRAIN
+from tests.support.runs import TRAIN, run_here
 
 
 def save_activations(file: Path) -> None:
@@ -81,7 +81,8 @@ def test_relative_paths_stand_for_what_they_do_in_the_start_folder(here, monkeyp
     monkeypatch.setattr(folders, "find_start_folder", lambda: here)
     overrides = (
         "model=hf", "model.id=model", "model.gguf=a.gguf", "dataset=csv", "dataset.path=a.csv", "folder=x",
-        'dataset.test_path="~/b.csv"', "experiment=compare", "runs=[a,/b]", "spans=model", "+model/hf@spans.model=gpt2",
+        'dataset.test_path="~/b.csv"', "logger=mlflow", "experiment=compare", "runs=[a,/b]",
+        "spans=model", "+model/hf@spans.model=gpt2",
     )  # fmt: skip
     cfg = compose_run(*(override for override in overrides if "@" not in override))
     assert settle_folders(cfg) == cfg  # it is where it started
@@ -91,9 +92,17 @@ def test_relative_paths_stand_for_what_they_do_in_the_start_folder(here, monkeyp
     assert (settled.model.id, settled.model.gguf) == (f"{here}/model", f"{here}/a.gguf")
     assert (settled.dataset.path, settled.dataset.test_path) == (f"{here}/a.csv", "~/b.csv")
     assert settled.runs == [f"{here}/a", "/b"]
+    assert settled.logger.mlflow.tracking_uri == f"sqlite:///{here}/mlflow.db"
     assert settled.model.adapter == "auto"
     named = settle_folders(compose_run("model=hf", "model.id=org/name", "folder=x", "command={}"))
     assert named.model.id == "org/name"
+
+
+def test_the_configuration_can_be_shown_resolved_before_there_is_a_run(here):
+    status, out, err = run_here(here, "--cfg=job", "--resolve")
+    assert (status, err) == (0, "")
+    assert f"\nfolder: {here}/run\n" in out
+    assert sorted(path.name for path in here.iterdir()) == ["mine.safetensors"]
 
 
 def test_a_job_that_hydra_takes_to_its_run_folder_reads_and_writes_as_any_other(here):

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from probes.jobs.sweep.gpus import GPUS, LOCKS
+import pytest
+
+from probes.jobs.sweep.gpus import GPUS, LOCKS, check_jobs_at_once
 from tests.support.places import ROOT
 
 PROGRAM = """
@@ -50,3 +52,12 @@ def test_each_process_has_one_of_its_own(tmp_path):
 def test_where_there_is_none_to_share_nothing_is_set(tmp_path):
     process = start(tmp_path, "")
     assert process.communicate("")[0].strip() == "None None None"
+
+
+@pytest.mark.parametrize("n_jobs", [3, -1, 0])
+def test_more_jobs_at_once_than_gpus_are_refused_before_the_first(n_jobs):
+    check_jobs_at_once(2, 2)
+    with pytest.raises(
+        ValueError, match=rf"^hydra.launcher.n_jobs: expected at most .*, got {n_jobs} for 2; set .*=2$"
+    ):
+        check_jobs_at_once(n_jobs, 2)
