@@ -76,7 +76,7 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def language_model(tiny_model) -> LanguageModel:
     """The small model as the pipeline is told of it."""
-    return LanguageModel(str(tiny_model), prompt="Q: {question}\nA:", dtype="float32", max_new_tokens=14, batch_size=8)
+    return LanguageModel(str(tiny_model), prompt="Q: {question}\nA:", dtype="float32", max_new_tokens=14, batch_size=32)
 
 
 @pytest.fixture(scope="session")
