@@ -134,6 +134,9 @@ class MinibatchGrid(ProbeGrid):
         assert self.card is not None
         best = checkpoint.get("best")
         self._best = None if best is None else BestEpoch.from_checkpoint(best, self.card)
+        shapes = {name: part.shape for name, part in self.named_parameters()}
+        if self._best and {name: part.shape for name, part in self._best.parameters.items()} != shapes:
+            raise ValueError("ckpt_path: expected a best epoch with the probes of this run, got others; take another")
 
     def _moments(self) -> tuple[Tensor, ...]:
         """Of the train rows of all ranks, float64: all, valid and valid positive ones [M]; mean and variance [M, D]."""
