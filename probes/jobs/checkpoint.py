@@ -21,6 +21,8 @@ PARTS = {
     "card": Mapping,
     "loops": Mapping,
     "callbacks": Mapping,
+    "optimizer_states": list,
+    "lr_schedulers": list,
 }
 
 
@@ -89,6 +91,8 @@ def check_checkpoint(path: Path, fit_loop: Mapping[str, Any]) -> int:
     for name, kind in PARTS.items():
         if not isinstance(content.get(name), kind):
             _refuse(path, f"one without {name}, or with {name} of another kind")
+    if not content["optimizer_states"]:  # Lightning would begin with new ones
+        _refuse(path, "one without optimizer_states")
     try:
         card = Card.from_json(content["card"])
     except ValueError as error:

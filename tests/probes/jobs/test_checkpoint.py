@@ -72,9 +72,8 @@ def test_bytes_that_were_cut_off_or_altered(run, loop, tmp_path):
 def test_code_in_a_checkpoint_is_not_run(as_zip, run, loop, tmp_path):
     content = torch.load(run[1], weights_only=True) | {"more": Code(tmp_path / "ran")}
     torch.save(content, tmp_path / "x.ckpt", _use_new_zipfile_serialization=as_zip)
-    assert "got one that cannot be read" in end(tmp_path / "x.ckpt", loop) or "code of its own" in end(
-        tmp_path / "x.ckpt", loop
-    )
+    line = "a file with code of its own, or a damaged one" if as_zip else "one that cannot be read (File is not a zip"
+    assert line in end(tmp_path / "x.ckpt", loop)
     assert not (tmp_path / "ran").exists()
 
 
@@ -101,7 +100,7 @@ def test_parts_of_another_kind(place, value, line, run, loop, tmp_path):
     [
         (("state_dict", "slope"), torch.zeros(3), "one that does not fit this run (Error(s) in loading state_dict"),
         (("optimizer_states", 0, "param_groups", 0), {"params": [0, 1]}, "one that does not fit this run ('"),
-        (("optimizer_states",), [], "one that does not fit this run ("),
+        (("optimizer_states",), [], "one without optimizer_states; take"),
         (("val_scores", "labels"), torch.zeros(3), "expected a checkpoint of this data, got one with labels [3] where"),
         (("best", "val"), [], "whose best epoch has the layers, positions and targets of its card, got another"),
         (("best", "parameters"), {}, "ckpt_path: expected a best epoch with the probes of this run, got others"),
