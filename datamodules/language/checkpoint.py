@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import transformers
 from transformers.utils.import_utils import is_gguf_available
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from datamodules.language.adapter import require_full_model
 from datamodules.language.digests import digest_files
@@ -177,6 +177,7 @@ class Checkpoint:
         if self.gguf:
             settings["gguf_file"] = self.gguf
         disable_progress_bar()  # progress bars of the library write carriage returns to the log
+        set_verbosity_error()  # it tells of missing weights in tables; they are refused below, in one line
         with self._one_line(expected, cure):
             return load(str(self.folder), trust_remote_code=self.trust_remote_code, **settings)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# The list of blocks and the number of a block, in the name of a weight: model.layers. and 3 of model.layers.3.mlp.weight
+# The list of blocks and the number of a block in the name of a weight: model.layers. and 3 of model.layers.3.mlp.weight
 _BLOCK = re.compile(r"((?:\D\w*\.)*?)(\d+)\.")
 
 
@@ -36,8 +36,8 @@ def require_all_blocks(named: str, model: PreTrainedModel, unexpected: Iterable[
             alike = f".{found[1]}".endswith(f".{blocks}") or f".{blocks}".endswith(f".{found[1]}")
             if alike and int(found[2]) >= n:
                 raise ValueError(
-                    f"{named}: expected a config.json with as many layers as the weights, got {n} layers beside {name}; "
-                    "correct its number of layers, or fetch the model again"
+                    f"{named}: expected a config.json with as many layers as the weights, got {n} layers beside "
+                    f"{name}; correct its number of layers, or fetch the model again"
                 )
 
 
