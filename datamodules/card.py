@@ -3,6 +3,7 @@
 Standard library only: it is the only module of `datamodules` that `probes` imports.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,6 +11,21 @@ from typing import Any
 MIN_PER_CLASS = 10  # a probe is not judged with fewer examples of a class
 CONTROL = "control"  # name of a label set that is random
 MIN_GROUPS = 20  # of a test split: standard errors from fewer are rough
+
+
+# Control characters, marks that turn the direction of writing, and halves of surrogate pairs.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def show_text(text: str) -> str:
+    r"""A name or a text as people are shown it: on one line, with characters that act on a terminal written out.
+
+    Names come from files of other people. Everything that prints one, or writes it for people, calls this.
+
+    >>> show_text("caf\xe9\x1b[31m\n")
+    'caf\xe9\\x1b[31m\\n'
+    """
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def is_control(label: str) -> bool:

@@ -15,6 +15,7 @@ from uuid import uuid4
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.card import show_text
 from datamodules.language.cache.claim import NO_LOCKS
 from datamodules.language.progress import format_size
 from datamodules.stream.local_paths import expand_user
@@ -103,11 +104,12 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
     Example:
         >>> show_cache(Path("cache"), prune="c74b")  # doctest: +SKIP
     """
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False, highlight=False)
     entries = list_entries(root)
     if prune is None:
         console.print(
-            f"{root}: {len(entries)} entries, {format_size(sum(entry.bytes for entry in entries))}", soft_wrap=True
+            f"{show_text(str(root))}: {len(entries)} entries, {format_size(sum(entry.bytes for entry in entries))}",
+            soft_wrap=True,
         )
         console.print(_build_table(entries))
         return
@@ -174,9 +176,9 @@ def _build_table(entries: Sequence[HeldEntry]) -> Table:
         about = entry.about
         table.add_row(
             entry.folder.name[:SHOWN],
-            str(about.get("model", "?")),
-            str(about.get("dataset", "?")),
-            str(entry.manifest.get("site", entry.folder.parent.name)),
+            show_text(str(about.get("model", "?"))),
+            show_text(str(about.get("dataset", "?"))),
+            show_text(str(entry.manifest.get("site", entry.folder.parent.name))),
             f"{examples:,}" if isinstance(examples := about.get("examples"), int) else "?",
             format_size(entry.bytes),
             entry.state,
