@@ -1,12 +1,21 @@
 """Names are data: whatever they hold, no report lets them act on a terminal, a page or a picture."""
 
 import json
+import logging
 import re
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
+from datamodules.card import show_text
+from datamodules.examples import LabelledExamples, Span, Verdict
+from datamodules.labels.report import write_label_report
+from datamodules.labels.span_page import write_span_page
+from datamodules.language.cache.entry import CacheEntry
+from datamodules.language.cache.inventory import show_cache
+from datamodules.language.generation import Answer
+from datamodules.questions.question import Question
+from probes.jobs.log_lines import LogLines
 from tests.support.runs import run_here
 
 # Markup of rich, an escape that colours, a line of its own, carriage return, a mark that turns the direction, HTML,
@@ -14,12 +23,15 @@ from tests.support.runs import run_here
 HOSTILE = "[red]a[/] [link=http://x.y]b[/link]\x1b[31m\nerror: c\r\u202e\x9b2J<b>d</b><script>e</script>"
 HOSTILE += " [f](http://g.h) ![i](j) `k` |l| $\\frac$ http://m.n"
 RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-IN_TERMINAL = re.compile(r"\x1b\[[\d;]*m")  # colours that rich writes itself would be none: output is no terminal
 
 
 def check_texts(folder, *printed):
     """No character that acts, in what was printed or written for people."""
-    texts = {path.name: path.read_bytes().decode() for path in folder.rglob("*") if path.suffix in SHOWN}
+    texts = {
+        path.name: path.read_bytes().decode()
+        for path in folder.rglob("*")
+        if path.suffix in SHOWN and path.name != "metrics.csv"
+    }
     for name, text in (texts | {str(i): text for i, text in enumerate(printed)}).items():
         assert not RAW.search(text), (name, RAW.search(text))
         assert not any(line.startswith("error: c") for line in text.splitlines()), name
@@ -42,17 +54,31 @@ def test_names_of_a_file_of_activations(tmp_path):
     assert (tmp_path / "run/heatmap.png").exists()
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A run on a question file of such a name, whose first cells are such texts."""
-    folder = tmp_path_factory.mktemp("demo")
-    name = HOSTILE.replace("/", "")[:100]
-    rows = [
-        {"question": f"Where is {HOSTILE if i < 6 else 'it'} {i}?", "answer": f"{HOSTILE} {i % 2}"} for i in range(60)
-    ]
-    (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "link.jsonl").symlink_to(folder / f"{name}.jsonl")
-    quoted = json.dumps(name)
-    given = f"dataset.name={quoted}" if "\\" not in quoted else f"dataset.name='{HOSTILE[:36]}'"
-    overrides = ["dataset=jsonl", f"dataset.path={folder}/link.jsonl", given, "site.layers=[0]", "rule=substring"]
-    return folder, *run_here(folder, *overrides, "model.max_new_tokens=4", "experiment=cache_only")
+def test_the_pages_on_labels_and_exact_answers(language_model):
+    tokenizer = language_model.load_tokenizer()
+    question = Question(HOSTILE, "g", HOSTILE, (HOSTILE,))
+    verdicts = [Verdict(True, HOSTILE), Verdict(False, "none occurs")]
+    report = write_label_report([question] * 2, [HOSTILE, "no"], verdicts)
+    assert not RAW.search(report)
+    for live in ("](http", " ![i]", " <b>", "<script>", " http://"):
+        assert live not in report.replace("\\<", "(").replace("\\!", "!(")
+    ids = tokenizer("red stone").input_ids
+    answer, span = Answer([1, 2], ids, [0.0] * len(ids), "stop", "red stone"), Span(None, "model", (HOSTILE,))
+    page = write_span_page(
+        tokenizer, LabelledExamples([question] * 2, [answer] * 2, verdicts, [None, None], [span] * 2)
+    )
+    assert not RAW.search(page)
+    for live in ("<script", "<b>d", "<a "):
+        assert live not in page
+
+
+def test_the_list_of_the_cache_and_the_log(tmp_path, capsys):
+    about = {"model": HOSTILE, "dataset": HOSTILE, "examples": 3}
+    CacheEntry(tmp_path, "activations", {"site": HOSTILE}, 1, about).offer(0, {"shard-00000.bin": b"0"}, wait=True)
+    show_cache(str(tmp_path))
+    printed = capsys.readouterr().out
+    assert not RAW.search(printed)
+    assert "[link=" in printed
+    line = LogLines("%(message)s").format(logging.makeLogRecord({"name": "datamodules.base", "msg": HOSTILE}))
+    assert line == show_text(HOSTILE)
+    assert "\n" not in line

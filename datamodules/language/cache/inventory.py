@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from datamodules.card import show_text
 from datamodules.language.cache.claim import NO_LOCKS
@@ -104,12 +105,14 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
     Example:
         >>> show_cache(Path("cache"), prune="c74b")  # doctest: +SKIP
     """
-    console = console or Console(markup=False, emoji=False, highlight=False)
+    console = console or Console()
     entries = list_entries(root)
     if prune is None:
         console.print(
             f"{show_text(str(root))}: {len(entries)} entries, {format_size(sum(entry.bytes for entry in entries))}",
             soft_wrap=True,
+            markup=False,
+            emoji=False,
         )
         console.print(_build_table(entries))
         return
@@ -176,9 +179,9 @@ def _build_table(entries: Sequence[HeldEntry]) -> Table:
         about = entry.about
         table.add_row(
             entry.folder.name[:SHOWN],
-            show_text(str(about.get("model", "?"))),
-            show_text(str(about.get("dataset", "?"))),
-            show_text(str(entry.manifest.get("site", entry.folder.parent.name))),
+            Text(show_text(str(about.get("model", "?")))),
+            Text(show_text(str(about.get("dataset", "?")))),
+            Text(show_text(str(entry.manifest.get("site", entry.folder.parent.name)))),
             f"{examples:,}" if isinstance(examples := about.get("examples"), int) else "?",
             format_size(entry.bytes),
             entry.state,
