@@ -65,7 +65,7 @@ def test_the_pages_on_labels_and_exact_answers(language_model):
     ids = tokenizer("red stone").input_ids
     answer, span = Answer([1, 2], ids, [0.0] * len(ids), "stop", "red stone"), Span(None, "model", (HOSTILE,))
     page = write_span_page(
-        tokenizer, LabelledExamples([question] * 2, [answer] * 2, verdicts, [None, None], [span] * 2)
+        tokenizer, LabelledExamples([question] * 2, [answer] * 2, verdicts, [span] * 2, [None, None])
     )
     assert not RAW.search(page)
     for live in ("<script", "<b>d", "<a "):
