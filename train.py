@@ -84,6 +84,8 @@ def run(cfg: DictConfig) -> float | None:
     from pytorch_lightning import seed_everything
     from pytorch_lightning.callbacks import Checkpoint
 
+    from probes.jobs.checkpoint import restoring
+
     for lightning_log, level in levels.items():
         lightning_log.setLevel(level)  # that of hydra.job_logging; the import sets its own
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -99,7 +101,8 @@ def run(cfg: DictConfig) -> float | None:
     check_world(trainer.world_size)
     report_to_loggers(trainer, cfg)
     folder = Path(cfg.folder)
-    trainer.fit(probe, datamodule, ckpt_path=cfg.ckpt_path)
+    with restoring(trainer, cfg.ckpt_path):
+        trainer.fit(probe, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)  # the test drops those of the validation
     if cfg.ckpt_path is not None and not metrics:  # of a finished fit: nothing was left to fit, nor to validate
         trainer.validate(probe, datamodule, verbose=False)

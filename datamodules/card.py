@@ -3,6 +3,7 @@
 Standard library only: it is the only module of `datamodules` that `probes` imports.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,6 +11,21 @@ from typing import Any
 MIN_PER_CLASS = 10  # a probe is not judged with fewer examples of a class
 CONTROL = "control"  # name of a label set that is random
 MIN_GROUPS = 20  # of a test split: standard errors from fewer are rough
+
+
+# Control characters, marks that turn the direction of writing, and halves of surrogate pairs.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def show_text(text: str) -> str:
+    r"""A name or a text as people are shown it: on one line, with characters that act on a terminal written out.
+
+    Names come from files of other people. Everything that prints one, or writes it for people, calls this.
+
+    >>> show_text("caf\xe9\x1b[31m\n")
+    'caf\xe9\\x1b[31m\\n'
+    """
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def is_control(label: str) -> bool:
@@ -162,30 +178,90 @@ class Card:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "Card":
-        """Read a card, also one of version 0.1, which had a single target without a name."""
-        given = dict(content)
-        if "targets" not in given:
-            split, label = dict(given.pop("split", {})), given.pop("target", "label 1")
-            seed = split.pop("seed", None)
-            given["targets"] = [{"name": label, "label": label, "seed": seed, "counts": split}]
-        shares = given.get("coincidence")
-        known = {name: given[name] for name in Card.__dataclass_fields__ if name in given}
-        return Card(
-            **known
-            | {
-                "layers": tuple(given["layers"]),
-                "positions": tuple(given["positions"]),
-                "n_valid": tuple(given.get("n_valid", ())),
-                "classes": tuple(given.get("classes", ("wrong", "right"))),
-                "coincidence": shares and tuple(tuple(row) for row in shares),
-                "targets": tuple(
-                    TargetCard(
-                        one["name"],
-                        one["label"],
-                        one["seed"],
-                        {split: Count(**count) for split, count in one["counts"].items()},
-                    )
-                    for one in given["targets"]
-                ),
-            }
-        )
+        """Read a card, also one of version 0.1, which had a single target without a name.
+
+        Raises:
+            ValueError: the content is not that of a card, or contradicts itself.
+        """
+        try:
+            card = _parse(content)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ValueError(f"expected a card, got one that lacks something or has another form ({error})") from None
+        wrong = [name for name, holds in _list_rules(card) if not holds]
+        if wrong:
+            raise ValueError(f"expected a card whose parts fit each other, got one with other {', '.join(wrong)}")
+        return card
+
+
+def _parse(content: Mapping[str, Any]) -> Card:
+    given = dict(content)
+    if "targets" not in given:
+        split, label = dict(given.pop("split", {})), given.pop("target", "label 1")
+        seed = split.pop("seed", None)
+        given["targets"] = [{"name": label, "label": label, "seed": seed, "counts": split}]
+    shares = given.get("coincidence")
+    known = {name: given[name] for name in Card.__dataclass_fields__ if name in given}
+    return Card(
+        **known
+        | {
+            "layers": tuple(given["layers"]),
+            "positions": tuple(given["positions"]),
+            "n_valid": tuple(given.get("n_valid", ())),
+            "classes": tuple(given.get("classes", ("wrong", "right"))),
+            "coincidence": shares and tuple(tuple(row) for row in shares),
+            "targets": tuple(
+                TargetCard(
+                    one["name"],
+                    one["label"],
+                    one["seed"],
+                    {split: Count(**count) for split, count in one["counts"].items()},
+                )
+                for one in given["targets"]
+            ),
+        }
+    )
+
+
+def _list_rules(card: Card) -> list[tuple[str, bool]]:
+    """What a card must hold, each part by its name."""
+    T = len(card.positions)
+    counts = [count for target in card.targets for count in target.counts.values()]
+    shares = card.coincidence
+    return [
+        ("model, dataset or site", all(isinstance(text, str) for text in (card.model, card.dataset, card.site))),
+        ("revision", card.revision is None or isinstance(card.revision, str)),
+        ("layers", _are_counts(card.layers) and _differ(card.layers)),
+        ("positions", _are_texts(card.positions) and _differ(card.positions)),
+        ("width", _are_counts([card.width]) and card.width > 0),
+        ("n_valid", _are_counts(card.n_valid) and len(card.n_valid) in (0, T)),
+        ("classes", _are_texts(card.classes) and len(card.classes) == 2),
+        ("coincidence", shares is None or (len(shares) == T and all(len(row) == T for row in shares))),
+        (
+            "shares of coincidence",
+            shares is None or all(one is None or type(one) in (int, float) for row in shares for one in row),
+        ),
+        (
+            "targets",
+            bool(card.targets) and _are_texts([text for one in card.targets for text in (one.name, one.label)]),
+        ),
+        (
+            "names of targets",
+            _are_texts([one.name for one in card.targets]) and _differ([t.name for t in card.targets]),
+        ),
+        ("seeds", all(one.seed is None or type(one.seed) is int for one in card.targets)),
+        ("counts", all(_are_counts([n, ones]) and ones <= n for n, ones in ((c.n, c.n_positive) for c in counts))),
+        ("groups", _are_counts([count.n_groups for count in counts if count.n_groups is not None])),
+        ("cache", isinstance(card.cache, Mapping) and _are_texts([*card.cache, *card.cache.values()])),
+    ]
+
+
+def _are_counts(numbers: Sequence[object]) -> bool:
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _are_texts(texts: Sequence[object]) -> bool:
+    return all(isinstance(text, str) for text in texts)
+
+
+def _differ(names: Sequence[object]) -> bool:
+    return 0 < len(names) == len(set(names))

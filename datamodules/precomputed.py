@@ -1,6 +1,7 @@
 """The datamodule for activations of your own: a safetensors file, streamed from where it is."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from datamodules.stream.local_paths import expand_user
 from datamodules.stream.store import TensorFile
 
 AXES = "[N, L, T, D]"
+LONGEST = 200  # characters of a name: longer ones leave no room for anything else on a page
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -77,6 +79,8 @@ class PrecomputedDataModule(GridDataModule):
             return
         file = read_header(self.path)
         acts, metadata = file.get_tensor("acts", AXES), file.metadata
+        for key in ("model", "dataset", "site", "target"):
+            self._require_short(key, [metadata.get(key, "")])
         if len(acts.shape) != 4 or 0 in acts.shape:
             self._refuse(f"acts {AXES}, none of them 0", list(acts.shape), "reshape it")
         if acts.dtype not in FLOATS:
@@ -155,7 +159,7 @@ class PrecomputedDataModule(GridDataModule):
             return None
         try:
             names = json.loads(metadata[key])
-        except ValueError:
+        except (ValueError, RecursionError):
             names = None
         if not (isinstance(names, list) and [type(name) for name in names] == [kind] * n and len(set(names)) == n):
             count = f"{len(names)} entries, " if isinstance(names, list) else ""
@@ -164,7 +168,14 @@ class PrecomputedDataModule(GridDataModule):
                 count + shorten(metadata[key], 80),
                 "write it with json.dumps, or leave it out",
             )
+        self._require_short(key, map(str, names))
         return names
+
+    def _require_short(self, key: str, names: Iterable[str]) -> None:
+        for name in names:
+            if len(name) > LONGEST:
+                got = f"one of {len(name):,}, {name[:40]}[...]"
+                self._refuse(f"names of at most {LONGEST} characters in metadata {key}", got, "shorten them")
 
     def _refuse(self, expected: str, got: object, do: str) -> NoReturn:
         raise ValueError(f"{self.path}: expected {expected}, got {got}; {do}")

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from datamodules.card import Card, is_control
+from datamodules.card import Card, is_control, show_text
 from probes.analysis.auc_map import AUCMap, choose_cell
 from probes.grid_auroc import GridAUROC
 from probes.settings import check_precision
@@ -187,6 +187,10 @@ class ProbeGrid(pl.LightningModule):
             cell, row = broken[0].tolist()
             place, example = self.name_cells(cells[cell : cell + 1]), int(block["examples"][row])
             raise NotFiniteError(f"at {place}, example {example} (a row of examples.parquet)")
+
+    def print(self, *texts: Any, **settings: Any) -> None:
+        """Print on global rank zero, with control characters of names written out."""
+        super().print(*(show_text(str(text)) for text in texts), **settings)
 
     def name_cells(self, cells: Tensor, most: int = 3) -> str:
         """Layer and position of cells [c] of the probes, the first few of many."""

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from probes.analysis.best_epoch import BestEpoch
 from probes.grid import ProbeGrid
 from probes.settings import check_minibatch
+from probes.solver.inputs import has_odd_scale
 
 
 class MinibatchGrid(ProbeGrid):
@@ -114,7 +115,9 @@ class MinibatchGrid(ProbeGrid):
             return
         self._best = None
         n_rows, n, n_positive, mean, variance = self._moments()
-        fittable = (n_positive > 0) & (n_positive < n)
+        spread = variance.sqrt()
+        odd = has_odd_scale(mean - spread, mean + spread) | ~(mean + spread).isfinite().all(-1)
+        fittable = (n_positive > 0) & (n_positive < n) & ~odd
         n = n.clamp(min=1)
         self.mean.copy_(mean)
         self.scale.copy_((variance + 4 * self.l2 / n[:, None]).rsqrt())
@@ -134,6 +137,9 @@ class MinibatchGrid(ProbeGrid):
         assert self.card is not None
         best = checkpoint.get("best")
         self._best = None if best is None else BestEpoch.from_checkpoint(best, self.card)
+        shapes = {name: part.shape for name, part in self.named_parameters()}
+        if self._best and {name: part.shape for name, part in self._best.parameters.items()} != shapes:
+            raise ValueError("ckpt_path: expected a best epoch with the probes of this run, got others; take another")
 
     def _moments(self) -> tuple[Tensor, ...]:
         """Of the train rows of all ranks, float64: all, valid and valid positive ones [M]; mean and variance [M, D]."""

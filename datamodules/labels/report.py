@@ -1,10 +1,12 @@
 """The report on labels, for people: how the rule decided, and where the substring rule differs."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import regex
 
+from datamodules.card import show_text
 from datamodules.examples import Verdict
 from datamodules.labels.rules import judge_by_substring
 from datamodules.questions.numbers import find_answer_number, find_numbers, is_same_number
@@ -13,6 +15,11 @@ from datamodules.questions.question import Question
 SHOWN = 5  # examples of each
 WORDS = 10  # longer words that are shown
 LENGTH = 200  # characters of a text that are shown
+# What Markdown takes for more than text: emphasis, code, cells, tags, entities, links, and addresses that it links.
+_MARKUP = re.compile(
+    r"[\\`*<>|~&]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|!(?=\[)|(?i:(?<=http)|(?<=https)|(?<=ftp)|(?<=mailto)):"
+)
+_ADDRESS = re.compile(r"(?i:(?<=www))\.|@")
 
 _WHY = {
     True: "Usual reason: the gold answer is inside a longer word, such as a demonym or another form of the word "
@@ -54,7 +61,7 @@ def write_label_report(questions: Sequence[Question], answers: Sequence[str], ve
         "",
         "| what decided | answers | share |",
         "|---|---:|---:|",
-        *(f"| {name} | {len(rows)} | {len(rows) / n:.1%} |" for name, rows in stands.items()),
+        *(f"| {_quote(name)} | {len(rows)} | {len(rows) / n:.1%} |" for name, rows in stands.items()),
     ]
     numeric, repeated = _find_repeated_gold(questions)
     if numeric:
@@ -75,7 +82,7 @@ def write_label_report(questions: Sequence[Question], answers: Sequence[str], ve
     if words:
         lines += ["", f"Longer words with the gold answer inside: {words}."]
     for name, rows in stands.items():
-        lines += ["", f"## What decided: {name}", "", *_show_examples(questions, answers, rows, numbers=True)]
+        lines += ["", f"## What decided: {_quote(name)}", "", *_show_examples(questions, answers, rows, numbers=True)]
     for by_substring, rows in differs.items():
         if rows:
             title = _name_difference(by_substring)
@@ -150,7 +157,7 @@ def _list_longer_words(questions: Sequence[Question], answers: Sequence[str], ro
         for gold in map(str.strip, questions[i].answers):
             match = regex.search(rf"\w*{regex.escape(gold)}\w*", answers[i], regex.I)
             if match and len(match[0]) > len(gold):
-                counts[f"`{match[0]}` for `{gold}`"] += 1
+                counts[f"`{_quote_code(match[0])}` for `{_quote_code(gold)}`"] += 1
                 break
     return ", ".join(f"{word} ({count})" for word, count in counts.most_common(WORDS))
 
@@ -164,12 +171,12 @@ def _show_examples(
         question, answer = questions[i], answers[i]
         said = find_answer_number(answer) if numbers and _read_whole_number(question) is not None else None
         lines += [
-            f"- **{question.id}** {_shorten(question.text, len(question.text))}",
-            f"  - gold: {_shorten(' / '.join(question.answers[:SHOWN]))}",
-            f"  - said: {_shorten(answer, said.characters[0] if said else _find_gold(question, answer))}",
+            f"- **{_quote(question.id)}** {_quote(_shorten(question.text, len(question.text)))}",
+            f"  - gold: {_quote(_shorten(' / '.join(question.answers[:SHOWN])))}",
+            f"  - said: {_quote(_shorten(answer, said.characters[0] if said else _find_gold(question, answer)))}",
         ]
         if said:
-            lines.append(f"  - number said: {' '.join(answer[slice(*said.characters)].split())}")
+            lines.append(f"  - number said: {_quote(' '.join(answer[slice(*said.characters)].split()))}")
     return lines
 
 
@@ -177,6 +184,19 @@ def _find_gold(question: Question, answer: str) -> int:
     """Find the first character of a gold answer in an answer, in any case; 0 where none occurs."""
     found = (answer.lower().find(gold.lower().strip()) for gold in question.answers)
     return next((at for at in found if at >= 0), 0)
+
+
+def _quote(text: str) -> str:
+    r"""A text in Markdown in which it is nothing but text.
+
+    >>> print(_quote("[a](https://b.c) *d*"))
+    [a]\(https\://b.c) \*d\*
+    """
+    return _ADDRESS.sub(r"\\\g<0>", _MARKUP.sub(r"\\\g<0>", show_text(text)))
+
+
+def _quote_code(text: str) -> str:
+    return show_text(text).replace("`", "'")
 
 
 def _shorten(text: str, at: int = 0) -> str:

@@ -1,9 +1,10 @@
 """A page that shows token by token where exact answers were found, so that a person can check fifty in a minute."""
 
-from html import escape
+import html
 
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.card import show_text
 from datamodules.examples import LabelledExamples
 from datamodules.labels.span_check import count_spans, is_part
 from datamodules.language.tokens import decode, decode_tokens
@@ -54,7 +55,7 @@ def write_span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExampl
     labels, spans = [bool(verdict.right) for verdict in examples.verdicts], examples.spans
     texts = [answer.text for answer in examples.answers]
     rows = "".join(
-        f"<tr><td>{row.how}</td><td>{row.label}</td><td>{row.n}</td><td>{row.found}</td>"
+        f"<tr><td>{_escape(row.how)}</td><td>{row.label}</td><td>{row.n}</td><td>{row.found}</td>"
         f"<td>{row.found / row.n:.1%}</td><td>{row.parts}</td>"
         f"<td>{'–' if row.share is None else f'{row.share:.1%}'}</td></tr>"
         for row in count_spans(texts, labels, spans)
@@ -79,6 +80,11 @@ def write_span_page(tokenizer: PreTrainedTokenizerBase, examples: LabelledExampl
     return "\n".join(parts)
 
 
+def _escape(text: str) -> str:
+    """A text as HTML in which it is nothing but text; it keeps its lines."""
+    return html.escape("\n".join(map(show_text, text.split("\n"))))
+
+
 def _write_example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExamples, i: int) -> str:
     question, answer, span = examples.questions[i], examples.answers[i], examples.spans[i]
     first, last = examples.span_tokens[i] or (1, 0)  # none
@@ -86,18 +92,19 @@ def _write_example(tokenizer: PreTrainedTokenizerBase, examples: LabelledExample
     tokens, done = [], 0
     for k, (_, end) in enumerate(ranges):  # a character that spans several tokens is shown in the first
         mark = " class='exact'" if first <= k <= last else ""
-        tokens.append(f"<i{mark} title='{k}: {answer.answer_ids[k]}'>{escape(text[done:end]) or '&thinsp;'}</i>")
+        tokens.append(f"<i{mark} title='{k}: {answer.answer_ids[k]}'>{_escape(text[done:end]) or '&thinsp;'}</i>")
         done = max(done, end)
     shown = question.text if len(question.text) <= QUESTION else f"… {question.text[-QUESTION:]}"
-    replies = f"; replies: {escape(' | '.join(span.replies))}" if span.replies else ""
+    replies = f"; replies: {_escape(' | '.join(span.replies))}" if span.replies else ""
     cut = ", cut off" if answer.finish == "length" else ""
     verdict = "right" if examples.verdicts[i].right else "wrong"
     thought = ""
     if answer.thought_ids:
         end = decode(tokenizer, answer.thought_ids[-THOUGHT:], special=True)
-        thought = f"<p><small>after {len(answer.thought_ids)} tokens of thinking: … {escape(end)}</small></p>"
+        thought = f"<p><small>after {len(answer.thought_ids)} tokens of thinking: … {_escape(end)}</small></p>"
     return (
-        f"<article class='{verdict}'><p><small>{escape(question.id)}, {verdict}{cut}, {span.how}{replies}</small></p>"
-        f"<p>{escape(shown)}</p>{thought}<p>{''.join(tokens)}</p>"
-        f"<p><small>gold: {escape(' | '.join(question.answers[:5]))}</small></p></article>"
+        f"<article class='{verdict}'><p><small>{_escape(question.id)}, {verdict}{cut}, {_escape(span.how)}{replies}"
+        "</small></p>"
+        f"<p>{_escape(shown)}</p>{thought}<p>{''.join(tokens)}</p>"
+        f"<p><small>gold: {_escape(' | '.join(question.answers[:5]))}</small></p></article>"
     )

@@ -9,6 +9,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
+from datamodules.language.render_limit import RunawayTemplateError, limit_rendering
+
 PART = "{'type': 'text'"
 # Arguments of `apply_chat_template` that the template does not get: they would cut or pad the ids, or give no ids.
 NOT_OF_TEMPLATES = {
@@ -33,7 +35,7 @@ def encode_turns(
         today: the date that the template sees.
 
     Raises:
-        ValueError: the template fails, or leaves a text out of its prompt.
+        ValueError: the template fails, runs away, or leaves a text out of its prompt.
 
     Example:
         >>> ids = encode_turns(tokenizer, ["Who wrote Faust?"], {}, date(2024, 7, 26))  # doctest: +SKIP
@@ -48,6 +50,8 @@ def encode_turns(
             written = any(PART in prompt for prompt in rendered)  # the list itself, as Python prints it
             if not written and all(map(_holds, rendered, texts)):
                 return _apply(tokenizer, turns, arguments, today, tokenize=True)
+        except RunawayTemplateError:
+            raise
         except _FAILURES as error:
             if not as_parts:
                 problem = str(error)[:200]
@@ -66,6 +70,8 @@ def reads_clock(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]
     other = today + timedelta(days=399 if today.year < MAXYEAR - 1 else -399)
     try:
         now, later = (_apply(tokenizer, turns, arguments, day, tokenize=False) for day in (today, other))
+    except RunawayTemplateError:
+        raise
     except _FAILURES:
         return False
     return now != later
@@ -80,6 +86,8 @@ def find_turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     turns = [[{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]]
     try:
         rendered = _apply(tokenizer, turns, {"add_generation_prompt": False}, date(2024, 1, 1), tokenize=False)[0]
+    except RunawayTemplateError:
+        raise
     except _FAILURES:
         return None
     _, found, behind = rendered.rpartition(answer)
@@ -91,7 +99,7 @@ def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Any, arguments: Mapping[str, Any], today: date, tokenize: bool
 ) -> Any:
     given = {"add_generation_prompt": True, **arguments}
-    with _stop_clock(today):
+    with _stop_clock(today), limit_rendering(len(turns)):
         return tokenizer.apply_chat_template(turns, tokenize=tokenize, return_dict=False, **given)
 
 

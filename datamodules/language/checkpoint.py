@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import transformers
 from transformers.utils.import_utils import is_gguf_available
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from datamodules.language.adapter import require_full_model
 from datamodules.language.digests import digest_files
+from datamodules.language.misfits import require_all_blocks, require_token_ids
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.out_of_memory import is_out_of_memory
@@ -112,8 +113,11 @@ class Checkpoint:
                 f"{self.named}: expected every weight, got none for {len(missing)}, such as {missing[0]}; fetch or "
                 "save the model again"
             )
+        require_all_blocks(self.named, model, loading["unexpected_keys"])
         if head:  # keep only its stop tokens: with beams, penalties or minimum lengths answers are not greedy
-            model.generation_config = transformers.GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+            ends = model.generation_config.eos_token_id
+            require_token_ids(self.named, ends)
+            model.generation_config = transformers.GenerationConfig(eos_token_id=ends)
         return model.eval().requires_grad_(False)
 
     def init_network(self, dtype: torch.dtype, head: bool) -> PreTrainedModel:
@@ -173,6 +177,7 @@ class Checkpoint:
         if self.gguf:
             settings["gguf_file"] = self.gguf
         disable_progress_bar()  # progress bars of the library write carriage returns to the log
+        set_verbosity_error()  # it tells of missing weights in tables; they are refused below, in one line
         with self._one_line(expected, cure):
             return load(str(self.folder), trust_remote_code=self.trust_remote_code, **settings)
 
@@ -218,6 +223,12 @@ def require_checkpoint(id_: str | None, gguf: str | None) -> None:
         require_full_model(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {id_!r}")
+        pickles = sorted(path.name for path in folder.glob("*.bin") if path.name.startswith(("pytorch_model", "model")))
+        if pickles and not any(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"model.id: expected weights as safetensors, got {pickles[0]} in {id_!r}, a pickle, which may hold "
+                "code; convert it with model.save_pretrained"
+            )
 
 
 def fetch_checkpoint(id_: str, revision: str | None) -> None:

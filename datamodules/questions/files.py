@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from datamodules.questions.arrow_rows import ArrowRows
 from datamodules.questions.lists import parse_list, parse_number
+from datamodules.questions.parquet_rows import ParquetRows
 from datamodules.questions.question import Question, Tell
 from datamodules.questions.row import Row
 from datamodules.questions.row_questions import RowQuestions
@@ -95,8 +96,10 @@ class FileQuestions(RowQuestions):
         file = expand_user(path, f"dataset.{key}")
         try:
             if self.kind == "parquet":
-                table = pq.read_table(file)
-                return ArrowRows(table.to_pylist(), table.schema)
+                if file.is_dir():  # of one table in parts
+                    table = pq.read_table(file)
+                    return ArrowRows(table.to_pylist(), table.schema)
+                return ParquetRows(file, self.columns, expected)
             content = file.read_bytes()
         except FileNotFoundError:
             raise ValueError(f"{expected}: no such file") from None

@@ -10,7 +10,7 @@ from datamodules.questions.row import Row, fill, find_columns, format_cell, read
 LONGEST = 100  # characters of a group's name; a whole context may be one
 
 
-@dataclass
+@dataclass(slots=True)  # there may be millions
 class UniqueText:
     """One text of a table.
 

@@ -11,8 +11,9 @@ from hashlib import blake2b
 from typing import Any
 
 from datamodules.questions.groups import Groups, UniqueText, name_groups
+from datamodules.questions.parquet_rows import list_names, pick_rows
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
-from datamodules.questions.row import Row, fill, find_columns, format_cell, list_columns, read_cell, read_texts
+from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell, read_texts
 from datamodules.questions.words import fold_group, fold_name
 
 log = logging.getLogger(__name__)
@@ -123,11 +124,11 @@ class RowQuestions(QuestionSet):
         parts = {split: self._find_texts(split, rows, groups, tell) for split, rows in tables.items()}
         if "test" in parts:
             parts["train"] = self._drop_tested(parts["train"], parts["test"], groups, tell)
-        questions = [
-            self._build_question(split, tables[split], unique, groups)
-            for split, part in parts.items()
-            for unique in self._draw(split, list(part.values()), tell)
-        ]
+        questions = []
+        for split, part in parts.items():
+            drawn = self._draw(split, list(part.values()), tell)
+            rows = pick_rows(tables[split], [i for unique in drawn for i in unique.rows])
+            questions += [self._build_question(split, rows, unique, groups) for unique in drawn]
         if not questions:
             raise ValueError(f"dataset: expected rows with a question and an answer, got none in {self.name}")
         return questions
@@ -172,7 +173,7 @@ class RowQuestions(QuestionSet):
 
     def _require_columns(self, rows: Sequence[Row]) -> None:
         for some in (range(min(100, len(rows))), range(len(rows))):  # a column may be missing in the first rows
-            there = dict.fromkeys(name for i in some for name in list_columns(rows[i]))
+            there = dict.fromkeys(list_names(rows, some))
             absent = [column for column in self.columns if column not in there]
             if not absent or not rows:
                 return
@@ -258,7 +259,9 @@ class RowQuestions(QuestionSet):
             return unique
         return random.Random(self.seed).sample(unique, self.limit)
 
-    def _build_question(self, split: str, rows: Sequence[Row], unique: UniqueText, groups: Groups) -> Question:
+    def _build_question(
+        self, split: str, rows: Sequence[Row] | Mapping[int, Row], unique: UniqueText, groups: Groups
+    ) -> Question:
         """The question of one text, with the gold answers of all its rows."""
         records = [record for i in unique.rows if isinstance(record := self.read_record(rows[i]), Question)]
         golds = dict.fromkeys(gold for record in records for gold in record.answers)

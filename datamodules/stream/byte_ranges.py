@@ -4,15 +4,19 @@ The format: 8 bytes with the length of the header, little-endian; the header, JS
 https://huggingface.co/docs/safetensors
 """
 
+import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 DTYPES = {
@@ -79,18 +83,30 @@ class ByteRange:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[int]:
-    """Open a file and yield its descriptor; raises ValueError with the file name on any error."""
+    """Open a file and yield its descriptor; raises ValueError with the file name on any error.
+
+    Pipes and devices are refused: they have no byte ranges, and reading them may never end.
+    """
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
         try:
+            mode = os.fstat(file).st_mode
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "is a directory" if stat.S_ISDIR(mode) else "is no regular file")
             yield file
         finally:
             os.close(file)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ValueError(
-            f"expected a safetensors file, got {path}: {reason}; check the path, or write it again"
+            f"expected a safetensors file, got {cut_middle(path)}: {reason}; check the path, or write it again"
         ) from error
+
+
+def cut_middle(text: str | Path) -> str:
+    """Cut a path or a list of names in its middle, so that it fits into a line of a message."""
+    text = str(text)
+    return text if len(text) <= 300 else f"{text[:140]}[...]{text[-140:]}"
 
 
 @dataclass(frozen=True)
@@ -110,10 +126,8 @@ class Header:
     def get_tensor(self, name: str, axes: str) -> ByteRange:
         """Return a tensor by name; raises ValueError, which lists the existing names, if it is missing."""
         if name not in self.tensors:
-            raise ValueError(
-                f"{self.path}: expected a tensor {name} {axes}, got {', '.join(sorted(self.tensors)) or 'none'}; "
-                "write it under that name"
-            )
+            found = cut_middle(", ".join(sorted(self.tensors))) or "none"
+            raise ValueError(f"{self.path}: expected a tensor {name} {axes}, got {found}; write it under that name")
         return self.tensors[name]
 
 
@@ -131,6 +145,7 @@ def read_header(path: Path) -> Header:
         size = os.fstat(file).st_size
         length = int.from_bytes(os.pread(file, 8, 0), "little")
         header = os.pread(file, length, 8) if length <= min(size - 8, HEADER) else b""
+        fault = _find_fault(path)
     start = 8 + length
     try:
         described = json.loads(header)
@@ -140,19 +155,40 @@ def read_header(path: Path) -> Header:
             name: ByteRange(path, name, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
             for name, entry in described.items()
         }
-        fits = all(
+        # The library has checked this too, except where the file could not be mapped.
+        numbers = [number for tensor in stored.values() for number in (*tensor.shape, tensor.start - start)]
+        strings = [*metadata, *metadata.values()]
+        fits = all(type(number) is int and number >= 0 for number in numbers) and all(
+            isinstance(text, str) for text in strings
+        )
+        fits = fits and all(
             math.prod(tensor.shape) * DTYPES[tensor.kind].itemsize == end - tensor.start + start
             for tensor, end in zip(stored.values(), ends, strict=True)
             if tensor.kind in DTYPES
         )
-        if not fits:
+        whole = start + max(ends, default=0)
+        if not fits or (fault and size >= whole):
             raise ValueError
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise ValueError(
-            f"expected a safetensors file, got {path}, whose header cannot be read; "
-            "write it with safetensors.torch.save_file"
+            f"expected a safetensors file, got {cut_middle(path)}, whose header cannot be read"
+            f"{f' ({fault})' if fault else ''}; write it with safetensors.torch.save_file"
         ) from None
-    whole = start + max(ends, default=0)
     if size < whole:
         raise ValueError(f"{path}: expected {whole} bytes by its header, got {size}; it was cut short, write it again")
     return Header(path, stored, metadata)
+
+
+def _find_fault(path: Path) -> str | None:
+    """What the reader of the safetensors library finds wrong with a header; None where it finds nothing.
+
+    It holds every rule of the format: lengths, types, shapes as whole numbers, tensors that follow each other without
+    overlap. It maps the file without reading beyond the header.
+    """
+    try:
+        with safe_open(path, "np"):
+            return None
+    except SafetensorError as error:
+        return shorten(str(error).removeprefix("Error while deserializing header: "), 120)
+    except (OSError, MemoryError):  # no address space to map the file
+        return None

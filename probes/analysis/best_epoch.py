@@ -24,7 +24,25 @@ class BestEpoch(NamedTuple):
 
     @classmethod
     def from_checkpoint(cls, saved: dict[str, Any], card: Card) -> "BestEpoch":
-        """Read what `to_checkpoint` has written of a fit on the grid of a card."""
+        """Read what `to_checkpoint` has written of a fit on the grid of a card.
+
+        Raises:
+            ValueError: maps of another shape, or values of another kind.
+        """
+        K, L, T, _ = card.shape
+        try:
+            shapes = {tuple(one[name].shape) for one in saved["val"] for name in TENSORS}
+            names = {*(name for one in saved["val"] for name in one)}
+            fits = (shapes, names, len(saved["val"])) == ({(L, T)}, {*TENSORS}, K)
+            fits &= type(saved["mean_auc"]) is float and type(saved["epoch"]) is int
+            fits &= all(isinstance(part, Tensor) for part in saved["parameters"].values())
+        except (TypeError, LookupError, AttributeError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                "ckpt_path: expected a checkpoint whose best epoch has the layers, positions and targets of its card, "
+                "got another; take one of another epoch"
+            )
         val = [
             AUCMap(target.name, "val", card.layers, card.positions, **one)
             for target, one in zip(card.targets, saved["val"], strict=True)

@@ -1,6 +1,7 @@
 """Scores: every out-of-sample score of a run, as it stands in scores.safetensors."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -116,18 +117,26 @@ def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
             parts["groups"] = torch.arange(n) if groups is None else groups[parts["examples"]]
     try:
         card = Card.from_json(json.loads(metadata["card"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"expected the scores of a run, got {path} with another card ({error}); run again") from None
+    if fault := find_misfit(parts, card):
+        raise ValueError(f"expected the scores of a run, got {path} with {fault}; run again")
+    return Scores(**parts, card=card)
+
+
+def find_misfit(parts: Mapping[str, Tensor], card: Card) -> str | None:
+    """Which of the tensors of a record has another shape than its card and its examples ask for; None: none."""
+    if missing := [name for name in (*TENSORS, "groups") if not isinstance(parts.get(name), Tensor)]:
+        return f"no {', '.join(missing)}"
+    if others := [name for name in parts if name not in (*TENSORS, "groups")]:
+        return f"{', '.join(map(str, others))[:100]} beside its tensors"
     shape = (*card.shape[:3], len(parts["examples"]))
     K, n = shape[0], shape[-1]
     wanted = {"scores": shape, "examples": (n,), "part": (K, n), "labels": (K, n), "groups": (n,)}
     for name, tensor in parts.items():
         if tuple(tensor.shape) != wanted[name] or not K:
-            raise ValueError(
-                f"expected the scores of a run, got {path} with {name} {list(tensor.shape)} where its card and "
-                f"its examples ask for {list(wanted[name])}; run again"
-            )
-    return Scores(**parts, card=card)
+            return f"{name} {list(tensor.shape)} where its card and its examples ask for {list(wanted[name])}"
+    return None
 
 
 def join_parts(parts: dict[str, "Scores"]) -> Scores:

@@ -5,6 +5,8 @@ import os
 import re
 import sys
 
+from datamodules.card import show_text
+
 NOISE = (  # the same in every run, or an advertisement
     "GPU available",
     "TPU available",
@@ -32,6 +34,6 @@ class WithoutNoise(logging.Filter):
 def say(*lines: object) -> None:
     """Print lines; where nobody reads them any more, as after `| head -1`, the work goes on."""
     try:
-        print(*lines, sep="\n", flush=True)
+        print(*(show_text(str(line)) for line in lines), sep="\n", flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from datamodules.card import Card
+from datamodules.card import Card, show_text
 from probes.report.style import GREY, INK, STYLE, UNDATED, fit_to_labels
 from probes.report.whole_file import whole_file
 
@@ -44,7 +44,7 @@ class Coincidence(pl.Callback):
         if not trainer.is_global_zero or card.coincidence is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        shares = table(card.positions, card.coincidence)
+        shares = table([*map(show_text, card.positions)], card.coincidence)
         with whole_file(self.folder / f"{NAME}.csv") as path:
             counted = shares.copy()
             counted.insert(0, "examples", card.n_valid)

@@ -2,10 +2,9 @@
 
 import json
 
-from rich.console import Console
-
 from probes.analysis.analysis import analyse
 from probes.analysis.scores import PARTS
+from probes.report.console import PlainConsole
 from probes.report.findings import decorate
 from probes.report.map_files import caption, write_heatmap
 from probes.report.run_folder import SUMMARY, read_record
@@ -39,7 +38,7 @@ def analyse_run(run: str, vmin: float = VMIN, vmax: float = VMAX) -> None:
     summary = record.summary | card.to_json() | summarise_maps(card, maps, analyses)
     with whole_file(record.folder / SUMMARY) as path:
         path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", "utf-8")
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = PlainConsole()
     title, subtitle = caption(card, described, "test")
     console.print(title, style="bold")
     console.print(" ".join(subtitle.split()), style="dim")

@@ -5,14 +5,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from datamodules.card import Card, is_control
 from probes.analysis.analysis import find_control
 from probes.analysis.auc_map import choose_cell
 from probes.analysis.differences import DifferenceMap, PairedParts, Part, compare_parts, subtract_maps
 from probes.analysis.matching import Matched, Side, match
 from probes.analysis.scores import PARTS
+from probes.report.console import PlainConsole
 from probes.report.difference_report import (
     name_sides,
     print_difference,
@@ -72,7 +71,7 @@ def compare_runs(
     first, second, same = records[0], records[-1], records[0].folder.resolve() == records[-1].folder.resolve()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = PlainConsole()
     if len(runs) == 2:
         chosen = choose_targets(first.scores.card, second.scores.card)
     else:

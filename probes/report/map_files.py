@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from datamodules.card import Card
+from datamodules.card import Card, show_text
 from probes.analysis.auc_map import AUCMap, headline
 from probes.analysis.block import find_block
 from probes.report.marks import Marks
@@ -119,7 +119,10 @@ def write_table(path: Path, tables: Sequence[pd.DataFrame]) -> None:
     """Write tables one under the other as CSV, whole or not at all."""
     with whole_file(path) as temporary:
         # nine decimals: two runs can be compared to 1e-6, and the last bits of a float do not change the bytes
-        pd.concat(tables).to_csv(temporary, index=False, float_format="%.9f", lineterminator="\n")
+        named = pd.concat(tables)
+        for name in named.select_dtypes(include=["object", "string"]):
+            named[name] = named[name].map(lambda one: show_text(one) if isinstance(one, str) else one)
+        named.to_csv(temporary, index=False, float_format="%.9f", lineterminator="\n")
 
 
 def caption(card: Card, probe: str, split: str) -> tuple[str, str]:
@@ -143,8 +146,8 @@ def caption(card: Card, probe: str, split: str) -> tuple[str, str]:
     fields.append(f"n = {_range(sizes)}{in_groups}")
     fields.append(f"base rate {n_positive / n:.0%}" if n else "base rate none")
     return (
-        f"Where {', '.join(labels)} can be read: {card.dataset}",
-        FIELD.join(field.replace(" ", NO_BREAK) for field in fields),  # a line breaks between fields
+        show_text(f"Where {', '.join(labels)} can be read: {card.dataset}"),
+        FIELD.join(show_text(field).replace(" ", NO_BREAK) for field in fields),  # a line breaks between fields
     )
 
 

@@ -19,6 +19,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from datamodules.card import show_text
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.block import split_columns
 from probes.report.marks import Marks, draw_marks
@@ -76,7 +77,7 @@ def draw(
         legend: dict[str, Artist] = {}
         for number, (one, values, name, marked) in enumerate(panels):
             readable = one.readable().numpy()
-            table = pd.DataFrame(values.numpy(), index=list(one.layers), columns=list(one.positions))
+            table = pd.DataFrame(values.numpy(), index=list(one.layers), columns=[*map(show_text, one.positions)])
             spread = values is one.auc_se
             shown = table.to_numpy()[readable]
             # axes in inches until fit_to_labels knows how much room their labels take

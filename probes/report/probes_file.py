@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -45,15 +46,63 @@ def load_probes(path: str | Path) -> Probes:
     >>> weight, bias, card, auc = load_probes("outputs/latest/probes.safetensors")  # doctest: +SKIP
 
     Raises:
-        ValueError: the file was not written by a run, or holds probes that are not linear.
+        ValueError: the file was not written by a run, was damaged, or holds probes that are not linear.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if "card" not in metadata:
-            raise ValueError(f"expected the probes of a run, got {path} without a card; point to its {PROBES}")
-        if (names := sorted(file.keys())) != ["bias", "weight"]:
-            raise ValueError(f"expected linear probes, got {path} with {', '.join(names)}; open it with safetensors")
-        weight, bias, card = file.get_tensor("weight"), file.get_tensor("bias"), json.loads(metadata["card"])
-    if bias.ndim == 2:
-        return Probes(weight[None], bias[None], Card.from_json(card), {k: [v] for k, v in card["auc"].items()})
-    return Probes(weight, bias, Card.from_json(card), card["auc"])
+    card, tensors = _read_file(Path(path))
+    if (names := sorted(tensors)) != ["bias", "weight"]:
+        raise ValueError(f"expected linear probes, got {path} with {', '.join(names)[:200]}; open it with safetensors")
+    weight, bias = tensors["weight"], tensors["bias"]
+    try:
+        content = json.loads(card)
+        found, auc = Card.from_json(content), content["auc"]
+        if bias.ndim == 2:
+            weight, bias, auc = weight[None], bias[None], {split: [of_one] for split, of_one in auc.items()}
+        fault = _find_fault(weight, bias, found) or _find_fault_of_auc(auc, found)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"expected the probes of a run, got {path} with another card ({error}); run again") from None
+    if fault:
+        raise ValueError(f"expected the probes of a run, got {path} with {fault}; run again")
+    return Probes(weight, bias, found, auc)
+
+
+def _read_file(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """The card as JSON, and the tensors by name."""
+    if path.exists() and not path.is_file():  # a pipe would wait for its writer
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"expected the probes of a run, got {path}, {what}; point to its {PROBES}")
+    try:
+        with safe_open(path, "pt") as file:
+            if "card" not in (metadata := file.metadata() or {}):
+                raise ValueError(f"expected the probes of a run, got {path} without a card; point to its {PROBES}")
+            return metadata["card"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise FileNotFoundError(f"expected the probes of a run, got {path}: no such file") from None
+    except (SafetensorError, OSError, RuntimeError, AttributeError) as error:  # also a type that torch does not have
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"expected the probes of a run, got {path}, which can't be read ({reason})") from None
+
+
+def _find_fault(weight: Tensor, bias: Tensor, card: Card) -> str | None:
+    """What does not fit in the tensors [K, L, T, D] and [K, L, T] beside the card; None where all fits."""
+    for name, tensor, shape in (("weight", weight, card.shape), ("bias", bias, card.shape[:3])):
+        if tensor.shape != shape:
+            return f"{name} {list(tensor.shape)} where its card asks for {list(shape)}"
+        if tensor.dtype != torch.float32:
+            return f"{name} in {tensor.dtype} instead of torch.float32"
+        if tensor.isinf().any():
+            return f"infinity in {name}"
+    if not torch.equal(weight.isnan(), bias.isnan()[..., None].expand_as(weight)):
+        return "probes that are NaN in part"
+    return None
+
+
+def _find_fault_of_auc(auc: Any, card: Card) -> str | None:
+    K, L, T, _ = card.shape
+    for split, of_split in auc.items():
+        rows = [row for of_target in of_split for row in of_target]
+        if [len(of_split), len(rows)] != [K, K * L] or any(len(row) != T for row in rows):
+            return f"AUCs of {str(split)[:40]} in another shape than [{K}, {L}, {T}]"
+        cells = [one for row in rows for one in row]
+        if not all(one is None or (type(one) in (int, float) and 0 <= one <= 1) for one in cells):
+            return f"AUCs of {str(split)[:40]} that are not numbers from 0 to 1"
+    return None

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from probes.analysis.analysis import analyse
-from probes.analysis.scores import PARTS, SCORES, TENSORS, Scores, join_parts
+from probes.analysis.scores import PARTS, SCORES, TENSORS, Scores, find_misfit, join_parts
 from probes.report.run_folder import read_examples
 from probes.report.whole_file import whole_file
 
@@ -55,7 +55,10 @@ class ScoreRecord(pl.Callback):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take them back, for a fit that goes on."""
         if trainer.state.fn == TrainerFn.FITTING and "val_scores" in checkpoint:
-            self._resumed = {"val": Scores(**checkpoint["val_scores"], card=pl_module.tested)}
+            saved = checkpoint["val_scores"]
+            if fault := find_misfit(saved, pl_module.tested):
+                raise ValueError(f"ckpt_path: expected a checkpoint of this data, got one with {fault}; take another")
+            self._resumed = {"val": Scores(**saved, card=pl_module.tested)}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin anew."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 
 from datamodules.card import Card
+from probes.report.console import PlainConsole
 from probes.report.map_files import PICTURE, caption
 from probes.report.probes_file import PROBES, save_probes
 from probes.report.run_folder import SUMMARY
@@ -64,8 +64,7 @@ class Report(pl.Callback):
         if not shown or "test" not in pl_module.maps:
             return
         card: Card = pl_module.tested
-        # names are data: no markup in them, and no colour of rich's own choosing
-        console = Console(markup=False, emoji=False, highlight=False)
+        console = PlainConsole()
         title, subtitle = caption(card, pl_module.described, "test")
         console.print("", title, style="bold", sep="\n")
         console.print(" ".join(subtitle.split()), style="dim")

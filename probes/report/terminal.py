@@ -11,6 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from datamodules.card import show_text
 from probes.analysis.auc_map import AUCMap
 from probes.report.style import CMAP, NO_AUC, VMAX, VMIN
 
@@ -26,7 +27,8 @@ def print_map(console: Console, auc_map: AUCMap) -> None:
     """
     palette = matplotlib.colormaps[CMAP]
     readable = auc_map.readable()
-    labels = short_labels(auc_map.positions)
+    names = [show_text(name) for name in auc_map.positions]
+    labels = short_labels(names)
     per_band = max(1, (console.width - MARGIN) // CELL)
     for start in range(0, len(labels), per_band):
         band = range(start, min(start + per_band, len(labels)))
@@ -45,7 +47,7 @@ def print_map(console: Console, auc_map: AUCMap) -> None:
                 line.append(_digits(auc).center(CELL), Style.parse(f"{ink} on rgb({red},{green},{blue})"))
             console.print(line, soft_wrap=True)
     console.print()
-    long = [f"{label} {name}" for label, name in zip(labels, auc_map.positions, strict=True) if label != name]
+    long = [f"{label} {name}" for label, name in zip(labels, names, strict=True) if label != name]
     legend = " · ".join(entry.replace(" ", "\N{NO-BREAK SPACE}") for entry in long)
     for line in textwrap.wrap(legend, console.width, break_on_hyphens=False):
         console.print(line.replace("\N{NO-BREAK SPACE}", " "), style="dim")

@@ -53,6 +53,25 @@ def align(
     return labels == 1, valid, offset, has_sets
 
 
+SMALLEST, LARGEST = 1e-18, 1e18  # of what activations may differ by: beyond, weights or scores leave float32
+
+
+def has_odd_scale(least: Tensor, most: Tensor) -> Tensor:
+    """Whether activations are so large, or differ by so little, that no probe and score in float32 can hold them.
+
+    Args:
+        least: [..., D], smallest activation of each column, of any floating dtype.
+        most: largest ones.
+
+    Returns:
+        bool [...]; false where a column is NaN, and where all columns are constant.
+    """
+    least, most = least.double(), most.double()
+    spread = (most - least).amax(-1)
+    largest = torch.maximum(most.abs(), least.abs()).amax(-1)
+    return ((spread > 0) & (spread < SMALLEST)) | (largest > LARGEST)
+
+
 class NotFiniteError(ValueError):
     """NaN or infinity in a valid row of the activations, which stands at `place`."""
 

@@ -30,7 +30,15 @@ from probes.solver.newton import Optimum
 from probes.solver.precision import full_precision, off_mps
 
 # What `LogisticFit.reason` counts, the order being that in which they are looked for.
-REASONS = ("converged", "no valid row", "one class only", "constant features", "max_iter reached", "beyond float64")
+REASONS = (
+    "converged",
+    "no valid row",
+    "one class only",
+    "constant features",
+    "max_iter reached",
+    "beyond float64",
+    "beyond float32",
+)
 
 
 class LogisticFit(NamedTuple):
@@ -40,7 +48,8 @@ class LogisticFit(NamedTuple):
     2-norm of its gradient with respect to (weight, bias), both before rounding to the output dtype; `iterations` counts
     Newton steps (int64); `converged` (bool) tells whether the cell met the test stated at `fit_logistic`, and
     `REASONS[reason]` (int64) why not. Floating fields have the dtype of the activations, float32 for 16-bit ones, and
-    are NaN for a cell without a valid row, with one class only, or whose valid rows are all the same.
+    are NaN for a cell without a valid row, with one class only, whose valid rows are all the same, or whose activations
+    are above 1e18 or differ by less than 1e-18: "beyond float32", which holds no weights or scores of that size.
     """
 
     weight: Tensor

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probes.solver.inputs import NotFiniteError, align
+from probes.solver.inputs import NotFiniteError, align, has_odd_scale
 from probes.solver.precision import full_precision, off_mps
 
 LEAST_SHRINKAGE = 1e-8  # keeps a covariance that Ledoit and Wolf would take as it is factorable in float64
@@ -28,7 +28,8 @@ def fit_mass_mean(
     (2004, Journal of Multivariate Analysis 88:365): S alone is singular where N < D. Where no row differs from the mean
     of its class there is nothing to whiten, and Σ = I.
 
-    A cell with one class only gets NaN, and does not touch the others.
+    A cell with one class only, or whose activations are above 1e18 or differ by less than 1e-18, gets NaN, and does not
+    touch the others.
 
     Args:
         acts: activations [C, N, D], any floating dtype; float64 inside. Rows that are not valid may hold anything.
@@ -52,7 +53,7 @@ def fit_mass_mean(
         if not X.isfinite().all():
             row = valid[cell].nonzero()[:, 0][~X.isfinite().all(-1)][0]
             raise NotFiniteError(f"in cell {cell}, row {int(row)}")
-        if not y.any() or y.all():
+        if not y.any() or y.all() or has_odd_scale(X.amin(0), X.amax(0)):
             continue
         mean_0, mean_1 = X[~y].mean(0), X[y].mean(0)
         w, log_odds = mean_1 - mean_0, 0.0

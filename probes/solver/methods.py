@@ -15,7 +15,7 @@ from torch import Tensor
 from probes.solver.batches import room
 from probes.solver.gram import gram_matrix, symmetric_product
 from probes.solver.gram_ascent import ascend
-from probes.solver.inputs import NotFiniteError
+from probes.solver.inputs import NotFiniteError, has_odd_scale
 from probes.solver.newton import Optimum, log_odds, newton
 from probes.solver.newton_cg import border, newton_cg
 from probes.solver.one_cell import solve_cell
@@ -85,7 +85,8 @@ def solve(
     used = (s != 0).any(1)
     n_positive, n_negative = (s > 0).sum(-1), (s < 0).sum(-1)
     constant = _constant(X, s != 0).expand_as(n_positive)
-    live = (n_positive > 0) & (n_negative > 0) & ~constant
+    odd = _has_odd_scale(X, used)[:, None] & (n_positive > 0) & (n_negative > 0) & ~constant
+    live = (n_positive > 0) & (n_negative > 0) & ~constant & ~odd
     causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
     each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
     if offset is not None:  # of rows that do not count it may be anything
@@ -125,6 +126,7 @@ def solve(
     reason = torch.zeros_like(optimum.iterations)
     for code, holds in enumerate(causes, 1):
         reason = torch.where((reason == 0) & holds, code, reason)
+    reason = torch.where(odd.repeat(1, P), len(causes) + 1, reason)
     nan = torch.full((), torch.nan, dtype=torch.float64, device=acts.device)
     return Optimum(*(_where(live, x, nan) if x.is_floating_point() else x for x in optimum)), reason
 
@@ -211,6 +213,19 @@ def _constant(X: Tensor, used: Tensor) -> Tensor:
             least, most = torch.where(chosen, X, torch.inf).amin(1), torch.where(chosen, X, -torch.inf).amax(1)
             constant[:, k] = (least >= most).all(-1)
     return constant
+
+
+def _has_odd_scale(X: Tensor, used: Tensor) -> Tensor:
+    """Cells whose used rows [c, n] are beyond float32, bool [c]."""
+    if not X.shape[1]:
+        return used.new_zeros(len(X))
+    if bool(used.all()):
+        return has_odd_scale(X.amin(1), X.amax(1))
+    least, most = (
+        torch.where(used[..., None], X, torch.inf).amin(1),
+        torch.where(used[..., None], X, -torch.inf).amax(1),
+    )
+    return has_odd_scale(least, most) & used.any(-1)
 
 
 def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from datamodules.card import show_text
 from datamodules.language.cache.removal import list_leftovers, remove_entries
 from datamodules.language.progress import format_size
 from datamodules.stream.local_paths import expand_user
@@ -103,11 +105,15 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
     entries = list_entries(root)
     if prune is None:
         console.print(
-            f"{root}: {len(entries)} entries, {format_size(sum(entry.bytes for entry in entries))}", soft_wrap=True
+            f"{show_text(str(root))}: {len(entries)} entries, {format_size(sum(entry.bytes for entry in entries))}",
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
         )
         console.print(_build_table(entries))
         for folder in list_leftovers(expand_user(root, "cache.root")):
-            console.print(f"{folder}: left by a removal that was cut short; the next one removes it", soft_wrap=True)
+            line = f"{show_text(str(folder))}: left by a removal that was cut short; the next one removes it"
+            console.print(line, markup=False, emoji=False, soft_wrap=True)
         return
     keys = prune if isinstance(prune, list | tuple) else [prune]
     if not keys:
@@ -126,7 +132,7 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
     left = remove_entries(expand_user(root, "cache.root"), list(chosen))
     console.print(f"Removed {what}.")
     for line in left:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(show_text(line), markup=False, emoji=False, soft_wrap=True)
 
 
 def _find(entries: Sequence[HeldEntry], key: object, root: str) -> HeldEntry:
@@ -154,9 +160,9 @@ def _build_table(entries: Sequence[HeldEntry]) -> Table:
         about = entry.about
         table.add_row(
             entry.folder.name[:SHOWN],
-            str(about.get("model", "?")),
-            str(about.get("dataset", "?")),
-            str(entry.manifest.get("site", entry.folder.parent.name)),
+            Text(show_text(str(about.get("model", "?")))),
+            Text(show_text(str(about.get("dataset", "?")))),
+            Text(show_text(str(entry.manifest.get("site", entry.folder.parent.name)))),
             f"{examples:,}" if isinstance(examples := about.get("examples"), int) else "?",
             format_size(entry.bytes),
             entry.state,

@@ -4,6 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from datamodules.card import show_text
 from datamodules.language.cache.cached_activations import UNKEYED
 from datamodules.language.cache.checksums import check_files
 from datamodules.language.cache.entry import compute_key
@@ -31,12 +32,12 @@ def verify_cache(root: str) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
         found = [*map(_check_manifest, entries), *pool.map(_check_shard, shards)]
     for line in filter(None, found):
-        print(line)
+        print(show_text(line))
     n_bytes = format_size(sum(entry.bytes for entry in entries))
     read = f"{len(entries)} entries, {len(shards)} shards, {n_bytes} read"
     if n := len([*filter(None, found)]):
         raise ValueError(f"cache.root: expected {root} as it was written, got {n} of {read} altered; see above")
-    print(f"{root}: {read}: all as recorded")
+    print(f"{show_text(root)}: {read}: all as recorded")
 
 
 def _check_manifest(entry: HeldEntry) -> str | None:

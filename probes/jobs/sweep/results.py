@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from datamodules.card import show_text
 from probes.analysis.wording import digits
 from probes.jobs.sweep.job_file import read_job
 from probes.jobs.sweep.naming import label_job, read_values, round_number, shorten_keys
@@ -150,17 +151,18 @@ def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, ["job", *_list_differing(rows), *OWN, *stages, *LAST], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: show_text(one) if isinstance(one, str) else one for key, one in row.items()} for row in rows)
     with whole_file(path) as temporary:
         temporary.write_text(text.getvalue(), "utf-8")
 
 
 def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the table: what differs, status, best cell, mean, baseline, seconds."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, emoji=False, highlight=False)
+    from probes.report.console import PlainConsole
+
+    console = PlainConsole()
     table = Table(box=None, pad_edge=False)
     several = len({row.get("target") for row in rows if row.get("target")}) > 1
     keys = _list_differing(rows)

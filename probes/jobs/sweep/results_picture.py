@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.card import show_text
 from probes.analysis.wording import digits
 
 PICTURE = "results.png"
@@ -96,7 +97,7 @@ def draw(every_map: Sequence[Map], vmin: float, vmax: float) -> Any:
         for number, line in enumerate(lines):
             below = lines[number + 1] if number + 1 < len(lines) else []
             named = [at >= len(below) or below[at].positions != one.positions for at, one in enumerate(line)]
-            titles = [_wrap(one.title, width + BETWEEN - 0.1) for one in line]
+            titles = [_wrap(show_text(one.title), width + BETWEEN - 0.1) for one in line]
             top += (max(title.count("\n") for title in titles) + 1) * TITLE * 1.25 / 72 + 0.08
             for at, (one, title) in enumerate(zip(line, titles, strict=True)):
                 left, share = at * (width + BETWEEN) / width, max(len(one.positions) / most_positions, 0.25)
@@ -135,7 +136,7 @@ def _draw_map(axes: Any, one: Map, height: float, named: bool, cmap: str, vmin: 
         axes.add_patch(Rectangle((at - 0.5, row - 0.5), 1, 1, **HATCHED))
     rows = range(0, len(one.layers), math.ceil(len(one.layers) * 0.12 / height))
     axes.set_yticks(list(rows), [one.layers[row] for row in rows])
-    names = one.positions if named else [""] * len(one.positions)
+    names = [*map(show_text, one.positions)] if named else [""] * len(one.positions)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.tick_params(labelsize=TICK, length=1.5, width=0.5, color=GREY, labelcolor=INK, pad=1.5)
     for spine in axes.spines.values():

@@ -13,6 +13,7 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from datamodules.card import show_text
 from probes.jobs.command.claim import claim_folder, let_go
 from probes.jobs.command.keys import refuse_unknown_keys
 from probes.jobs.command.mistakes import stop_at_mistakes
@@ -172,5 +173,11 @@ def report(folder: Path, vmin: float, vmax: float) -> int:
         publish(folder, rows, vmin, vmax)
     finally:  # a full disk leaves the list at least
         if failures:
-            print(f"\n{len(failures)} of {len(folders)} jobs failed:", *failures, sep="\n", file=sys.stderr, flush=True)
+            print(
+                f"\n{len(failures)} of {len(folders)} jobs failed:",
+                *map(show_text, failures),
+                sep="\n",
+                file=sys.stderr,
+                flush=True,
+            )
     return len(failures)

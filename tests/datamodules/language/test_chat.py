@@ -22,6 +22,10 @@ LLAMA = "{% if date_string is not defined %}{% set date_string = strftime_now('%
 LLAMA += "{{ date_string }}|" + PLAIN
 
 
+LOOP = "{% for i in range(9999) %}{% for j in range(9999) %}{% set x = i * j %}{% endfor %}{% endfor %}"
+FLOOD = "{% for i in range(9999) %}{% for j in range(9999) %}" + "a" * 200 + "{% endfor %}{% endfor %}"
+
+
 @pytest.fixture
 def tokenizer(language_model):
     return language_model.load_tokenizer()
@@ -108,3 +112,18 @@ def test_the_date_in_prompts_is_told_once_however_often_the_model_is_asked(
         stages.encode(["red?"])
         stages.encode(["blue?"], prepare_for_replies(model))
     assert caplog.text.count("model.date: the chat template writes the date into prompts; they all say 2024-07-26") == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [(LOOP, "got one that runs for more than 0.3 s; set model.chat=false"), (FLOOD, "got one that w")],
+)
+@pytest.mark.parametrize("use", [lambda one: encode_turns(one, ["x"], {}, DAY), find_turn_end])
+def test_a_template_that_runs_away_is_stopped(tokenizer, template, line, use, monkeypatch):
+    monkeypatch.setattr("datamodules.language.render_limit.SECONDS", 0.3 if template is LOOP else 60)
+    monkeypatch.setattr("datamodules.language.render_limit.CHARACTERS", 100_000)
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=f"^model.template: expected a chat template that writes a prompt, {line}"):
+        use(tokenizer)
+    tokenizer.chat_template = PLAIN  # and nothing of the limit is left behind
+    assert tokenizer.decode(encode_turns(tokenizer, ["red"], {}, DAY)[0]) == "<user>red"

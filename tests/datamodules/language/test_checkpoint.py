@@ -1,6 +1,7 @@
 """Models from GGUF files: a hand-made one against the same weights as safetensors, and broken ones in one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,53 @@ def test_without_the_package_that_reads_gguf_files_its_extra_is_named(gguf, monk
         LanguageModel(gguf=str(gguf))
     with pytest.raises(ValueError, match=r"expected gguf, which is unpacked, or quantisation, got both"):
         LanguageModel(gguf=str(gguf), quantisation={"load_in_4bit": True})
+
+
+@pytest.fixture
+def folder(language_model, tmp_path):
+    """A model of its own, in a folder whose files may be changed."""
+    copy = tmp_path / "model"
+    shutil.copytree(language_model.id, copy)
+    return copy
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_configuration_with_fewer_layers_than_the_weights_is_refused(folder):
+    depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    change(folder / "config.json", num_hidden_layers=depth - 1)
+    line = f"as many layers as the weights, got {depth - 1} layers beside model.layers.{depth - 1}\\."
+    for head in (True, False):
+        with pytest.raises(ValueError, match=line):
+            LanguageModel(str(folder)).load("cpu", head=head)
+
+
+def test_a_pickle_is_refused_before_it_is_opened(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    line = "expected weights as safetensors, got pytorch_model.bin in .*, a pickle, which may hold code; convert it"
+    with pytest.raises(ValueError, match=f"^model.id: {line}"):
+        LanguageModel(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[" * 100_000),
+        ("config.json", "[]"),
+        ("config.json", "{}"),
+        ("config.json", '{"model_type": 3}'),
+        ("generation_config.json", "[" * 100_000),
+        ("generation_config.json", "[]"),
+        ("generation_config.json", '{"eos_token_id": "two"}'),
+        ("generation_config.json", '{"eos_token_id": [2, -5]}'),
+        ("generation_config.json", '{"eos_token_id": {"a": 1}}'),
+    ],
+)
+def test_nonsense_in_the_settings_of_a_model(file, content, folder):
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=r"^model.id=.*: expected ") as error:
+        load_all(LanguageModel(str(folder)))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1_000

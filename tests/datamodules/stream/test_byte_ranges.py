@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,9 +78,68 @@ def header(described):
 def test_what_is_not_safetensors(content, tmp_path):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"^expected a safetensors file, got .*x, whose header cannot be read; write it"
+        ValueError, match=r"^expected a safetensors file, got .*x, whose header cannot be read \(.+\); write it"
     ):
         read_header(tmp_path / "x")
+
+
+A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+DEEP = b"[" * 100_000 + b"]" * 100_000
+LIES = {
+    "a nested header": (DEEP, 0),
+    "a nested shape": (b'{"a":{"dtype":"F32","shape":' + DEEP + b',"data_offsets":[0,8]}}', 8),
+    "nested metadata": (b'{"__metadata__":{"layers":' + DEEP + b"}}", 0),
+    "metadata that is a number": ({"__metadata__": {"layers": 3}, "a": A}, 8),
+    "metadata that is a list": ({"__metadata__": ["layers"], "a": A}, 8),
+    "a float in a shape": ({"a": A | {"shape": [2.0]}}, 8),
+    "a true in a shape": ({"a": A | {"shape": [2, True]}}, 8),
+    "negative sizes": ({"a": A | {"shape": [-2, -1]}}, 8),
+    "sizes that overflow": ({"a": A | {"shape": [2**62, 4]}}, 8),
+    "an offset before the first byte": ({"a": A | {"data_offsets": [-8, 0]}}, 8),
+    "a float offset": ({"a": A | {"data_offsets": [0.0, 8.0]}}, 8),
+    "tensors on one place": ({"a": A, "b": A}, 8),
+    "tensors that overlap": ({"a": A, "b": A | {"data_offsets": [4, 12]}}, 12),
+    "a gap": ({"a": A, "b": A | {"data_offsets": [16, 24]}}, 24),
+    "bytes that belong to no tensor": ({"a": A}, 80),
+}
+
+
+@pytest.mark.parametrize(("described", "n"), LIES.values(), ids=LIES)
+def test_headers_that_lie(described, n, tmp_path):
+    text = described if isinstance(described, bytes) else json.dumps(described).encode()
+    (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + bytes(n))
+    with pytest.raises(ValueError, match=r"^expected a safetensors file, got .*x, whose header cannot be rea") as error:
+        read_header(tmp_path / "x")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("metadata", [{"layers": 3}, ["layers"]])
+@pytest.mark.parametrize("change", [{}, {"data_offsets": [-8, 0]}, {"shape": [-2, -1]}, {"shape": [2.0]}])
+def test_without_address_space_to_map_the_file_the_header_is_checked_all_the_same(
+    change, metadata, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise OSError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr("datamodules.stream.byte_ranges.safe_open", fail)
+    described = {"a": A | change} | ({} if change else {"__metadata__": metadata})
+    (tmp_path / "x").write_bytes(header(described) + bytes(8))
+    with pytest.raises(ValueError, match=r"whose header cannot be read; write it"):
+        read_header(tmp_path / "x")
+
+
+def test_a_pipe_and_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"expected a safetensors file, got {path}: is no regular file; check"):
+            read_header(path)
+
+
+def test_a_path_of_5000_characters(tmp_path):
+    with pytest.raises(ValueError, match=r"got .*n\[\.\.\.\]n.*: file name too long; check") as error:
+        read_header(tmp_path / ("n" * 5000))
+    assert len(str(error.value)) < 500
 
 
 def test_a_header_longer_than_the_format_allows_is_not_read(path, monkeypatch):

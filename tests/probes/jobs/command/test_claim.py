@@ -67,10 +67,8 @@ def test_a_run_into_a_folder_in_use_touches_nothing(tmp_path):
     with held_elsewhere(tmp_path / "run"):
         status, _, err = run_here(tmp_path, *own)
     assert status == 1
-    assert err.strip() == (
-        f"error: hydra.run.dir: expected a folder that no other process is writing to, got {tmp_path}/run; wait for it, or "
-        "name another"
-    )
+    line = f"expected a folder that no other process is writing to, got {tmp_path}/run; wait for it, or name another"
+    assert err.strip() == f"error: hydra.run.dir: {line}"
     assert not list((tmp_path / "run").iterdir())
 
 
