@@ -19,7 +19,7 @@ DRAWING = {"matplotlib", "seaborn"}
 ALLOWED = {
     "datamodules.stream": set(),
     "datamodules.questions": {"datamodules.stream.local_paths"},
-    "datamodules.language": {"datamodules.questions", "datamodules.stream"},
+    "datamodules.language": {"datamodules.questions", "datamodules.stream", "datamodules.card"},
     "datamodules.language.cache": {"datamodules.stream", "datamodules.language.progress", "datamodules.card"},
     "datamodules.labels": {
         "datamodules.questions", "datamodules.stream", "datamodules.language",
