@@ -17,7 +17,7 @@ WORDS = 10  # longer words that are shown
 LENGTH = 200  # characters of a text that are shown
 # What Markdown takes for more than text: emphasis, code, cells, tags, entities, links, and addresses that it links.
 _MARKUP = re.compile(
-    r"[\\`*<>|~&]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|!(?=\[)|(?i:(?<=http)|(?<=https)|(?<=ftp)|(?<=mailto)):"
+    r"[\\`<>|~&]|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|!(?=\[)|(?i:(?<=http)|(?<=https)|(?<=ftp)|(?<=mailto)):"
 )
 _ADDRESS = re.compile(r"(?i:(?<=www))\.|@")
 

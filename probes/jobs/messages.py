@@ -5,8 +5,6 @@ import os
 import re
 import sys
 
-from datamodules.card import show_text
-
 NOISE = (  # the same in every run, or an advertisement
     "GPU available",
     "TPU available",
@@ -33,6 +31,8 @@ class WithoutNoise(logging.Filter):
 
 def say(*lines: object) -> None:
     """Print lines; where nobody reads them any more, as after `| head -1`, the work goes on."""
+    from datamodules.card import show_text  # not at the start of each command
+
     try:
         print(*(show_text(str(line)) for line in lines), sep="\n", flush=True)
     except BrokenPipeError:

@@ -216,10 +216,7 @@ def test_a_file_that_does_not_fit(path, changes, line):
         ({"positions": "[1, 2, 3]"}, "list of T strings"),
         ({"positions": "a b c"}, "list of T strings"),
         ({"positions": "[" * 100_000}, r"list of T strings, 3 different ones, got \[\.\.\.\]; write"),
-        (
-            {"positions": json.dumps(["a", "b", "c" * 5000])},
-            r"names of at most 200 characters in metadata positions, got one of 5,000, ccc.*c\[\.\.\.\]; shorten them",
-        ),
+        ({"positions": json.dumps(["a", "b", "c" * 5000])}, "at most 200 characters in metadata positions, got one of"),
         ({"model": "m" * 5000}, "names of at most 200 characters in metadata model, got one of 5,000, mm"),
     ],
 )

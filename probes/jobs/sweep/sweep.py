@@ -13,8 +13,11 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+<<<<<<< HEAD
 from datamodules.card import show_text
 from probes.jobs.command.claim import claim_folder, let_go
+=======
+>>>>>>> files17
 from probes.jobs.command.keys import refuse_unknown_keys
 from probes.jobs.command.mistakes import stop_at_mistakes
 from probes.jobs.sweep.gather import gather
@@ -161,6 +164,7 @@ def end_sweep() -> Iterator[None]:
 
 def report(folder: Path, vmin: float, vmax: float) -> int:
     """Print and write the results of the jobs in a folder; returns how many failed."""
+    from datamodules.card import show_text
     from probes.jobs.sweep.collect import publish
     from probes.jobs.sweep.results import iterate_failures, tabulate_runs
 

@@ -206,6 +206,7 @@ def test_a_heatmap_is_written_without_a_trainer_with_more_columns_for_the_test_r
     more = {"p_family": torch.rand(3, 4), "near_best": torch.rand(3, 4) < 0.5}
     marks = [Marks(near_best=more["near_best"])]
     figure = write_heatmap(tmp_path, module.maps, module.tested, "logistic", "test", marks, "a foot", columns=[more])
+    assert figure is not None
     assert {path.name for path in tmp_path.iterdir()} == {"heatmap.png", "heatmap.pdf", "heatmap.csv"}
     assert "a foot" in {text.get_text() for text in figure.axes[0].texts}
     got = pd.read_csv(tmp_path / "heatmap.csv", dtype={"position": "str"})
