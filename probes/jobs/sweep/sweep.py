@@ -13,11 +13,7 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-<<<<<<< HEAD
-from datamodules.card import show_text
 from probes.jobs.command.claim import claim_folder, let_go
-=======
->>>>>>> files17
 from probes.jobs.command.keys import refuse_unknown_keys
 from probes.jobs.command.mistakes import stop_at_mistakes
 from probes.jobs.sweep.gather import gather
