@@ -19,13 +19,14 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from probes.jobs.command.command_line import check_command_line
+from probes.jobs.command.command_line import check_command_line, check_thread_limits
 from probes.jobs.command.display import print_leniently
 from probes.jobs.command.empty_groups import spell_null
 from probes.jobs.command.folders import find_run_folder, find_start_folder, settle_folders
 from probes.jobs.command.help import describe_groups
-from probes.jobs.command.keys import refuse_unknown_keys
+from probes.jobs.command.keys import refuse_mistakes
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes
+from probes.jobs.command.values import refuse_wrong_values
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.one_rank import FOLDER, run_rank
 from probes.jobs.ranks import check_world, count_to_start, let_rank_zero_speak, run_ranks
@@ -71,7 +72,7 @@ def check(node: DictConfig) -> None:
 @let_rank_zero_speak
 def run(cfg: DictConfig) -> float | None:
     """Fit, test and report, or carry out another command; return the sweep objective."""
-    refuse_unknown_keys(cfg)
+    refuse_mistakes(cfg)
     cfg = settle_folders(cfg)
     if cfg.command is not None:
         build(cfg.command)
@@ -88,6 +89,7 @@ def run(cfg: DictConfig) -> float | None:
 
     for lightning_log, level in levels.items():
         lightning_log.setLevel(level)  # that of hydra.job_logging; the import sets its own
+    refuse_wrong_values(cfg, light=False)
     seed_everything(cfg.seed, workers=True, verbose=False)
     probe: pl.LightningModule = build(cfg.probe)  # first: the data module imports transformers
     datamodule: pl.LightningDataModule = build(cfg.datamodule)
@@ -160,6 +162,7 @@ def main() -> None:
         return
     with HydraFullError("1"), end_at_signals(), stop_at_mistakes(), end_sweep():
         check_command_line(sys.argv[1:])
+        check_thread_limits(os.environ)
         job()
 
 

@@ -1,9 +1,8 @@
 """The datamodule of a language model: runs the stages whose results the cache lacks, then streams what they made."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from datamodules.questions.question import QuestionSet
 from datamodules.questions.split_by import KEYWORDS, find_tested, regroup, tell_groups
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.local_paths import expand_user
+from datamodules.stream.ranges import Count, Folder, Layers, MoreLayers, Seed, Site, Sites
 from datamodules.stream.store import Shards
 from datamodules.targets import Targets
 
@@ -67,16 +67,16 @@ class ActivationDataModule(GridDataModule):
         rule: LabelRule,
         spans: SpanFinder,
         positions: Positions,
-        site: str,
+        site: Site,
         split: GroupSplit,
-        cache_root: str,
-        folder: str | Path | None = None,
-        layers: Sequence[int] | None = None,
-        also: Sequence[str] = (),
-        also_layers: Sequence[int] = (),
-        block_bytes: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
+        cache_root: Folder,
+        folder: Folder | None = None,
+        layers: Layers | None = None,
+        also: Sites = (),
+        also_layers: MoreLayers = (),
+        block_bytes: Count | None = None,
+        batch_size: Count | None = None,
+        seed: Seed = 0,
         control_labels: bool = False,
     ) -> None:
         super().__init__(split, folder, block_bytes, batch_size, seed, control_labels)
@@ -96,7 +96,7 @@ class ActivationDataModule(GridDataModule):
         self.sites = list(dict.fromkeys([site, *also]))
         self.model, self.dataset, self.rule, self.spans, self.positions = model, dataset, rule, spans, positions
         self.layers, self.also_layers = layers, also_layers
-        self.cache_root = str(expand_user(cache_root, "cache.root"))
+        self.cache_root = str(expand_user(str(cache_root), "cache.root"))
 
     def prepare_data(self) -> None:
         """Fetch weights and questions that are not on this machine."""

@@ -15,6 +15,7 @@ from datamodules.card import CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card, is_contro
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
+from datamodules.stream.ranges import Count, Folder, Seed
 from datamodules.stream.store import Store
 from datamodules.stream.whole_file import write_whole
 from datamodules.targets import Targets, add_controls, split_targets
@@ -49,18 +50,20 @@ class GridDataModule(pl.LightningDataModule):
     def __init__(
         self,
         split: GroupSplit,
-        folder: str | Path | None = None,
-        block_bytes: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
+        folder: Folder | None = None,
+        block_bytes: Count | None = None,
+        batch_size: Count | None = None,
+        seed: Seed = 0,
         control_labels: bool = False,
     ) -> None:
         super().__init__()
         if type(control_labels) is not bool:
             raise ValueError(f"datamodule.control_labels: expected true or false, got {control_labels!r}")
         for name, value in (("block_bytes", block_bytes), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"datamodule.{name}: expected a whole number above 0, or null, got {value}")
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"datamodule.{name}: expected a whole number above 0, or null, got {value!r}")
+        if type(seed) is not int or seed < 0:
+            raise ValueError(f"datamodule.seed: expected a whole number of at least 0, got {seed!r}")
         self.split, self.block_bytes, self.batch_size, self.seed = split, block_bytes, batch_size, seed
         self.control_labels = control_labels
         self.folder = None if folder is None else Path(folder)

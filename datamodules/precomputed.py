@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from datamodules.examples import write_table
 from datamodules.split import GroupSplit
 from datamodules.stream.byte_ranges import Header, read_header
 from datamodules.stream.local_paths import expand_user
+from datamodules.stream.ranges import Count, File, Folder, Seed
 from datamodules.stream.store import TensorFile
 
 AXES = "[N, L, T, D]"
@@ -53,12 +53,12 @@ class PrecomputedDataModule(GridDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: File,
         split: GroupSplit,
-        folder: str | Path | None = None,
-        block_bytes: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
+        folder: Folder | None = None,
+        block_bytes: Count | None = None,
+        batch_size: Count | None = None,
+        seed: Seed = 0,
         control_labels: bool = False,
     ) -> None:
         super().__init__(split, folder, block_bytes, batch_size, seed, control_labels)

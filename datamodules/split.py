@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datamodules.stream.ranges import Seed, Seeds, Share, TestShare, Text
+
 SPLITS = ("train", "val", "test")
 
 
@@ -29,11 +31,11 @@ class GroupSplit:
         [0, 2, 2]
     """
 
-    val: float = 0.15
-    test: float = 0.25
-    seed: int | list[int] = 0
+    val: Share = 0.15
+    test: TestShare = 0.25
+    seed: Seed | Seeds = 0
     own_test: bool = True
-    by: str = "question"
+    by: Text = "question"
 
     def __post_init__(self) -> None:
         seeds = self.seeds

@@ -4,9 +4,11 @@ from abc import abstractmethod
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from probes.grid import ProbeGrid
+from probes.settings import require_whole_cells
 from probes.solver.inputs import NotFiniteError
 
 
@@ -27,6 +29,15 @@ class ExactGrid(ProbeGrid):
 
     def configure_optimizers(self) -> None:
         """None: see the class."""
+
+    def prepare_data(self) -> None:
+        """Refuse a datamodule that trains on batches of examples, before it makes activations.
+
+        Raises:
+            ValueError: its `batch_size` is set.
+        """
+        if self.trainer.state.fn == TrainerFn.FITTING:  # a test takes whole cells in any case
+            require_whole_cells(getattr(self.trainer.datamodule, "batch_size", None))  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         """Note that no epoch has run, and ask for one: a second would solve every cell again."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from probes.analysis.offset import make_offset
 from probes.analysis.reading import finite
 from probes.exact_grid import ExactGrid
 from probes.report.run_folder import EXAMPLES, read_examples
-from probes.settings import check_logistic
+from probes.settings import Baseline, NotNegative, Penalty, Tolerance, check_logistic
 from probes.solver.logistic import REASONS, LogisticFit, fit_logistic
 from probes.solver.penalty import choose_strongest_of_best, is_separated, list_penalties, mean_log_loss
 
@@ -43,11 +43,11 @@ class LogisticGrid(ExactGrid):
 
     def __init__(
         self,
-        l2: float | Sequence[float] | Literal["by_size", "auto"] = "by_size",
+        l2: Penalty = "by_size",
         standardize: bool = True,
-        tol: float = 1e-4,
-        max_iter: int = 100,
-        offset: str | None = None,
+        tol: Tolerance = 1e-4,
+        max_iter: NotNegative = 100,
+        offset: Baseline = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # loggers get the whole configuration

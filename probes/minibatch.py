@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from probes.analysis.best_epoch import BestEpoch
 from probes.grid import ProbeGrid
-from probes.settings import check_minibatch
+from probes.settings import Count, OnePenalty, check_minibatch
 from probes.solver.inputs import has_odd_scale
 
 
@@ -54,7 +54,7 @@ class MinibatchGrid(ProbeGrid):
 
     def __init__(
         self,
-        l2: float = 1.0,
+        l2: OnePenalty = 1.0,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
@@ -259,8 +259,8 @@ class MLPGrid(MinibatchGrid):
 
     def __init__(
         self,
-        hidden: int = 64,
-        l2: float = 1.0,
+        hidden: Count = 64,
+        l2: OnePenalty = 1.0,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:

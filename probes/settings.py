@@ -1,18 +1,73 @@
-"""What is wrong with the settings of a probe, told before anything large is imported. Standard library only."""
+"""Settings of a run and of its probes: their types, and what is wrong with them beyond these. Loads nothing large.
 
+A configuration is held against the types before anything is built, see `probes.jobs.command.values`. A `doc` says what
+a message calls a type, where its parts do not say it well.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate, doc
 
 
-def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 100, offset: Any = None) -> None:
-    """Hold the settings of `LogisticGrid` against what it takes.
+def are_different(values: Sequence[object]) -> bool:
+    """Whether no value occurs twice.
+
+    >>> are_different([1, 2]), are_different(["a", "a"])
+    (True, False)
+    """
+    return len({repr(value) for value in values}) == len(values)
+
+
+Count = Annotated[int, Gt(0)]
+NotNegative = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]  # what Lightning and numpy take
+Positive = Annotated[float, Gt(0)]
+Tolerance = Annotated[float, Ge(0)]
+Area = Annotated[float, Ge(0), Le(1)]  # under a curve
+Bytes = Annotated[float, Ge(0), doc("a number of bytes of at least 0")]
+Text = Annotated[str, MinLen(1)]
+Folder = Annotated[str | Path, MinLen(1), doc("a folder")]
+Folders = Annotated[Sequence[Folder], MinLen(1), doc("a list of folders")]
+Penalty = Annotated[
+    Positive | Annotated[Sequence[Positive], MinLen(1), Predicate(are_different)] | Literal["by_size", "auto"],
+    doc("a number above 0, a list of different ones, by_size or auto"),
+]
+OnePenalty = Annotated[float, Gt(0), doc("a number above 0 (auto and lists are for probe=logistic)")]
+Baseline = Annotated[Text | None, doc("the name of a baseline, best, or null")]
+Metric = Literal["val/auc_best", "val/auc_mean", "test/auc_best", "test/auc_mean", "train/loss"]
+Terminal = Literal["full", "line"]
+# What train.py, and a sweep, read of a configuration themselves.
+TOP: dict[str, Any] = {
+    "seed": Seed,
+    "folder": Folder,
+    "cache.root": Folder,
+    "resume": bool,
+    "objective": Text,
+    "ckpt_path": Annotated[Text | None, doc("a checkpoint or null")],
+    "allow_targets": Annotated[Sequence[Text], Predicate(are_different)],
+    "report.terminal": Terminal,
+}
+
+
+def check_logistic(
+    l2: Penalty,
+    standardize: bool,
+    tol: Tolerance = 1e-4,
+    max_iter: NotNegative = 100,
+    offset: Baseline = None,
+    batch_size: Count | None = None,
+) -> None:
+    """Hold the settings of `LogisticGrid`, and the `batch_size` of its data, against what it takes.
 
     >>> check_logistic("auto", standardize=True)
 
     Raises:
         ValueError: one of them is of another kind, or out of range.
     """
-    path = l2 if isinstance(l2, list | tuple) else [l2]
+    require_whole_cells(batch_size)
+    path: Any = l2 if isinstance(l2, list | tuple) else [l2]
     by_size = l2 in ("by_size", "auto")
     if not by_size and not (path and all(_is_number(value) and 0 < value < float("inf") for value in path)):
         raise ValueError(f"probe.l2: expected a number above 0, a list of such, by_size or auto; got {l2}")
@@ -31,16 +86,20 @@ def check_logistic(l2: Any, standardize: Any, tol: Any = 1e-4, max_iter: Any = 1
         raise ValueError(f"probe.offset: expected the name of a baseline, best, or null; got {offset!r}")
 
 
-def check_mass_mean(whiten: Any) -> None:
-    """Hold the setting of `MassMeanGrid` against what it takes; a ValueError where it is neither true nor false.
+def check_mass_mean(whiten: bool, batch_size: Count | None = None) -> None:
+    """Hold the setting of `MassMeanGrid`, and the `batch_size` of its data, against what it takes.
 
     >>> check_mass_mean(whiten=True)
+
+    Raises:
+        ValueError: one of them is of another kind.
     """
+    require_whole_cells(batch_size)
     if not isinstance(whiten, bool):
         raise ValueError(f"probe.whiten: expected true or false, got {whiten!r}")
 
 
-def check_minibatch(l2: Any, hidden: Any = 1) -> None:
+def check_minibatch(l2: OnePenalty, hidden: Count = 1) -> None:
     """Hold the settings of `LinearGrid` and `MLPGrid` against what they take.
 
     Raises:
@@ -52,8 +111,19 @@ def check_minibatch(l2: Any, hidden: Any = 1) -> None:
         raise ValueError(f"probe.hidden: expected a whole number of at least 1, got {hidden}")
 
 
-METRICS = ("val/auc_best", "val/auc_mean", "test/auc_best", "test/auc_mean", "train/loss")
-TERMINAL = ("full", "line")
+def require_whole_cells(batch_size: int | None) -> None:
+    """Refuse blocks of some examples for a probe that is solved at once: each block would replace the one before.
+
+    >>> require_whole_cells(None)
+
+    Raises:
+        ValueError: there is a number of examples.
+    """
+    if batch_size is not None:
+        raise ValueError(
+            f"datamodule.batch_size: expected null, as this probe is solved from all examples of a cell at once, got "
+            f"{batch_size!r}; leave it out, or choose probe=minibatch"
+        )
 
 
 def check_objective(objective: Any) -> None:
@@ -62,25 +132,13 @@ def check_objective(objective: Any) -> None:
     >>> check_objective("val/auc_best")
 
     Raises:
-        ValueError: it is none of `METRICS`.
+        ValueError: it is none of `Metric`.
     """
-    if objective not in METRICS:
+    if objective not in get_args(Metric):
         raise ValueError(
-            f"objective: expected one of {', '.join(METRICS)}; got {objective!r}; "
+            f"objective: expected one of {', '.join(get_args(Metric))}; got {objective!r}; "
             "~checks.objective lets a probe of your own log others"
         )
-
-
-def check_terminal(terminal: Any) -> None:
-    """Refuse what a run cannot show in the terminal.
-
-    >>> check_terminal("line")
-
-    Raises:
-        ValueError: it is none of `TERMINAL`.
-    """
-    if terminal not in TERMINAL:
-        raise ValueError(f"report.terminal: expected one of {', '.join(TERMINAL)}; got {terminal!r}")
 
 
 def check_precision(precision: Any) -> None:
@@ -98,16 +156,14 @@ def check_precision(precision: Any) -> None:
         )
 
 
-def check_trainer(logger: Any, callbacks: Any) -> None:
-    """Refuse what the Trainer gets from groups of the configuration, and would not get from here.
+def check_trainer(callbacks: Any) -> None:
+    """Refuse callbacks among the arguments of the Trainer, which gets them from a group of their own.
 
-    >>> check_trainer(logger=False, callbacks=None)
+    >>> check_trainer(callbacks=None)
 
     Raises:
-        ValueError: a logger that is neither true nor false, or any callbacks.
+        ValueError: there are some.
     """
-    if not isinstance(logger, bool):
-        raise ValueError(f"trainer.logger: expected true or false, got {logger!r}; choose one as in logger=tensorboard")
     if callbacks is not None:
         raise ValueError(
             f"trainer.callbacks: expected callbacks in a group of their own, got {callbacks!r}; add one with "

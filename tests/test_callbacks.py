@@ -94,8 +94,8 @@ def test_ctrl_c_in_a_fit_is_told_as_that(sweep, own, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
     try:
         several = ["-m", f"hydra.sweep.dir={tmp_path}/sweep", "probe.l2=1,10"] if sweep else []
-        interrupt = "+callbacks.mine._target_=tests.test_callbacks.Interrupted"
-        status, out, err = run_here(tmp_path, *several, *own, interrupt)
+        interrupt = ["+callbacks.mine._target_=tests.test_callbacks.Interrupted", "allow_targets=[tests]"]
+        status, out, err = run_here(tmp_path, *several, *own, *interrupt)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

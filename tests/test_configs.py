@@ -79,7 +79,7 @@ def test_each_choice_makes_a_run(choice, tmp_path, monkeypatch):
 
 def test_sites_differ_in_their_name_alone(tmp_path):
     sites = {name: composed(tmp_path, f"site={name}").site for name in SITES}
-    assert sites == {name: {"name": name, "layers": None, "also": []} for name in SITES}
+    assert sites == {name: {"name": name, "layers": None, "also": [], "also_layers": []} for name in SITES}
 
 
 def test_a_model_a_set_and_a_list_of_positions_come_from_outside(tmp_path):

@@ -47,7 +47,9 @@ def test_an_error_of_the_program_in_one_rank_shows_its_traceback_and_ends_with_i
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "broken_callback.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "mine"))
-    status, _, err = run(tmp_path, *own, TWO, "+callbacks.mine._target_=broken_callback.Broken")
+    status, _, err = run(
+        tmp_path, *own, TWO, "+callbacks.mine._target_=broken_callback.Broken", "allow_targets=[broken_callback]"
+    )
     assert status == 1
     assert err.splitlines()[-1] == "error: rank 1: RuntimeError: this callback is broken"
     assert err.count("Traceback") == 1

@@ -68,6 +68,7 @@ def test_a_disk_that_is_full_for_one_job_ends_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr("probes.report.whole_file.uuid4", lambda: UUID(int=0))
     own = write_activations(tmp_path / "own.safetensors")
     full = ["+callbacks.full._target_=tests.test_sweep_mistakes.FullFile", "+callbacks.full.folder=${folder}"]
+    full.append("allow_targets=[tests]")
     sweep = ["-m", f"hydra.sweep.dir={tmp_path}/sweep", *own, "trainer=cpu", *full]
     status, out, err = run_here(tmp_path, *sweep, f"+callbacks.full.name={','.join(FILES)}")
     assert status == 1

@@ -4,14 +4,21 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import doc
 
 from datamodules.examples import Verdict
 from datamodules.labels.rules import Rule, TextRule, judge_by_gold, judge_by_substring
 from datamodules.labels.spans import Ask, require_model
 from datamodules.language.language_model import LanguageModel
 from datamodules.questions.question import Question
+from datamodules.stream.ranges import Count, Texts
 
 GOLD_SHOWN = 5  # gold answers and aliases that a judge sees
+
+
+Asked = Annotated[LanguageModel | None, doc("null or a model, given with +model@rule.model=NAME")]
 
 
 @dataclass
@@ -30,8 +37,8 @@ class Judge:
         [Verdict(right=True, branch='the gold answer occurs')]
     """
 
-    tries: int = 3
-    model: LanguageModel | None = None
+    tries: Count = 3
+    model: Asked = None
     rule: Rule = judge_by_gold
 
     def __post_init__(self) -> None:
@@ -58,9 +65,7 @@ class Judge:
         return verdicts
 
 
-def build_study_rule(
-    dataset: str, judged: Sequence[str], tries: int = 3, model: LanguageModel | None = None
-) -> Judge | TextRule:
+def build_study_rule(dataset: str, judged: Texts, tries: Count = 3, model: Asked = None) -> Judge | TextRule:
     """Return the study's own rule for a data set: `substring`; in `judged` sets a judge labels the other answers.
 
     Args:

@@ -8,7 +8,9 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
+
+from annotated_types import doc
 
 from datamodules.examples import Span
 from datamodules.language.language_model import LanguageModel
@@ -17,6 +19,7 @@ from datamodules.questions.find import find, find_first
 from datamodules.questions.numbers import find_answer_number
 from datamodules.questions.question import Question
 from datamodules.questions.words import drop_article, fold
+from datamodules.stream.ranges import Count
 
 RULES = ("auto", "pattern", "options", "number")
 REPLY_TOKENS = 48  # longest reply
@@ -55,7 +58,7 @@ class RuleSpans:
         (6, 10)
     """
 
-    rule: str = "auto"
+    rule: Literal["auto", "pattern", "options", "number"] = "auto"
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -93,6 +96,9 @@ class RuleSpans:
         return Span(find_gold(question, answer), "gold")
 
 
+Asked = Annotated[LanguageModel | None, doc("null or a model, given with +model@spans.model=NAME")]
+
+
 @dataclass
 class ModelSpans:
     """Exact answers that a model extracts, from every answer or, as in the study, from wrong answers only.
@@ -115,9 +121,9 @@ class ModelSpans:
     """
 
     only_wrong: bool = False
-    tries: int = 5
-    max_words: int = MAX_WORDS
-    model: LanguageModel | None = None
+    tries: Count = 5
+    max_words: Count = MAX_WORDS
+    model: Asked = None
 
     def __post_init__(self) -> None:
         most = len(list(itertools.permutations(_EXAMPLES, 2)))

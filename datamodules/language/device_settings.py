@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datamodules.stream.ranges import Count, Text
+
 
 def check_devices(
     accelerator: str,
     devices: int | str | Sequence[int] | None,
-    num_nodes: int = 1,
-    device_map: str | Mapping[str, Any] | None = None,
+    num_nodes: Count = 1,
+    device_map: Text | Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse an accelerator on which probes cannot be fitted, and a model that several processes would each spread.
 

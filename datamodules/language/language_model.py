@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from datamodules.language.adapter import CONFIG as ADAPTER_CONFIG
 from datamodules.language.adapter import WEIGHTS as ADAPTER_WEIGHTS
@@ -19,6 +19,7 @@ from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_c
 from datamodules.language.device_settings import check_layout
 from datamodules.language.digests import digest_files
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
+from datamodules.stream.ranges import Count, Dtype, NotNegative, Prompt, Text
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("bfloat16", "float16", "half", "float32", "float", "float64", "double")  # torch's names
+DTYPES = get_args(Dtype)
 TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
@@ -77,25 +78,25 @@ class LanguageModel:
     """
 
     id: str | None = None
-    prompt: str | None = None
-    chat_prompt: str | None = None
-    base_prompt: str | None = None
-    name: str | None = None
-    revision: str | None = None
+    prompt: Prompt | None = None
+    chat_prompt: Prompt | None = None
+    base_prompt: Prompt | None = None
+    name: Text | None = None
+    revision: Text | None = None
     gguf: str | None = None
     adapter: str | None = "auto"
-    dtype: str = "bfloat16"
-    chat: bool | str = False
+    dtype: Dtype = "bfloat16"
+    chat: bool | Literal["auto"] = False
     template: dict[str, Any] | None = None
-    date: str = "2024-07-26"
+    date: Text = "2024-07-26"
     stop: str | None = None
-    max_new_tokens: int = 100
-    thinking_tokens: int = 0
-    batch_size: int = 32
-    answer_batch_size: int | str = "auto"
-    device: str | None = None
-    device_map: str | dict[str, Any] | None = None
-    tp_plan: str | None = None
+    max_new_tokens: Count = 100
+    thinking_tokens: NotNegative = 0
+    batch_size: Count = 32
+    answer_batch_size: Count | Literal["auto"] = "auto"
+    device: Literal["cpu", "cuda", "mps"] | None = None
+    device_map: Text | dict[str, Any] | None = None
+    tp_plan: Text | None = None
     quantisation: dict[str, Any] | None = None
     trust_remote_code: bool = False
     random_weights: bool = False

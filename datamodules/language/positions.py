@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import MinLen, Predicate, doc
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.language.tokens import decode, find_tokens
+from datamodules.stream.ranges import are_different
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +76,11 @@ class Rule:
         return at + self.offset, at + self.offset
 
 
+_LIST = doc("a list of rules such as {name: end, of: answer, at: -1}, all different")
+MoreRules = Annotated[Sequence[Rule | Mapping[str, Any]], Predicate(are_different), _LIST]
+Rules = Annotated[MoreRules, MinLen(1)]
+
+
 class Positions:
     """An ordered choice of named positions, the columns of the heatmap.
 
@@ -95,10 +102,10 @@ class Positions:
 
     def __init__(
         self,
-        rules: Sequence[Rule | Mapping[str, Any]],
+        rules: Rules,
         into_prompt: bool = False,
-        rows: str = "exact_answer",
-        also: Sequence[Rule | Mapping[str, Any]] = (),
+        rows: Literal["exact_answer", "any", "common"] = "exact_answer",
+        also: MoreRules = (),
     ) -> None:
         self.rules, more = _build_rules(rules, "positions.rules"), _build_rules(also, "positions.also")
         if type(into_prompt) is not bool:

@@ -1,8 +1,10 @@
 """Names of sites and their checks. Standard library only, so that a mistake is reported at once."""
 
-from typing import Any
+from typing import Any, get_args
 
-SITES = ("resid_pre", "resid_post", "attn_out", "z", "mlp_post", "mlp_out")
+from datamodules.stream.ranges import Site, Sites
+
+SITES = get_args(Site)
 
 
 def check_site(site: Any, key: str = "site.name") -> None:
@@ -14,7 +16,7 @@ def check_site(site: Any, key: str = "site.name") -> None:
         raise ValueError(f"{key}: expected one of {', '.join(SITES)}; got {site!r}")
 
 
-def check_sites(name: Any, also: Any) -> None:
+def check_sites(name: Site, also: Sites) -> None:
     """Check the site to read, and the list of sites to cache with it.
 
     Raises:

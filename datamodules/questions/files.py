@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,7 @@ from datamodules.questions.question import Question, Tell
 from datamodules.questions.row import Row
 from datamodules.questions.row_questions import RowQuestions
 from datamodules.stream.local_paths import expand_user
+from datamodules.stream.ranges import File, Text
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,10 @@ class FileQuestions(RowQuestions):
         'movie_qa_train'
     """
 
-    path: str
-    test_path: str | None = None
-    kind: str = "csv"
-    encoding: str = "utf-8"
+    path: File
+    test_path: File | None = None
+    kind: Literal["csv", "jsonl", "parquet"] = "csv"
+    encoding: Text = "utf-8"
 
     def __post_init__(self) -> None:
         super().__post_init__()

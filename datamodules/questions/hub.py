@@ -15,6 +15,7 @@ from datamodules.questions.arrow_rows import ArrowRows
 from datamodules.questions.row import Row
 from datamodules.questions.row_questions import RowQuestions
 from datamodules.questions.snapshot import COMMIT, fetch_snapshot, find_snapshot
+from datamodules.stream.ranges import Text
 
 CARD = "README.md"
 NOT_FOR_READERS = {"config_name", "data_files", "data_dir", "default", "description", "version"}
@@ -37,11 +38,11 @@ class HubQuestions(RowQuestions):
         'trivia_qa'
     """
 
-    id: str
-    config: str | None = None
-    revision: str | None = None
-    train_split: str = "train"
-    test_split: str | None = None
+    id: Text
+    config: Text | None = None
+    revision: Text | None = None
+    train_split: Text = "train"
+    test_split: Text | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,7 @@ from datamodules.questions.parquet_rows import list_names, pick_rows
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
 from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell, read_texts
 from datamodules.questions.words import fold_group, fold_name
+from datamodules.stream.ranges import Column, Columns, Count, Group, Options, Seed, Text
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,16 @@ class RowQuestions(QuestionSet):
         name: shown to people.
     """
 
-    question: str = "question"
-    answer: str | Sequence[str] = "answer"
-    context: str | None = None
-    options: Sequence[str] | None = None
-    labels: Mapping[str, Sequence[str]] | None = None
+    question: Text = "question"
+    answer: Column | Columns = "answer"
+    context: Column | None = None
+    options: Options | None = None
+    labels: Mapping[str, Sequence[Text]] | None = None
     first_option: int | None = None
-    group: str | Mapping[str, str] | Sequence[str | Mapping[str, str]] | None = None
+    group: Group | None = None
     pattern: str = ""
-    limit: int | None = None
-    seed: int = 0
+    limit: Count | None = None
+    seed: Seed = 0
     name: str = ""
     _split_by = ""  # a column that `group_by` adds to those of `group`
 
@@ -64,6 +65,7 @@ class RowQuestions(QuestionSet):
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
         self.options, self.labels = self.options or [], self.labels or {}
         self.pattern, self._group = str(self.pattern), _read_patterns(self.group)
+        limit = self.limit
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", _are_texts(self.answer)),
@@ -73,8 +75,8 @@ class RowQuestions(QuestionSet):
             ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
             ("group", "a column, a text with columns in braces, or a list of such", self._group is not None),
             ("name", "a text", isinstance(self.name, str)),
-            ("limit", "a number of questions above 0", self.limit is None or _is_count(self.limit)),
-            ("seed", "a whole number", type(self.seed) is int),
+            ("limit", "a number of questions above 0", limit is None or (type(limit) is int and limit > 0)),
+            ("seed", "a whole number of at least 0", type(self.seed) is int and self.seed >= 0),
         ):
             if not right:
                 raise ValueError(f"dataset.{key}: expected {expected}, got {getattr(self, key)!r}")
@@ -288,10 +290,6 @@ def _are_labels(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(word, str) and _are_texts(more or []) for word, more in value.items()
     )
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value > 0
 
 
 def _read_number(text: str) -> int:

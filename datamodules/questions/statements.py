@@ -8,6 +8,7 @@ from datamodules.questions.files import FileQuestions
 from datamodules.questions.question import Question
 from datamodules.questions.row import Row, fill, format_cell, read_cell
 from datamodules.questions.words import fold_group
+from datamodules.stream.ranges import Column, Text
 
 LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 MARKED = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
@@ -30,8 +31,8 @@ class FileStatements(FileQuestions):
         'Oslo is in Norway.'
     """
 
-    text: str = "statement"
-    label: str = "label"
+    text: Text = "statement"
+    label: Column = "label"
     stated = True
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from datamodules.card import Card, show_text
 from probes.report.style import GREY, INK, STYLE, UNDATED, fit_to_labels
 from probes.report.whole_file import whole_file
+from probes.settings import Folder
 
 NAME = "coincidence"
 
@@ -35,7 +36,7 @@ class Coincidence(pl.Callback):
         folder: where the files go; made if missing.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         self.folder = Path(folder)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

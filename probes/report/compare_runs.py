@@ -20,6 +20,7 @@ from probes.report.difference_report import (
     write_pairs,
 )
 from probes.report.run_folder import Record, read_record
+from probes.settings import Folder, Folders, Text
 
 
 class Named(NamedTuple):
@@ -41,10 +42,10 @@ class Named(NamedTuple):
 
 
 def compare_runs(
-    runs: Sequence[str | Path],
-    folder: str | Path,
-    cells: Sequence[str] | None = None,
-    columns: Sequence[str | int] | None = None,
+    runs: Folders,
+    folder: Folder,
+    cells: Sequence[Text] | None = None,
+    columns: Sequence[Text | int] | None = None,
 ) -> None:
     """Compare finished runs, write what was found into a folder, and print it.
 

@@ -11,6 +11,7 @@ from probes.report.findings import decorate
 from probes.report.map_files import save_figure, write_heatmap
 from probes.report.picture import check_colours
 from probes.report.style import UNDATED, VMAX, VMIN
+from probes.settings import Area, Folder
 
 
 class Heatmap(pl.Callback):
@@ -32,7 +33,7 @@ class Heatmap(pl.Callback):
         ValueError: vmin and vmax are not two AUC, the first below the second.
     """
 
-    def __init__(self, folder: str | Path, vmin: float = VMIN, vmax: float = VMAX, within_fit: bool = True) -> None:
+    def __init__(self, folder: Folder, vmin: Area = VMIN, vmax: Area = VMAX, within_fit: bool = True) -> None:
         check_colours(vmin, vmax)
         self.folder, self.within_fit = Path(folder), within_fit
         self.vmin, self.vmax = vmin, vmax

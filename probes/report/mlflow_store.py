@@ -7,10 +7,12 @@ from typing import Any
 from filelock import FileLock
 from pytorch_lightning.loggers import MLFlowLogger
 
+from probes.settings import Text
+
 SQLITE = "sqlite:///"
 
 
-def open_mlflow(tracking_uri: str, **settings: Any) -> MLFlowLogger:
+def open_mlflow(tracking_uri: Text, **settings: Any) -> MLFlowLogger:
     """Lightning's MLFlowLogger, made safely where several jobs or ranks share a new SQLite file.
 
     Args:

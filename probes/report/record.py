@@ -16,6 +16,7 @@ from probes.analysis.analysis import analyse
 from probes.analysis.scores import PARTS, SCORES, TENSORS, Scores, find_misfit, join_parts
 from probes.report.run_folder import read_examples
 from probes.report.whole_file import whole_file
+from probes.settings import Bytes, Folder
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class ScoreRecord(pl.Callback):
         max_bytes: of all scores; above it they are left out, and the run says so.
     """
 
-    def __init__(self, folder: str | Path, max_bytes: float = 1e9) -> None:
+    def __init__(self, folder: Folder, max_bytes: Bytes = 1e9) -> None:
         if not isinstance(max_bytes, int | float) or max_bytes < 0:
             raise ValueError(f"scores.max_bytes: expected a number of bytes of at least 0, got {max_bytes!r}")
         self.folder, self.max_bytes = Path(folder), max_bytes

@@ -14,6 +14,7 @@ from probes.report.probes_file import PROBES, save_probes
 from probes.report.run_folder import SUMMARY
 from probes.report.summary import print_maps, summarise
 from probes.report.whole_file import whole_file
+from probes.settings import Folder, Terminal
 
 
 class Report(pl.Callback):
@@ -27,7 +28,7 @@ class Report(pl.Callback):
         terminal: "full" prints the map and its reading; "line" nothing, as the job of a sweep prints a line itself.
     """
 
-    def __init__(self, folder: str | Path, terminal: str = "full") -> None:
+    def __init__(self, folder: Folder, terminal: Terminal = "full") -> None:
         self.folder, self.terminal = Path(folder), terminal
         self._seconds: dict[str, float] = {}
         self._start = time.monotonic()

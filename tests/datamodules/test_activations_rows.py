@@ -21,7 +21,7 @@ def cache_root(tmp_path_factory):
 
 
 def build(language_model, questions_csv, cache_root, folder, rows="exact_answer", rules=EXACT, **changes):
-    positions = Positions(rules, rows=rows)
+    positions = Positions(rules, rows=rows)  # pyright: ignore
     built = make(language_model, questions_csv, cache_root, positions=positions, folder=folder, layers=[1], **changes)
     built.setup()
     return built

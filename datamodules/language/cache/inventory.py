@@ -7,18 +7,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import doc
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
 
 from datamodules.card import show_text
 from datamodules.language.cache.removal import list_leftovers, remove_entries
 from datamodules.language.progress import format_size
 from datamodules.stream.local_paths import expand_user
+from datamodules.stream.ranges import Folder, Text, Texts
 
 KINDS = ("answers", "activations")
+Keys = Annotated[Text | Texts, doc("a key or a list of keys, quoted if it is a number, as in cache.prune=\\'KEY\\'")]
 SHORTEST = 4  # characters of a key that may name it
 SHOWN = 10  # characters of a key in the table
 
@@ -87,7 +90,7 @@ def _read_entry(folder: Path) -> HeldEntry:
     )
 
 
-def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Console | None = None) -> None:
+def show_cache(root: Folder, prune: Keys | None = None, console: Console | None = None) -> None:
     """Show what the cache holds, or remove entries by key; on a terminal, ask first.
 
     Args:
@@ -135,7 +138,7 @@ def show_cache(root: str, prune: str | Sequence[str] | None = None, console: Con
         console.print(show_text(line), markup=False, emoji=False, soft_wrap=True)
 
 
-def _find(entries: Sequence[HeldEntry], key: object, root: str) -> HeldEntry:
+def _find(entries: Sequence[HeldEntry], key: object, root: Folder) -> HeldEntry:
     if not isinstance(key, str):
         raise ValueError(
             f"cache.prune: expected the characters of a key, got the number {key}; quote it: cache.prune=\\'KEY\\'"
@@ -160,9 +163,9 @@ def _build_table(entries: Sequence[HeldEntry]) -> Table:
         about = entry.about
         table.add_row(
             entry.folder.name[:SHOWN],
-            Text(show_text(str(about.get("model", "?")))),
-            Text(show_text(str(about.get("dataset", "?")))),
-            Text(show_text(str(entry.manifest.get("site", entry.folder.parent.name)))),
+            RichText(show_text(str(about.get("model", "?")))),
+            RichText(show_text(str(about.get("dataset", "?")))),
+            RichText(show_text(str(entry.manifest.get("site", entry.folder.parent.name)))),
             f"{examples:,}" if isinstance(examples := about.get("examples"), int) else "?",
             format_size(entry.bytes),
             entry.state,

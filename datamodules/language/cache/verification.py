@@ -10,9 +10,10 @@ from datamodules.language.cache.checksums import check_files
 from datamodules.language.cache.entry import compute_key
 from datamodules.language.cache.inventory import HeldEntry, list_entries
 from datamodules.language.progress import format_size
+from datamodules.stream.ranges import Folder
 
 
-def verify_cache(root: str) -> None:
+def verify_cache(root: Folder) -> None:
     """Read every finished shard of every entry, whatever its times say, and print what differs from its record.
 
     What is as recorded is noted, so that the next run need not read it.
@@ -37,7 +38,7 @@ def verify_cache(root: str) -> None:
     read = f"{len(entries)} entries, {len(shards)} shards, {n_bytes} read"
     if n := len([*filter(None, found)]):
         raise ValueError(f"cache.root: expected {root} as it was written, got {n} of {read} altered; see above")
-    print(f"{show_text(root)}: {read}: all as recorded")
+    print(f"{show_text(str(root))}: {read}: all as recorded")
 
 
 def _check_manifest(entry: HeldEntry) -> str | None:

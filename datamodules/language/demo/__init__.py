@@ -8,6 +8,7 @@ from typing import Any, Literal
 from datamodules.language.demo.world import FACTS, KNOWN_SHARE, N_FORMS, N_KNOWN, N_KNOWN_STEMS, World
 from datamodules.language.language_model import LanguageModel
 from datamodules.questions.question import Question, QuestionSet, Tell
+from datamodules.stream.ranges import Count, Seed, Text
 
 KNOWN_QUESTIONS = {"facts": len(FACTS) * N_KNOWN, "words": N_FORMS * N_KNOWN_STEMS}  # that can be asked
 
@@ -45,9 +46,9 @@ class DemoQuestions(QuestionSet):
     """
 
     skill: Literal["facts", "words"]
-    name: str
-    limit: int = 2000
-    seed: int = 0
+    name: Text
+    limit: Count = 2000
+    seed: Seed = 0
 
     def load(self, tell: Tell | None = None) -> list[Question]:
         """Draw the questions."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from datamodules.questions.question import Question, QuestionSet, Tell
+from datamodules.stream.ranges import Count, NotNegative, Seed, Text
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,15 @@ class SumQuestions(QuestionSet):
     [('What does 67 + 48 equal?', ('115',))]
     """
 
-    name: str = "sums"
-    limit: int = 2000
-    seed: int = 0
-    smallest: int = 10
-    largest: int = 99
-    apart: int = 30
+    name: Text = "sums"
+    limit: Count = 2000
+    seed: Seed = 0
+    smallest: Count = 10
+    largest: Count = 99
+    apart: NotNegative = 30
 
     def __post_init__(self) -> None:
-        for key, least in (("seed", None), ("smallest", 1), ("largest", self.smallest), ("apart", 0), ("limit", 1)):
+        for key, least in (("seed", 0), ("smallest", 1), ("largest", self.smallest), ("apart", 0), ("limit", 1)):
             value = getattr(self, key)
             if type(value) is not int or (least is not None and value < least):
                 expected = "a whole number" if least is None else f"a whole number from {least} on"

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 
 KEY = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@:$-]*", re.ASCII)
 STRUCTURE = re.compile(r"([\[\]{},]|:\s)")  # of lists and dicts
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 SWEEP = re.compile(r"(,)(?!\s)")  # between the values of a sweep
 
 
@@ -54,6 +55,24 @@ def check_command_line(arguments: Sequence[str]) -> None:
         f"expected options before overrides, got {misplaced} after {overrides[0]}; "
         f"write python train.py {shlex.join([*options, *overrides])}"
     )
+
+
+def check_thread_limits(environment: Mapping[str, str]) -> None:
+    """Refuse limits of threads that the libraries which read them would ignore, or stumble over.
+
+    Raises:
+        ValueError: one is no whole number above 0; `OMP_NUM_THREADS` may be several with commas.
+
+    Example:
+        >>> check_thread_limits({"OMP_NUM_THREADS": "two"})
+        Traceback (most recent call last):
+        ValueError: OMP_NUM_THREADS: expected a whole number above 0, got 'two'; set it anew, or unset it
+    """
+    for name in THREADS:
+        value = environment.get(name, "").strip()
+        parts = value.split(",") if name == "OMP_NUM_THREADS" else [value]
+        if value and not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            raise ValueError(f"{name}: expected a whole number above 0, got {value!r}; set it anew, or unset it")
 
 
 def quote_override(override: str, is_sweep: bool = False) -> str | None:

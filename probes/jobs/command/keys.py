@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.command.shipped import Key, Shipped, read_shipped
+from probes.jobs.command.targets import load_target, refuse_other_targets
+from probes.jobs.command.values import refuse_wrong_values
 
 OF_INSTANTIATE = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 OF_NODES = ("callbacks", "logger", "checks")  # any name may stand in these, before a node with a _target_
@@ -22,6 +23,17 @@ REFERENCE = re.compile(r"\$\{\s*(?:oc\.[a-z.]+:\s*)?(\.*)([\w@-]++(?:\.[\w@-]++)
 SIMILAR = 0.6  # least likeness of a key that is offered, as difflib measures it
 NAMESAKE = 0.8  # likeness of a key of the same last name elsewhere
 MANY = 30  # keys in a place that are listed
+
+
+def refuse_mistakes(cfg: DictConfig) -> None:
+    """Refuse what is wrong with a composed configuration, as far as that is known without torch and Lightning.
+
+    Raises:
+        ValueError: a `_target_` that may not be named, a key that nothing reads, or a value of a wrong type.
+    """
+    refuse_other_targets(cfg)
+    refuse_unknown_keys(cfg)
+    refuse_wrong_values(cfg)
 
 
 def refuse_unknown_keys(cfg: DictConfig) -> None:
@@ -69,6 +81,7 @@ def tell_unadded_key(error: ConfigCompositionException, override: str) -> str:
     cfg: Any = OmegaConf.create(OmegaConf.to_container(root))
     OmegaConf.update(cfg, key, value, force_add=True)
     try:
+        refuse_other_targets(cfg)
         refuse_unknown_keys(cfg)
     except ValueError as unknown:
         return str(unknown)
@@ -155,7 +168,7 @@ def find_arguments(target: str) -> set[str] | None:
     lightning = logging.getLogger("pytorch_lightning")
     level = lightning.level
     try:
-        taker = get_object(target)
+        taker = load_target("_target_", target)
         try:
             signature = inspect.signature(taker, eval_str=True)
         except NameError:  # an annotation that only type checkers know

@@ -7,9 +7,10 @@ from typing import Any
 from probes.jobs.messages import say
 from probes.jobs.sweep.results import RESULTS, find_runs, print_results, tabulate_runs, write_results
 from probes.jobs.sweep.results_picture import PICTURE, draw_results
+from probes.settings import Area, Folder, Folders
 
 
-def collect_runs(runs: Sequence[str] | str | None, folder: str, vmin: float, vmax: float) -> None:
+def collect_runs(runs: Folder | Folders, folder: Folder, vmin: Area, vmax: Area) -> None:
     """Carry out `experiment=collect`: the table of any runs, in the terminal and in results.csv, and results.png.
 
     Args:
@@ -17,7 +18,7 @@ def collect_runs(runs: Sequence[str] | str | None, folder: str, vmin: float, vma
         folder: where the files go; made if missing.
         vmin, vmax: AUC of the lightest and of the darkest colour.
     """
-    rows = tabulate_runs(find_runs([runs] if isinstance(runs, str) else runs))
+    rows = tabulate_runs(find_runs([runs] if isinstance(runs, str | Path) else runs))
     Path(folder).mkdir(parents=True, exist_ok=True)
     publish(Path(folder), rows, vmin, vmax)
 

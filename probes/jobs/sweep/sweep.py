@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from probes.jobs.command.claim import claim_folder, let_go
-from probes.jobs.command.keys import refuse_unknown_keys
+from probes.jobs.command.keys import refuse_mistakes
 from probes.jobs.command.mistakes import stop_at_mistakes
 from probes.jobs.sweep.gather import gather
 from probes.jobs.sweep.gpus import GPUS, LOCKS, check_jobs_at_once, list_gpus
@@ -58,7 +58,7 @@ class Sweep(Callback):
         swept = find_swept(given, config.hydra.sweeper.get("params"))
         check_names(swept)
         check_folders(config, given, swept)
-        refuse_unknown_keys(compose(config.hydra.job.config_name, take_first(given)))
+        refuse_mistakes(compose(config.hydra.job.config_name, take_first(given)))
         if "optuna" in config.hydra.sweeper._target_:
             import optuna
 

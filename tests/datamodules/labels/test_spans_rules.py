@@ -196,7 +196,7 @@ GPT2: Any = {"model": "gpt2"}
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: RuleSpans(rule="guess"), "spans.rule: expected one of auto, pattern, options, number; got 'guess'"),
+        (lambda: RuleSpans(rule="guess"), "spans.rule: expected one of auto, pattern, options, number; got 'guess'"),  # pyright: ignore
         (
             lambda: RuleSpans("pattern")([question()], ["a"], [True], nobody),
             "spans.rule=pattern: expected a regular expression for every question, got none for q0; set",

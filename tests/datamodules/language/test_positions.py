@@ -243,7 +243,7 @@ def test_switches_are_checked():
     with pytest.raises(ValueError, match=r"positions.into_prompt: expected true or false, got 5"):
         Positions([{"name": "x", "of": "answer"}], into_prompt=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"positions.rows: expected one of exact_answer, any, common; got 'all'"):
-        Positions([{"name": "x", "of": "answer"}], rows="all")
+        Positions([{"name": "x", "of": "answer"}], rows="all")  # pyright: ignore
 
 
 def test_positions_that_are_read_as_well_are_no_columns():

@@ -44,7 +44,7 @@ SAMPLER += ["hydra.sweeper.sampler._target_=datamodules.split.GroupSplit"]  # ha
         (["+rule.rule.a=3"], "rule.rule.a", ""),
         (["+run=a"], "run", "it belongs to experiment=analyse"),
         (["+cache.prune=a"], "cache.prune", "it belongs to experiment=cache_info"),
-        (["+nothing_like_it=3"], "nothing_like_it", "choose one of cache, callbacks,"),
+        (["+nothing_like_it=3"], "nothing_like_it", "choose one of allow_targets, cache,"),
     ],
 )
 def test_a_key_that_nothing_reads_is_refused_with_the_closest(overrides, key, closest):
