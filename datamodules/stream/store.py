@@ -4,7 +4,8 @@ Bytes are read into a scratch buffer that fits the processor's cache; the wanted
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise, starmap
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,7 +122,7 @@ class Shards:
                 shard = self._files[layer][number]
                 count = int(wanted[-1]) + 1
                 buffer = self._scratch.buffer[: count * self._row]
-                with open_file(shard.path) as file:
+                with _explain_change(shard.path), open_file(shard.path) as file:
                     shard.read(file, buffer, (position * shard.shape[1] + int(first)) * self._row)
                 found = np.frombuffer(buffer, raw.dtype).reshape(count, -1)
                 if isinstance(place, slice):
@@ -189,6 +190,19 @@ class TensorFile:
         )
         for _ in each(read_part, parts):
             pass
+
+
+@contextmanager
+def _explain_change(path: Path) -> Iterator[None]:
+    """Say what has happened to a file of the cache that could be read when the run began."""
+    try:
+        yield
+    except ValueError as error:
+        how = "changed" if path.exists() else "removed"
+        raise ValueError(
+            f"cache: {path} was {how} while this run read it; leave the cache alone while a run uses it, and start the "
+            "same command again, which makes or names what is missing"
+        ) from error
 
 
 class _Scratch(threading.local):
