@@ -6,12 +6,14 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-# torch comes first and alone: pip then keeps the pinned build instead of looking for another.
+# torch comes first and alone: pip then keeps the pinned build instead of looking for another. setuptools warns of every
+# editable installation from the root of a repository.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard]"
+	PYTHONWARNINGS=ignore::UserWarning:setuptools.command.editable_wheel \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tensorboard]"
 	touch $@
 
 demo: install
