@@ -1,15 +1,16 @@
 # `make demo`, `make real` and `make test` set themselves up from a bare Python 3.11 to 3.13.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
-.PHONY: install demo weights real test lint types bench simulate clean
+.PHONY: install demo weights real test test-all run-tests lint types bench simulate clean
 
-install: .venv/installed
+install: $(VENV)/installed
 
 # torch comes first and alone: pip then keeps the pinned build instead of looking for another. setuptools warns of every
 # editable installation from the root of a repository.
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	PYTHONWARNINGS=ignore::UserWarning:setuptools.command.editable_wheel \
@@ -34,8 +35,16 @@ lint: install
 types: install
 	$(BIN)/pyright
 
-test: lint types
+test: lint types run-tests
+
+run-tests: install
 	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
+# The tests on each version of Python that is installed here.
+test-all: lint types
+	for version in 3.11 3.12 3.13; do \
+		if python$$version -c ""; then $(MAKE) run-tests VENV=.venv-$$version PYTHON=python$$version || exit 1; fi; \
+	done
 
 bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_solver
@@ -56,4 +65,4 @@ simulate: install
 	$(BIN)/python -m tests.simulate
 
 clean:
-	rm -rf .venv outputs multirun cache build *.egg-info
+	rm -rf .venv .venv-* outputs multirun cache build *.egg-info

@@ -198,8 +198,19 @@ class ProbeGrid(pl.LightningModule):
         names = []
         for cell in cells[:most].tolist():
             layer, position = divmod(cell, len(self.card.positions))
-            names.append(f"layer {self.card.layers[layer]}, position {self.card.positions[position]}")
+            name = self.card.positions[position].removeprefix("position ")  # as those without a name are called
+            names.append(f"layer {self.card.layers[layer]}, position {name}")
         return "; ".join(names) + (f" and {len(cells) - most} more" if len(cells) > most else "")
+
+    def tell_beyond_float32(self, odd: Tensor) -> None:
+        """Warn of probes, bool [M] in the order of K, L, T, that no fit could give weights for their activations."""
+        assert self.card is not None
+        cells = odd.view(len(self.card.targets), -1).any(0)
+        if self.trainer.is_global_zero and odd.any():
+            log.warning(
+                f"fit: {int(odd.sum())} probes are NaN, as their activations are above 1e18 or differ by less than "
+                f"1e-18, beyond float32: {self.name_cells(cells.nonzero()[:, 0])}; scale them"
+            )
 
     def name_limit(self, split: str) -> str | None:
         """The setting of the trainer that limits the batches of train, val or test; None where it takes all."""

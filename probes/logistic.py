@@ -214,6 +214,7 @@ class LogisticGrid(ExactGrid):
             taken = ", ".join(map(_short, sorted(set(penalty))))
             self.print(f"probe.l2: {taken} of {names}, by log-loss on the validation rows")
         self._describe(penalty, " by validation" if self.n_penalties > 1 else "")
+        self.tell_beyond_float32((reasons == REASONS.index("beyond float32")).flatten())
         if cells := short.any(0).nonzero()[:, 0].tolist():
             named = self.name_cells(torch.tensor(cells))
             self.print(f"{int(short.sum())} cells stopped within {self.max_iter} steps, short of the optimum: {named}")

@@ -30,9 +30,18 @@ class MassMeanGrid(ExactGrid):
         """Fit by `fit_mass_mean`."""
         targets = zip(block["labels"], block["valid"], strict=True)
         fits = [fit_mass_mean(block["acts"], labels, valid, self.whiten) for labels, valid in targets]
-        return torch.stack([weight for weight, _ in fits]), torch.stack([bias for _, bias in fits])
+        weight, bias = (torch.stack(part) for part in zip(*fits, strict=True))
+        right, wrong = (block["labels"] > 0) & block["valid"], (block["labels"] == 0) & block["valid"]
+        self._odd[:, block["cells"]] = (bias.isnan() & right.any(-1) & wrong.any(-1)).long()
+        return weight, bias
+
+    def on_train_epoch_start(self) -> None:
+        """Start without probes."""
+        super().on_train_epoch_start()
+        self._odd = self.weight.new_zeros(len(self.weight), len(self.own_cells), dtype=torch.int64)  # beyond float32
 
     def on_train_epoch_end(self) -> None:
         """Say what was fitted."""
         super().on_train_epoch_end()
+        self.tell_beyond_float32((self.sum_over_ranks(self._odd) > 0).flatten())
         self.fitted = {"probe": "mass_mean", "whiten": self.whiten}

@@ -109,16 +109,16 @@ class MinibatchGrid(ProbeGrid):
             ValueError: a block that does not hold all cells, or a valid row that is not finite.
         """
         if self.global_step:
-            # Resumed: the checkpoint brought what follows. The order of the batches comes from the number of passes,
-            # of which the first is for mean and scale.
+            # Resumed with what follows. The order of batches comes from the number of passes, the first for the mean.
             cast(Any, self.trainer.train_dataloader).epoch = self.current_epoch + 1
             return
         self._best = None
         n_rows, n, n_positive, mean, variance = self._moments()
         spread = variance.sqrt()
         odd = has_odd_scale(mean - spread, mean + spread) | ~(mean + spread).isfinite().all(-1)
-        fittable = (n_positive > 0) & (n_positive < n) & ~odd
-        n = n.clamp(min=1)
+        fittable = (n_positive > 0) & (n_positive < n)
+        self.tell_beyond_float32(odd & fittable)
+        n, fittable = n.clamp(min=1), fittable & ~odd
         self.mean.copy_(mean)
         self.scale.copy_((variance + 4 * self.l2 / n[:, None]).rsqrt())
         self.emphasis.copy_((n_rows / n).where(fittable, 0))

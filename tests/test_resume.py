@@ -79,6 +79,6 @@ def test_a_checkpoint_of_an_exact_fit_holds_its_probes(overrides, tmp_path):
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(overrides, tmp_path):
-    status, _, err = run_here(tmp_path, *overrides, "ckpt_path=absent.ckpt")
+    status, _, err = run_here(tmp_path, *overrides, "datamodule.batch_size=null", "ckpt_path=absent.ckpt")
     assert (status, err.count("\n")) == (1, 1)
     assert "ckpt_path: expected a checkpoint, got 'absent.ckpt', which is not there" in err

@@ -82,7 +82,7 @@ def swept(own, tmp_path_factory):
 
 def test_a_mistake_in_a_job_is_one_line_and_the_others_go_on(swept):
     folder, status, out, err = swept
-    mistake = "error: probe.l2: expected a number above 0, a list of such, by_size or auto; got -1"
+    mistake = "error: probe.l2: expected a number above 0, a list of different ones, by_size or auto, got -1"
     assert status == 1
     assert err.splitlines() == [
         f"l2=-1: {mistake}",

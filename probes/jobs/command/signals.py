@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from probes.jobs.run_name import find_starter, is_further_rank
+
 AGAIN = 0.02  # seconds after which a signal is sent again: by then the finaliser that has lost it is left
 
 
@@ -109,11 +111,18 @@ def _raise(number: int, _: Any) -> NoReturn:
 
 
 def _end(number: int, _: Any) -> NoReturn:
-    os.write(2, f"{tell_end(number)}\n".encode())  # not by sys.stderr, in the midst of whose work it may be
+    if _is_news(number):
+        os.write(2, f"{tell_end(number)}\n".encode())  # not by sys.stderr, in the midst of whose work it may be
     os._exit(128 + number)
 
 
 def _tell_and_exit(number: int) -> NoReturn:
-    with suppress(OSError):  # a terminal that is gone
-        print(tell_end(number), file=sys.stderr, flush=True)
+    if _is_news(number):
+        with suppress(OSError):  # a terminal that is gone
+            print(tell_end(number), file=sys.stderr, flush=True)
     sys.exit(128 + number)
+
+
+def _is_news(number: int) -> bool:
+    """Whether to tell of a signal: torchrun sends SIGTERM where another rank has told an error, and one rank tells."""
+    return not (is_further_rank() or (number == signal.SIGTERM and find_starter() == "torchrun"))

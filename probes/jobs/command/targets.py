@@ -29,7 +29,8 @@ def refuse_other_targets(cfg: DictConfig) -> None:
         ValueError: names the first such key, and what allows it.
 
     Example:
-        >>> refuse_other_targets(OmegaConf.create({"command": {"_target_": "os.system", "command": "ls"}}))
+        >>> from omegaconf import OmegaConf
+        >>> refuse_other_targets(OmegaConf.create({"command": {"_target_": "os.system", "command": "ls"}}))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ValueError: command._target_: expected a class of datamodules, probes, torch.optim, pytorch_lightning or ...
     """

@@ -197,14 +197,18 @@ def test_answers_take_a_whole_shard_where_the_device_has_room(language_model, on
             running = RunningModel(language_model, CUDA, head=True)
             assert running.writing.size == 256
             assert running.writing.most == max(0, memory - weights) // 2 // token
-            assert (running.reading.size, running.reading.most) == (8, None)
+            assert (running.reading.size, running.reading.most) == (language_model.batch_size, None)
             small = RunningModel(replace(language_model, answer_batch_size=3), CUDA, head=True)
             assert (small.writing.size, small.writing.most) == (3, None)  # what is asked for is tried
 
 
 def test_on_the_cpu_answers_have_the_batches_of_the_forward(language_model):
     running = RunningModel(language_model, CPU, head=True)
-    assert (running.writing.size, running.writing.most) == (running.reading.size, running.reading.most) == (8, None)
+    assert (
+        (running.writing.size, running.writing.most)
+        == (running.reading.size, running.reading.most)
+        == (language_model.batch_size, None)
+    )
     assert count_fitting_tokens(running.network, written=True) is None
 
 

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def running(language_model):
-    with RunningModel(language_model, CPU, head=True, quiet=True) as model:
+    with RunningModel(replace(language_model, batch_size=8), CPU, head=True, quiet=True) as model:
         yield model
 
 

@@ -194,7 +194,7 @@ def test_a_column_may_begin_late():
         ([], {"first_option": "0"}, "dataset.first_option: expected a whole number, or null, got '0'"),
         ([], {"context": ["a"]}, "dataset.context: expected a column, or null, got"),
         ([], {"name": 5}, "dataset.name: expected a text, got 5"),
-        ([], {"seed": None}, "dataset.seed: expected a whole number, got None"),
+        ([], {"seed": None}, "dataset.seed: expected a whole number of at least 0, got None"),
         ([], {"limit": 0}, "dataset.limit: expected a number of questions above 0, got 0"),
         ([], {"limit": "3"}, "dataset.limit: expected a number of questions above 0, got '3'"),
         ([], {"pattern": "(abc"}, r"dataset.pattern: expected a regular expression, got '\(abc'"),

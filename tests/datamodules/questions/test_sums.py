@@ -60,7 +60,7 @@ def test_a_seed_is_a_draw():
         ({"smallest": 0}, "dataset.smallest: expected a whole number from 1 on, got 0"),
         ({"smallest": "ten"}, "dataset.smallest: expected a whole number from 1 on, got 'ten'"),
         ({"largest": 9}, "dataset.largest: expected a whole number from 10 on, got 9"),
-        ({"seed": 0.5}, "dataset.seed: expected a whole number, got 0.5"),
+        ({"seed": 0.5}, "dataset.seed: expected a whole number from 0 on, got 0.5"),
     ],
 )
 def test_settings_are_checked(settings, said):
