@@ -30,7 +30,8 @@ def refuse_other_targets(cfg: DictConfig) -> None:
 
     Example:
         >>> from omegaconf import OmegaConf
-        >>> refuse_other_targets(OmegaConf.create({"command": {"_target_": "os.system", "command": "ls"}}))  # doctest: +ELLIPSIS
+        >>> command = {"_target_": "os.system", "command": "ls"}
+        >>> refuse_other_targets(OmegaConf.create({"command": command}))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ValueError: command._target_: expected a class of datamodules, probes, torch.optim, pytorch_lightning or ...
     """

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from datamodules.language.cache import entry as cache_entry
-from datamodules.language.cache.cached_activations import digest_positions, open_activations
+from datamodules.language.cache.cached_activations import digest_positions
 from datamodules.language.cache.entry import CacheEntry, compute_key
 from datamodules.language.cache.inventory import list_entries, show_cache
 from datamodules.language.cache.shards import count_shards
@@ -294,20 +294,3 @@ def test_a_data_module_takes_fewer_positions_or_layers_from_the_same_cache(
         for got, wanted in zip(served.test_dataloader(), expected.test_dataloader(), strict=True):
             assert got.keys() == wanted.keys()
             assert all(torch.equal(got[key], wanted[key]) for key in got)
-
-
-def test_a_record_that_lacks_a_layer_is_named(tmp_path):
-    """Its files would be fewer than those of the other layers, and the stream would find no reason."""
-    entry = CacheEntry(tmp_path, "activations", {"site": "z"}, 2)
-    for shard in range(2):
-        name = f"shard-{shard:05d}.safetensors"
-        entry.offer(shard, {f"layer=00/{name}": b"a", f"layer=01/{name}": b"b"}, wait=True)
-    assert [len(files) for files in open_activations(entry, [0, 1], [0], 1, 2).files] == [2, 2]
-    record = entry.folder / "shard-00001.json"
-    held = json.loads(record.read_text())
-    del held["layer=01/shard-00001.safetensors"]
-    record.write_text(json.dumps(held))
-    with pytest.raises(
-        ValueError, match=rf"{record} is altered: expected one file of layer 1, got 0; rebuild its shard"
-    ):
-        open_activations(entry, [0, 1], [0], 1, 2)
