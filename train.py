@@ -153,6 +153,7 @@ hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="c
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     print_leniently()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait in busy loops slow down a busy machine
     sys.argv[1:] = [spell_null(argument, CONF) for argument in sys.argv[1:]]
     users_value = os.environ.get("HYDRA_FULL_ERROR")
     job = hydra_job(Job(run, users_value))
