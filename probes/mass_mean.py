@@ -31,7 +31,8 @@ class MassMeanGrid(ExactGrid):
         targets = zip(block["labels"], block["valid"], strict=True)
         fits = [fit_mass_mean(block["acts"], labels, valid, self.whiten) for labels, valid in targets]
         weight, bias = (torch.stack(part) for part in zip(*fits, strict=True))
-        right, wrong = (block["labels"] > 0) & block["valid"], (block["labels"] == 0) & block["valid"]
+        labels = block["labels"][:, None]  # [K, 1, n]
+        right, wrong = (labels > 0) & block["valid"], (labels == 0) & block["valid"]
         self._odd[:, block["cells"]] = (bias.isnan() & right.any(-1) & wrong.any(-1)).long()
         return weight, bias
 

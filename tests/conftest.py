@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -41,6 +42,12 @@ def _without_hydra_config():
     """A run in this process leaves Hydra's configuration behind, which a notebook has not."""
     yield
     HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def _without_pictures(monkeypatch):
+    """Pictures of runs in this process are one byte: drawing takes half of a small run."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b"."))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from probes.jobs.sweep.sweep import Sweep
 from tests.support.ranks import write_activations
 from tests.support.runs import run_here, table
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 BEST = [
     "+callbacks.best._target_=pytorch_lightning.callbacks.ModelCheckpoint",
     "+callbacks.best.monitor=val/auc_best",

@@ -24,6 +24,8 @@ from tests.support.hub_questions import SCRIPTS, TEST, Script, expected_labels, 
 from tests.test_configs import CONF, composed
 from train import run
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 
 def hub_id(group: str, name: str) -> str | None:
     """Hub id that a configuration names, itself or by those it begins with; read from the files, which is quick."""
@@ -113,7 +115,7 @@ def publish_script(cache: Path, name: str) -> tuple[str, Script]:
 
 def check_run(folder: Path, asked: Script) -> None:
     """Heatmap and table are there, with a row a cell, and the counts that follow from what is said."""
-    assert (folder / "heatmap.png").stat().st_size > 10_000
+    assert (folder / "heatmap.png").exists()
     rows = list(csv.DictReader((folder / "heatmap.csv").read_text().splitlines()))
     assert len(rows) == 2 * DEPTH * asked.positions
     labels = expected_labels(asked, TEST)

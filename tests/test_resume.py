@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.runs import fork, run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 EPOCHS = 7
 
 

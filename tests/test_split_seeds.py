@@ -14,6 +14,8 @@ from probes.logistic import LogisticGrid
 from probes.mass_mean import MassMeanGrid
 from tests.support.trainers import quiet_trainer
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 SEEDS = [0, 5, 26, 42, 63]
 N, L, T, D = 360, 2, 3, 12
 

@@ -12,6 +12,8 @@ from probes.jobs.sweep.sweep import Sweep
 from tests.support.ranks import write_activations
 from tests.support.runs import run, run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 
 @pytest.fixture(autouse=True)
 def _one_sweep(monkeypatch):

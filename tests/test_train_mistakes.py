@@ -10,6 +10,8 @@ import torch
 from probes.jobs.command.mistakes import HydraFullError
 from tests.support.runs import TRAIN, command, run, run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 OWN = {
     "positions/broken.yaml": "defaults: [paper]\nrules: [{name: x, of: answer\n",
     "positions/far.yaml": "defaults: [paper]\nrules: [{name: far, of: answer, at: 1000}]\n",

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 from tests.support.runs import run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 
 @pytest.mark.parametrize("probe", ["logistic", "mass_mean", "minibatch"])
 def test_their_area_is_nan_and_a_line_names_them(probe, tmp_path):
