@@ -3,17 +3,17 @@
 Torch and Lightning take seconds to import, so they are loaded when the configuration is known to hold together.
 """
 
+from probes.jobs.command.signals import end_at_once, end_at_signals, run_to_end
+
+if __name__ == "__main__":
+    end_at_once()  # the imports that follow take long enough for a Ctrl-C
+
 import logging
 import os
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from probes.jobs.command.signals import end_at_once, end_at_signals
-
-if __name__ == "__main__":
-    end_at_once()  # the imports that follow take long enough for a Ctrl-C
 
 import hydra
 from hydra.errors import InstantiationException
@@ -26,6 +26,7 @@ from probes.jobs.command.folders import find_run_folder, find_start_folder, sett
 from probes.jobs.command.help import describe_groups
 from probes.jobs.command.keys import refuse_mistakes
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes
+from probes.jobs.command.targets import refuse_other_targets_of_hydra
 from probes.jobs.command.values import refuse_wrong_values
 from probes.jobs.loggers import report_to_loggers
 from probes.jobs.one_rank import FOLDER, run_rank
@@ -153,19 +154,20 @@ hydra_job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="c
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit status 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     print_leniently()
+    logging.raiseExceptions = False  # a full disk takes no log lines, and is told once
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait in busy loops slow down a busy machine
     sys.argv[1:] = [spell_null(argument, CONF) for argument in sys.argv[1:]]
     users_value = os.environ.get("HYDRA_FULL_ERROR")
     job = hydra_job(Job(run, users_value))
     if users_value == "1":
-        with end_at_signals(), end_sweep():
+        with end_at_signals(), refuse_other_targets_of_hydra(), end_sweep():
             job()
         return
-    with HydraFullError("1"), end_at_signals(), stop_at_mistakes(), end_sweep():
+    with HydraFullError("1"), end_at_signals(), stop_at_mistakes(), refuse_other_targets_of_hydra(), end_sweep():
         check_command_line(sys.argv[1:])
         check_thread_limits(os.environ)
         job()
 
 
 if __name__ == "__main__":
-    run_rank(run) if FOLDER in os.environ else main()
+    run_to_end(lambda: run_rank(run) if FOLDER in os.environ else main())

@@ -1,5 +1,6 @@
 """Rows of a Parquet file, read a batch at a time and only the columns in use: the file may exceed memory."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -67,7 +68,7 @@ class ParquetRows(Sequence[Row]):
         found: dict[int, Row] = {}
         wanted, start = sorted(set(numbers)), 0
         for group, size in enumerate(self._sizes):
-            inside = [number for number in wanted if start <= number < start + size]
+            inside = wanted[bisect_left(wanted, start) : bisect_left(wanted, start + size)]
             first = start
             for batch in self._read([group]) if inside else ():
                 here = [number for number in inside if first <= number < first + len(batch)]

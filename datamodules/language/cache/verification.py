@@ -10,6 +10,7 @@ from datamodules.language.cache.checksums import check_files
 from datamodules.language.cache.entry import compute_key
 from datamodules.language.cache.inventory import HeldEntry, list_entries
 from datamodules.language.progress import format_size
+from datamodules.stream.local_paths import expand_user
 from datamodules.stream.ranges import Folder
 
 
@@ -28,6 +29,8 @@ def verify_cache(root: Folder) -> None:
         >>> verify_cache("cache")  # doctest: +SKIP
         cache: 2 entries, 16 shards, 17.4 MB read: all as recorded
     """
+    if not expand_user(root, "cache.root").is_dir():
+        raise ValueError(f"cache.root: expected a cache, got {root}, which is not there; name another")
     entries = list_entries(root)
     shards = [(entry, record) for entry in entries for record in sorted(entry.folder.glob("shard-*.json"))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run

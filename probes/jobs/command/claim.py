@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from probes.jobs.command.mistakes import stop_at_mistakes
 from probes.jobs.one_rank import FOLDER
 from probes.jobs.run_name import find_starter, is_further_rank
+from probes.jobs.sweep.job_file import JOB
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # as whole_file names what it has not finished
 _held: dict[Path, int] = {}  # folders of this process; closing the descriptor, as its end does, lets go of one
@@ -26,7 +27,7 @@ class RunFolder(Callback):
         """Claim it, and tell Hydra which it is. Hydra turns what a callback raises into a warning, so it stops here."""
         with stop_at_mistakes():
             folder = Path(config.hydra.run.dir).absolute()
-            if folder == Path.cwd():  # a command that leaves none
+            if config.get("command") is not None and folder == Path.cwd():  # a command that leaves none
                 return
             pattern = str(OmegaConf.to_container(config.hydra.run)["dir"])  # type: ignore[index,call-overload]
             named = "${now:" not in pattern or find_starter() is not None  # all ranks of a run have agreed on its name
@@ -86,10 +87,11 @@ def claim_folder(key: str, folder: Path, named: bool) -> Path:
         os.close(held)
         return folder
     _held[folder] = held
-    for path in folder.rglob(".*.tmp"):
-        if TEMPORARY.fullmatch(path.name):
-            with suppress(OSError):
-                path.unlink()
+    for place in (folder, *(job.parent for job in folder.glob(f"*/{JOB}"))):  # no deeper: others may write there
+        for path in place.glob(".*.tmp"):
+            if TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
     return folder
 
 

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM: how the program ends from outside."""
 
+import atexit
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 from probes.jobs.run_name import find_starter, is_further_rank
@@ -22,7 +24,27 @@ def start() -> None:
     end_at_once()
     from train import main
 
-    main()
+    run_to_end(main)
+
+
+def run_to_end(work: Callable[[], None]) -> NoReturn:
+    """Do the work and end the process, with its exit status.
+
+    Python's own end takes two seconds once torch is loaded, and in these a signal ends it without a word.
+    """
+    status: Any = 0
+    try:
+        work()
+    except SystemExit as end:
+        status = end.code or 0
+        if not isinstance(status, int):
+            raise
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(status)
 
 
 def end_at_once() -> None:
@@ -103,11 +125,21 @@ def _answer(handler: Callable[[int, Any], NoReturn]) -> None:
             signal.signal(number, handler)
 
 
-def _raise(number: int, _: Any) -> NoReturn:
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    if _is_importing(frame):  # some modules take an interrupt for one of theirs that is missing
+        _end(number, frame)
     end_at_once()  # at the next signal: the user does not want to wait
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Terminated(128 + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end(number: int, _: Any) -> NoReturn:

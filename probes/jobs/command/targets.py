@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import _locate  # get_object logs two lines of its own
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
@@ -14,7 +15,17 @@ from probes.jobs.command.shipped import read_shipped
 
 OURS = ("datamodules", "probes")
 THEIRS = ("torch.optim", "pytorch_lightning", "torchmetrics")  # of these the classes alone
+PROGRAMS = ("pytorch_lightning.cli.", "probes.jobs.", "datamodules.language.cache.")  # do things when they are called
 ALLOWED = "allow_targets"
+CALLED = ("_target_", "()", "class")  # keys of what Hydra and Python's logging call
+PLUGINS = (  # what may stand in the node `hydra`
+    "hydra._internal.core_plugins.", "hydra.experimental.", "hydra_plugins.", "optuna.samplers.", "logging.",
+    "colorlog.", "ext://sys.std",
+)  # fmt: skip
+OF_HYDRA = (  # what conf/ has there
+    "probes.jobs.command.claim.RunFolder", "probes.jobs.sweep.sweep.Sweep", "probes.jobs.messages.WithoutNoise",
+    "probes.jobs.log_lines.LogLines",
+)  # fmt: skip
 
 
 def refuse_other_targets(cfg: DictConfig) -> None:
@@ -23,7 +34,8 @@ def refuse_other_targets(cfg: DictConfig) -> None:
     `allow_targets` adds dotted names, or packages and modules whose own classes and functions may then be named. It
     counts on the command line and in `hydra.compose` alone: a file that could allow its own targets would not be held
     by this. The module of a name that is not allowed is not imported. What another module only imports, as in
-    `probes.grid.torch.load`, is refused by where it was defined. The node `hydra` is Hydra's own.
+    `probes.grid.torch.load`, is refused by where it was defined. Functions of this project pass where conf/ names them.
+    The node `hydra` is checked by `refuse_other_targets_of_hydra`.
 
     Raises:
         ValueError: names the first such key, and what allows it.
@@ -89,12 +101,57 @@ def _check(key: str, target: str, more: list[str]) -> None:
     package = next((one for one in (*OURS, *THEIRS, *more) if target.startswith(f"{one}.")), None)
     if package is None:
         _refuse(key, target, "")
+    if any(part.startswith("_") for part in target.split(".")) or target.startswith(PROGRAMS):
+        _refuse(key, target, ", which is no part to build with")
     found = load_target(key, target)
     own = str(getattr(found, "__module__", None))
     if not f"{own}.".startswith(f"{package}."):
         _refuse(key, target, f", which is {own}.{getattr(found, '__qualname__', found)}")
-    if not inspect.isclass(found) and not (inspect.isfunction(found) and package not in THEIRS):
-        _refuse(key, target, ", which is no class" if package in THEIRS else ", which is neither class nor function")
+    if not inspect.isclass(found) and not (inspect.isfunction(found) and package in more):
+        _refuse(key, target, ", which is neither class nor function" if package in more else ", which is no class")
+
+
+@contextmanager
+def refuse_other_targets_of_hydra() -> Iterator[None]:
+    """Hold the node `hydra` against what Hydra may build there, before it does: its callbacks and its logging.
+
+    What stands on the command line is the user's own. A configuration from elsewhere may name Hydra's plugins, and what
+    this project sets there.
+
+    Raises:
+        ValueError: names the first other class or function.
+    """
+    load = ConfigLoaderImpl.load_configuration
+
+    def load_and_check(self: Any, *arguments: Any, **more: Any) -> DictConfig:
+        cfg = load(self, *arguments, **more)
+        typed = " ".join(map(str, cfg.hydra.overrides.hydra))
+        for key, target in _iterate_called(cfg.hydra, "hydra"):
+            if target not in OF_HYDRA and not target.startswith(PLUGINS) and target not in typed:
+                raise ValueError(
+                    f"{key}: expected what Hydra's plugins or this project define, got {target}; remove it"
+                )
+        return cfg
+
+    ConfigLoaderImpl.load_configuration = load_and_check
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = load
+
+
+def _iterate_called(node: DictConfig | ListConfig, place: str) -> Iterator[tuple[str, str]]:
+    """What Hydra and Python's logging would import, with its key: `_target_`, `()`, `class`, and ext:// anywhere."""
+    names: Any = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    for name in names:
+        held = node._get_node(name)
+        if isinstance(held, DictConfig | ListConfig):
+            if not held._is_none() and not held._is_missing() and not held._is_interpolation():
+                yield from _iterate_called(held, f"{place}.{name}")
+            continue
+        value = held._value() if held is not None else None  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(value, str) and (name in CALLED or value.startswith("ext://")):
+            yield f"{place}.{name}", value
 
 
 def _refuse(key: str, target: str, which: str) -> None:

@@ -50,6 +50,8 @@ class Check:
         for key, hint in TOP.items():
             place, _, last = key.rpartition(".")
             holder = OmegaConf.select(self.cfg, place) if place else self.cfg
+            if place in self.cfg and not isinstance(holder, DictConfig):
+                raise ValueError(f"{place}: expected keys with values, as in {key}=..., got {holder!r}; leave it out")
             if isinstance(holder, DictConfig) and last in holder:
                 self.check_value(holder, last, key, hint)
         if self.cfg.get("command") is not None:

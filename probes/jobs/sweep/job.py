@@ -64,10 +64,8 @@ class Job:
     def _run_alone(self, cfg: DictConfig) -> float | None:
         if cfg.resume:
             raise ValueError("resume: expected a sweep, as in python train.py -m ... resume=true, got a run; remove it")
-        if cfg.command is None:
-            claim_folder(
-                "folder", Path(cfg.folder).absolute(), named=True
-            )  # the one that Hydra made, unless it is given
+        if cfg.command is None and isinstance(cfg.folder, str):  # the one that Hydra made, unless it is given
+            claim_folder("folder", Path(cfg.folder).absolute(), named=True)
         return self.run(cfg)
 
     def _run_in_sweep(self, cfg: DictConfig) -> float | None:

@@ -73,14 +73,24 @@ def test_a_run_into_a_folder_in_use_touches_nothing(tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):
-    left = tmp_path / "metrics" / f".heatmap.png.{'0a' * 16}.tmp"
-    other = tmp_path / ".notes.tmp"
-    left.parent.mkdir()
-    left.touch()
-    other.touch()
+    """But nothing of others: a cache or another run may lie in the folder."""
+    name = f".heatmap.png.{'0a' * 16}.tmp"
+    left = [tmp_path / name, tmp_path / "l2-1" / name]
+    others = [tmp_path / ".notes.tmp", tmp_path / "cache" / name, tmp_path / "outputs" / "day" / name]
+    for path in (*left, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "l2-1" / "job.json").write_text("{}")
     claim_folder("folder", tmp_path, named=True)
-    assert not left.exists()
-    assert other.exists()
+    assert [path.exists() for path in (*left, *others)] == [False, False, True, True, True]
+
+
+def test_a_folder_in_use_is_refused_where_it_is_the_start_folder(tmp_path):
+    with held_elsewhere(tmp_path):
+        status, _, err = run_here(tmp_path, "hydra.run.dir=.")
+    assert status == 1
+    assert err.startswith("error: hydra.run.dir: expected a folder that no other process is writing to")
+    assert not (tmp_path / ".hydra").exists()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

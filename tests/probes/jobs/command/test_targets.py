@@ -26,7 +26,12 @@ NAMED = "expected a class of datamodules, probes, torch.optim, pytorch_lightning
         ("datamodules.split.np.load", "datamodules.split.np.load, which is numpy.load; "),
         ("datamodules.stream.local_paths.Path", "which is pathlib"),
         ("datamodules.stream.local_paths.Path.unlink", "which is pathlib"),
-        ("probes.jobs.one_rank.os.system", "which is posix.system; "),
+        ("probes.report.whole_file.os.system", "which is posix.system; "),
+        ("probes.jobs.one_rank.run_rank", "which is no part to build with; "),
+        ("probes.report.heatmap._private", "which is no part to build with; "),
+        ("datamodules.language.cache.removal.remove_entries", "which is no part to build with; "),
+        ("datamodules.stream.whole_file.replace_whole", "which is no class; "),
+        ("pytorch_lightning.cli.LightningCLI", "which is no part to build with; "),
         ("pytorch_lightning.seed_everything", "which is lightning_fabric.utilities.seed.seed_everything; "),
         ("pytorch_lightning.Trainer.fit", "pytorch_lightning.Trainer.fit, which is no class; "),
         ("torch.optim.swa_utils.get_ema_multi_avg_fn", "which is no class; "),
@@ -93,6 +98,28 @@ def test_a_file_does_not_allow_its_own_targets(tmp_path):
     status, _, err = run_here(tmp_path, f"--config-dir={tmp_path}/own", "experiment=evil")
     assert status == 1
     assert err.startswith("error: allow_targets: expected on the command line, got ['os'] from a file")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "callbacks: {x: {_target_: os.mkdir, path: made}}",
+        "job_logging: {formatters: {x: {(): os.mkdir, path: made}}}",
+        "hydra_logging: {handlers: {x: {class: os.mkdir, path: made}}}",
+        "job_logging: {handlers: {console: {stream: ext://os.devnull}}}",
+    ],
+)
+def test_a_file_from_elsewhere_has_hydra_call_nothing_either(node, tmp_path):
+    """Hydra builds its callbacks and its logging before a job begins."""
+    folder = tmp_path / "own" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "evil.yaml").write_text(f"# @package _global_\nhydra: {{{node}}}\n")
+    status, out, err = run_here(tmp_path, f"--config-dir={tmp_path}/own", "experiment=evil")
+    assert (status, out) == (1, "")
+    (told,) = err.splitlines()
+    assert told.startswith(f"error: hydra.{node.partition(':')[0]}.")
+    assert ": expected what Hydra's plugins or this project define, got " in told
     assert not (tmp_path / "made").exists()
 
 
