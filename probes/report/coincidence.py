@@ -51,7 +51,7 @@ class Coincidence(pl.Callback):
             counted.insert(0, "examples", card.n_valid)
             counted.to_csv(path, float_format="%.6f", lineterminator="\n", index_label="position")
         with whole_file(self.folder / f"{NAME}.png") as path:
-            path.write_bytes(render(card.positions, card.coincidence, card.n_valid))
+            path.write_bytes(render(tuple(map(show_text, card.positions)), card.coincidence, card.n_valid))
 
 
 @lru_cache(maxsize=8)  # many jobs of a sweep have the same positions of the same answers

@@ -61,6 +61,7 @@ def write_heatmap(
         ValueError: marks or columns do not fit the maps, or vmin and vmax are not two AUC, the first below the second.
     """
     check_colours(vmin, vmax)
+    foot = "\n".join(map(show_text, foot.split("\n")))
     measured = [name for name in ("val", "test") if name in maps]
     tables = [tabulate(maps[name], columns if name == "test" else None) for name in measured]
     averaged = [one.table() for name in measured for one in headline(maps[name], card) if one.spread == "SD"]

@@ -26,6 +26,8 @@ class RunFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Claim it, and tell Hydra which it is. Hydra turns what a callback raises into a warning, so it stops here."""
         with stop_at_mistakes():
+            if not isinstance(config.hydra.run.dir, str) or not config.hydra.run.dir.strip():
+                raise ValueError(f"hydra.run.dir: expected a folder, got {config.hydra.run.dir!r}; name one")
             folder = Path(config.hydra.run.dir).absolute()
             if config.get("command") is not None and folder == Path.cwd():  # a command that leaves none
                 return

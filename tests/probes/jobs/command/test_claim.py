@@ -93,6 +93,13 @@ def test_a_folder_in_use_is_refused_where_it_is_the_start_folder(tmp_path):
     assert not (tmp_path / ".hydra").exists()
 
 
+def test_no_folder_is_not_the_start_folder(tmp_path):
+    (tmp_path / "here").mkdir()
+    status, _, err = run_here(tmp_path / "here", "hydra.run.dir=")
+    assert (status, err) == (1, "error: hydra.run.dir: expected a folder, got ''; name one\n")
+    assert not list((tmp_path / "here").iterdir())
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"folder: expected a folder that can be made, got .*/file/run: Not a directory;"):
