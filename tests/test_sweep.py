@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 import torch
@@ -204,7 +205,7 @@ def test_a_search_maximises_the_validation_objective_and_goes_on_after_a_mistake
     more = [one.replace("n_trials=4", "n_trials=1") for one in search]
     call(tmp_path, "-m", *own, *more)  # the search goes on, as the refusal of resume=true advises
     assert str(latest.resolve()) != out.splitlines()[0].partition(": ")[2]
-    with sqlite3.connect(tmp_path / "s.db") as study:
+    with closing(sqlite3.connect(tmp_path / "s.db")) as study:
         assert study.execute("SELECT COUNT(*) FROM trials").fetchone() == (5,)
         best_value = study.execute("SELECT MAX(value) FROM trial_values").fetchone()[0]
     assert yaml.safe_load((latest / "optimization_results.yaml").read_text())["best_value"] == best_value

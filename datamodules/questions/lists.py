@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 MOST_AXES = 64  # of an array
+DEEPEST = re.compile(r"(?:\[\s*){100}")  # no list of answers; how deep a parser can go depends on Python's version
 _CONSTANTS = {"True": True, "False": False, "None": None}
 
 
@@ -37,7 +38,7 @@ def parse_list(field: str) -> Any:
         ValueError: an array that numpy has abbreviated.
     """
     field_ = field.strip()
-    if not (field_.startswith("[") and field_.endswith("]")):
+    if not (field_.startswith("[") and field_.endswith("]")) or DEEPEST.match(field_):
         return field
     with suppress(*_UNREADABLE):
         return json.loads(field_, parse_float=parse_number)

@@ -2,6 +2,7 @@ import json
 import logging
 import sqlite3
 import warnings
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,7 +121,8 @@ def test_names_and_values_that_mlflow_would_refuse_are_made_to_fit(tmp_path):
             "nan": 1e999,
         }
         log_config(logger, config | {f"key{number}": number for number in range(250)})
-    rows = sqlite3.connect(tmp_path / "new" / "mlflow.db").execute("select key, value from params").fetchall()
+    with closing(sqlite3.connect(tmp_path / "new" / "mlflow.db")) as store:
+        rows = store.execute("select key, value from params").fetchall()
     found = dict(rows)
     assert len(rows) == 257
     assert found["long"] == "x" * 250
