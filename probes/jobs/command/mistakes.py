@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from probes.jobs.command.command_line import quote_override
 from probes.jobs.command.keys import tell_unadded_key
+from probes.jobs.command.signals import raise_signal_again
 
 log = logging.getLogger("probegrid")
 MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)
@@ -61,6 +62,7 @@ def stop_at_mistakes() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        raise_signal_again()
         if not is_mistake(error):
             raise
         log.error("error: %s", tell(error))

@@ -15,6 +15,9 @@ from probes.jobs.run_name import find_starter, is_further_rank
 AGAIN = 0.02  # seconds after which a signal is sent again: by then the finaliser that has lost it is left
 
 
+_came: list[int] = []  # signals since `end_at_signals` was entered
+
+
 class Terminated(SystemExit):
     """SIGTERM has come."""
 
@@ -63,12 +66,17 @@ def end_at_signals() -> Iterator[None]:
     Lightning ends the program with status 0, and with status 1 after Ctrl-C.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    _came.clear()
     _answer(_raise)
     try:
         with send_lost_signals_again():
             yield
     except KeyboardInterrupt:
         _tell_and_exit(signal.SIGINT)
+    except Exception:
+        if _came:
+            _tell_and_exit(_came[0])
+        raise
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
             _tell_and_exit(signal.SIGINT)
@@ -119,6 +127,15 @@ def send_lost_signals_again() -> Iterator[None]:
         sys.unraisablehook = before
 
 
+def raise_signal_again() -> None:
+    """Raise anew what a signal has raised; whoever catches any error calls this first.
+
+    Compiled code may put an error of its own in place of the exception of a signal, as comparisons in numpy do.
+    """
+    if _came:
+        raise KeyboardInterrupt if _came[0] == signal.SIGINT else Terminated(128 + _came[0])
+
+
 def _answer(handler: Callable[[int, Any], NoReturn]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -128,6 +145,7 @@ def _answer(handler: Callable[[int, Any], NoReturn]) -> None:
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
     if _is_importing(frame):  # some modules take an interrupt for one of theirs that is missing
         _end(number, frame)
+    _came.append(number)
     end_at_once()  # at the next signal: the user does not want to wait
     if number == signal.SIGINT:
         raise KeyboardInterrupt

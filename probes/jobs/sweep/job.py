@@ -20,6 +20,7 @@ from probes.jobs.command.claim import claim_folder
 from probes.jobs.command.display import print_leniently
 from probes.jobs.command.folders import find_start_folder, iterate_inputs
 from probes.jobs.command.mistakes import HydraFullError, is_mistake, stop_at_mistakes, tell
+from probes.jobs.command.signals import raise_signal_again
 from probes.jobs.messages import say
 from probes.jobs.sweep.gpus import take_gpu
 from probes.jobs.sweep.job_file import JOB, read_job, write_job
@@ -97,6 +98,7 @@ class Job:
             take_gpu()
             record |= {"objective": self._require_objective(self.run(cfg), cfg, hydra), "status": "done"}
         except Exception as error:
+            raise_signal_again()
             text = tell(error) if is_mistake(error) else f"{type(error).__name__}: {' '.join(str(error).split())}"
             record |= {"status": "failed", "error": text}
             log.error("%s: error: %s", label, text)

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 
+from probes.jobs.command.mistakes import stop_at_mistakes
 from probes.jobs.command.signals import end_at_signals, tell_end
 
 
@@ -107,3 +108,24 @@ def test_lightning_s_answer_to_ctrl_c_is_none_of_success_or_failure(capsys):
     assert ended.value.code == 130
     assert capsys.readouterr().err == f"{tell_end(signal.SIGINT)}\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("_ctrl_c")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("error", [TypeError, ValueError])
+def test_a_signal_that_a_library_takes_for_an_error_of_its_own(number, status, error, capsys):
+    """As a comparison in numpy does; a ValueError would else be told as a mistake."""
+
+    def compare():
+        with stop_at_mistakes():
+            try:
+                signal.raise_signal(number)
+            except BaseException:
+                raise error("Cannot compare") from None
+
+    with pytest.raises(SystemExit) as ended:
+        end_after(compare)
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"{tell_end(number)}\n"
+    with pytest.raises(error, match="of the next run"), end_at_signals():
+        raise error("of the next run")
