@@ -8,7 +8,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import _locate  # get_object logs two lines of its own
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from probes.jobs.command.shipped import read_shipped
@@ -41,7 +41,6 @@ def refuse_other_targets(cfg: DictConfig) -> None:
         ValueError: names the first such key, and what allows it.
 
     Example:
-        >>> from omegaconf import OmegaConf
         >>> command = {"_target_": "os.system", "command": "ls"}
         >>> refuse_other_targets(OmegaConf.create({"command": command}))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
@@ -125,7 +124,7 @@ def refuse_other_targets_of_hydra() -> Iterator[None]:
 
     def load_and_check(self: Any, *arguments: Any, **more: Any) -> DictConfig:
         cfg = load(self, *arguments, **more)
-        typed = " ".join(map(str, cfg.hydra.overrides.hydra))
+        typed = str(OmegaConf.to_container(cfg.hydra.overrides.hydra))  # unresolved: some values are those of a job
         for key, target in _iterate_called(cfg.hydra, "hydra"):
             if target not in OF_HYDRA and not target.startswith(PLUGINS) and target not in typed:
                 raise ValueError(
