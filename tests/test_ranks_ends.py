@@ -36,7 +36,7 @@ def test_a_mistake_that_one_rank_finds_is_told_once_and_alone(tmp_path):
     assert status == 1
     (line,) = [line for line in err.splitlines() if "error" in line.lower()]
     assert line.startswith("error: ")
-    assert "at layer 1, position position 2, example 0" in line
+    assert "at layer 1, position 2, example 0" in line
     assert err.splitlines()[-1] == line
     assert "Traceback" not in out + err
     assert line in (tmp_path / "run" / "train.log").read_text()
