@@ -47,7 +47,11 @@ def _without_hydra_config():
 @pytest.fixture
 def _without_pictures(monkeypatch):
     """Pictures of runs in this process are one byte: drawing takes half of a small run."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b"."))
+
+    def write_byte(self, to, **_):
+        to.write(b".") if hasattr(to, "write") else Path(to).write_bytes(b".")
+
+    monkeypatch.setattr(Figure, "savefig", write_byte)
 
 
 @pytest.fixture(scope="session")
