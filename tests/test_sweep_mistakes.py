@@ -115,3 +115,24 @@ def test_a_search_over_ranks_draws_once_for_all_of_them(tmp_path):
         folder = tmp_path / "sweep" / Path(row["folder"]).name
         assert (folder / "heatmap.csv").read_bytes() == (again / "run" / "heatmap.csv").read_bytes()
     assert len({(tmp_path / f"again-{number}" / "run" / "heatmap.csv").read_bytes() for number in (0, 1)}) == 2
+
+
+class Broken(pl.Callback):
+    """An error of a program, which no user can mend."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise RuntimeError("this callback is broken")
+
+
+def test_an_error_of_the_program_has_its_traceback_in_the_log_of_its_job(tmp_path):
+    """Line by line, as Python prints it; on the terminal stands one line."""
+    own = write_activations(tmp_path / "own.safetensors")
+    broken = ["+callbacks.mine._target_=tests.test_sweep_mistakes.Broken", "allow_targets=[tests]"]
+    sweep = ["-m", f"hydra.sweep.dir={tmp_path}/sweep", *own, "trainer=cpu", *broken, "probe.l2=1,10"]
+    status, out, err = run_here(tmp_path, *sweep)
+    assert status == 1
+    assert "Traceback" not in out + err
+    lines = (tmp_path / "sweep" / "l2-1" / "train.log").read_text().splitlines()
+    assert any(line.endswith("l2=1: error: RuntimeError: this callback is broken") for line in lines)
+    assert "Traceback (most recent call last):" in lines
+    assert lines[-1] == "RuntimeError: this callback is broken"

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ class Job:
             log.error("%s: error: %s", label, text)
             if self.full_error == "1" or not is_mistake(error):
                 # into train.log; on the terminal where the user asks for it
-                log.log(logging.ERROR if self.full_error == "1" else logging.INFO, traceback.format_exc())
+                log.log(logging.ERROR if self.full_error == "1" else logging.INFO, "%s:", label, exc_info=error)
         record["seconds"] = round(time.monotonic() - start, 3)
         write_job(folder, record)
         if record["status"] == "done" and cfg.report.terminal == "line":

@@ -61,7 +61,7 @@ def draw_results(path: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vma
         if row.get("target") is not None:
             name = f"{row['job']}, {row['target']}" if several else str(row["job"])
             best = f"best {digits(row['test_auc'])} ± {digits(row['test_auc_error'])}, mean {digits(row['mean_auc'])}"
-            maps.append(read_map(Path(row["folder"]), row["target"], f"{name}\n{best}"))
+            maps.append(read_map(Path(row["folder"]), row["target"], f"{show_text(name)}\n{best}"))
     maps = [one for one in maps if one is not None]
     if maps:
         from probes.report.map_files import save_figure
@@ -97,7 +97,7 @@ def draw(every_map: Sequence[Map], vmin: float, vmax: float) -> Any:
         for number, line in enumerate(lines):
             below = lines[number + 1] if number + 1 < len(lines) else []
             named = [at >= len(below) or below[at].positions != one.positions for at, one in enumerate(line)]
-            titles = [_wrap(show_text(one.title), width + BETWEEN - 0.1) for one in line]
+            titles = [_wrap(one.title, width + BETWEEN - 0.1) for one in line]
             top += (max(title.count("\n") for title in titles) + 1) * TITLE * 1.25 / 72 + 0.08
             for at, (one, title) in enumerate(zip(line, titles, strict=True)):
                 left, share = at * (width + BETWEEN) / width, max(len(one.positions) / most_positions, 0.25)

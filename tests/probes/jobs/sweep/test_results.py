@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 
+from probes.jobs.sweep import results_picture
 from probes.jobs.sweep.results import (
     describe,
     find_differences,
@@ -179,9 +180,15 @@ def test_maps_have_one_scale_and_their_names(tmp_path):
     assert "The first 60 of 61 maps" in draw([one] * (MOST + 1), 0.5, 1.0).texts[0].get_text()
 
 
-def test_the_picture_is_written_where_there_is_a_map(tmp_path):
+def test_the_picture_is_written_where_there_is_a_map(tmp_path, monkeypatch):
     rows = tabulate_runs([write_run(tmp_path / "a", ["probe.l2=10"]), write_run(tmp_path / "b", summary=False)])
+    drawn = []
+    monkeypatch.setattr(results_picture, "draw", lambda *given: drawn.append(draw(*given)) or drawn[0])
+    rows[0]["job"] = "l2=10 \x1b[31m\nred"  # a name is data, on one line
     assert draw_results(tmp_path / "results.png", rows, 0.5, 1.0)
+    name, best = drawn[0].axes[0].get_title(loc="left").replace("\n", " ").rsplit(" best ", 1)
+    assert name == r"l2=10 \x1b[31m\nred"
+    assert best == ".875 ± .050, mean .750"
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
     assert not draw_results(tmp_path / "none.png", rows[1:], 0.5, 1.0)
     assert not (tmp_path / "none.png").exists()
