@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from probes.analysis.clusters import Areas, influences, measure_areas
     from probes.analysis.paired import Comparison, compare
     from probes.analysis.scores import Scores, load_scores
-    from probes.grid import ProbeGrid
-    from probes.grid_auroc import GridAUROC
-    from probes.logistic import LogisticGrid
-    from probes.mass_mean import MassMeanGrid
-    from probes.minibatch import LinearGrid, MLPGrid
+    from probes.grids.grid import ProbeGrid
+    from probes.grids.grid_auroc import GridAUROC
+    from probes.grids.logistic import LogisticGrid
+    from probes.grids.mass_mean import MassMeanGrid
+    from probes.grids.minibatch import LinearGrid, MLPGrid
     from probes.report.coincidence import Coincidence
     from probes.report.heatmap import Heatmap
     from probes.report.probes_file import load_probes
@@ -66,14 +66,14 @@ _MODULES = {
     "Chance": "probes.analysis.chance",
     "Coincidence": "probes.report.coincidence",
     "Comparison": "probes.analysis.paired",
-    "GridAUROC": "probes.grid_auroc",
+    "GridAUROC": "probes.grids.grid_auroc",
     "Heatmap": "probes.report.heatmap",
-    "LinearGrid": "probes.minibatch",
+    "LinearGrid": "probes.grids.minibatch",
     "LogisticFit": "probes.solver.logistic",
-    "LogisticGrid": "probes.logistic",
-    "MLPGrid": "probes.minibatch",
-    "MassMeanGrid": "probes.mass_mean",
-    "ProbeGrid": "probes.grid",
+    "LogisticGrid": "probes.grids.logistic",
+    "MLPGrid": "probes.grids.minibatch",
+    "MassMeanGrid": "probes.grids.mass_mean",
+    "ProbeGrid": "probes.grids.grid",
     "Report": "probes.report.report",
     "ScoreRecord": "probes.report.record",
     "Scores": "probes.analysis.scores",

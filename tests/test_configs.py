@@ -22,8 +22,8 @@ from datamodules.labels.rules import (
 )
 from datamodules.labels.spans import ModelSpans, RuleSpans
 from datamodules.language.site_names import SITES
-from probes.grid import ProbeGrid
-from probes.mass_mean import MassMeanGrid
+from probes.grids.grid import ProbeGrid
+from probes.grids.mass_mean import MassMeanGrid
 from tests.support.places import ROOT
 from train import build, check
 

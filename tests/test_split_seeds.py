@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import SPLITS, GroupSplit
-from probes.logistic import LogisticGrid
-from probes.mass_mean import MassMeanGrid
+from probes.grids.logistic import LogisticGrid
+from probes.grids.mass_mean import MassMeanGrid
 from tests.support.trainers import quiet_trainer
 
 pytestmark = pytest.mark.usefixtures("_without_pictures")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from probes.logistic import LogisticGrid
+from probes.grids.logistic import LogisticGrid
 from probes.report.probes_file import load_probes
 from tests.support.runs import TRAIN, command, fork, run, run_here, table
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import GroupSplit
-from probes.logistic import LogisticGrid
+from probes.grids.logistic import LogisticGrid
 from probes.report.record import ScoreRecord
 from tests.support.trainers import quiet_trainer
 

@@ -12,8 +12,8 @@ import transformers.models.llama.modeling_llama
 
 import datamodules.activations
 import datamodules.precomputed
-import probes.logistic
-import probes.minibatch
+import probes.grids.logistic
+import probes.grids.minibatch
 import probes.report.coincidence
 import probes.report.heatmap
 import probes.report.record

@@ -34,7 +34,8 @@ def refuse_other_targets(cfg: DictConfig) -> None:
     `allow_targets` adds dotted names, or packages and modules whose own classes and functions may then be named. It
     counts on the command line and in `hydra.compose` alone: a file that could allow its own targets would not be held
     by this. The module of a name that is not allowed is not imported. What another module only imports, as in
-    `probes.grid.torch.load`, is refused by where it was defined. Functions of this project pass where conf/ names them.
+    `probes.grids.grid.torch.load`, is refused by where it was defined. Functions of this project pass where conf/
+    names them.
     The node `hydra` is checked by `refuse_other_targets_of_hydra`.
 
     Raises:

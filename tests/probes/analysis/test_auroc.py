@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from probes.analysis.auroc import auroc, auroc_variance
-from probes.grid_auroc import GridAUROC
+from probes.grids.grid_auroc import GridAUROC
 
 
 def drawn(*shape, levels=None, seed=0):

@@ -6,7 +6,7 @@ import torch
 
 from probes.analysis.auroc import auroc, auroc_variance, auroc_with_variance
 from probes.analysis.clusters import clustered_variance, influences, measure_areas
-from probes.grid_auroc import GridAUROC
+from probes.grids.grid_auroc import GridAUROC
 from tests.support.worlds import draw_world, place_by_pairs, resample_groups
 
 SIZES = tuple(range(1, 21)) * 2

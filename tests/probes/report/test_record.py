@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from probes.analysis.auroc import auroc_variance
 from probes.analysis.scores import load_scores
-from probes.logistic import LogisticGrid
-from probes.minibatch import LinearGrid
+from probes.grids.logistic import LogisticGrid
+from probes.grids.minibatch import LinearGrid
 from probes.report.heatmap import Heatmap
 from probes.report.record import ScoreRecord
 from tests.support.named_cells import NamedCells

@@ -22,7 +22,7 @@ NAMED = "expected a class of datamodules, probes, torch.optim, pytorch_lightning
         ("builtins.eval", f"{NAMED}builtins.eval; "),
         ("hydra.utils.get_method", f"{NAMED}hydra.utils.get_method; "),
         ("torch.optimizers.Adam", f"{NAMED}torch.optimizers.Adam; "),
-        ("probes.grid.torch.load", "probes.grid.torch.load, which is torch.serialization.load; "),
+        ("probes.grids.grid.torch.load", "probes.grids.grid.torch.load, which is torch.serialization.load; "),
         ("datamodules.split.np.load", "datamodules.split.np.load, which is numpy.load; "),
         ("datamodules.stream.local_paths.Path", "which is pathlib"),
         ("datamodules.stream.local_paths.Path.unlink", "which is pathlib"),

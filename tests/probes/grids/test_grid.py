@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from probes.analysis.auroc import auroc
-from probes.logistic import LogisticGrid
+from probes.grids.logistic import LogisticGrid
 from probes.solver.logistic import fit_logistic
 from probes.solver.penalty import list_penalties, mean_log_loss
 from tests.support.cards import make_block, make_card

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probes.exact_grid import ExactGrid
+from probes.grids.exact_grid import ExactGrid
 from probes.settings import check_mass_mean
 from probes.solver.mass_mean import fit_mass_mean
 

@@ -7,7 +7,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from probes.mass_mean import MassMeanGrid
+from probes.grids.mass_mean import MassMeanGrid
 from probes.solver.mass_mean import fit_mass_mean
 from tests.support.cards import make_block, make_card
 from tests.support.trainers import quiet_trainer

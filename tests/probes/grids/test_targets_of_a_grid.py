@@ -7,9 +7,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from probes.logistic import LogisticGrid
-from probes.mass_mean import MassMeanGrid
-from probes.minibatch import LinearGrid
+from probes.grids.logistic import LogisticGrid
+from probes.grids.mass_mean import MassMeanGrid
+from probes.grids.minibatch import LinearGrid
 from tests.support.named_cells import LAYERS, POSITIONS, SEEDS, D, N, NamedCells
 from tests.support.streams import Stream
 from tests.support.trainers import quiet_trainer

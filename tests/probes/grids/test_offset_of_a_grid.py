@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from probes.analysis.auroc import auroc
 from probes.analysis.baselines import make_baselines
 from probes.analysis.offset import make_offset
-from probes.logistic import LogisticGrid
+from probes.grids.logistic import LogisticGrid
 from probes.solver.logistic import fit_logistic
-from tests.probes.test_grid import Blocks, L, N, T
+from tests.probes.grids.test_grid import Blocks, L, N, T
 from tests.support.trainers import quiet_trainer
 
 

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from probes.analysis.best_epoch import BestEpoch
-from probes.grid import ProbeGrid
+from probes.grids.grid import ProbeGrid
 from probes.settings import Count, OnePenalty, check_minibatch
 from probes.solver.inputs import has_odd_scale
 

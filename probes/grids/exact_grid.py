@@ -7,7 +7,7 @@ import torch.distributed as dist
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from probes.grid import ProbeGrid
+from probes.grids.grid import ProbeGrid
 from probes.settings import require_whole_cells
 from probes.solver.inputs import NotFiniteError
 

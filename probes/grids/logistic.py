@@ -9,7 +9,7 @@ from torch import Tensor
 
 from probes.analysis.offset import make_offset
 from probes.analysis.reading import finite
-from probes.exact_grid import ExactGrid
+from probes.grids.exact_grid import ExactGrid
 from probes.report.run_folder import EXAMPLES, read_examples
 from probes.settings import Baseline, NotNegative, Penalty, Tolerance, check_logistic
 from probes.solver.logistic import REASONS, LogisticFit, fit_logistic

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.card import Card, is_control, show_text
 from probes.analysis.auc_map import AUCMap, choose_cell
-from probes.grid_auroc import GridAUROC
+from probes.grids.grid_auroc import GridAUROC
 from probes.settings import check_precision
 from probes.solver.inputs import NotFiniteError
 from probes.solver.precision import full_precision

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch._C._distributed_c10d import HashStore, ProcessGroupGloo
 
-from probes.logistic import LogisticGrid
+from probes.grids.logistic import LogisticGrid
 from tests.support.named_cells import NamedCells
 from tests.support.trainers import quiet_trainer
 
