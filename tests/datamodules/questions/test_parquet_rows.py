@@ -1,5 +1,7 @@
 """A Parquet file is read a batch at a time, only the columns in use; the questions are those of the whole table."""
 
+import tracemalloc
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,3 +76,33 @@ def test_a_damaged_row_group_is_told_in_one_line(path, tmp_path):
     with pytest.raises(ValueError, match=r"dataset.path: expected a parquet file, got .*own.parquet: ") as error:
         FileQuestions(path=str(tmp_path / "own.parquet"), kind="parquet", answer="text").load()
     assert "\n" not in str(error.value)
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path, monkeypatch):
+    n, path = 5_000, tmp_path / "long.parquet"
+    table = {"question": [f"{i} " + "x" * 1_000 for i in range(n)], "answer": [None if i % 3 else "a" for i in range(n)]}
+    pq.write_table(pa.table(table), path, row_group_size=1_000)
+    monkeypatch.setattr("datamodules.questions.parquet_rows.BATCH", 100)
+    tracemalloc.start()
+    try:
+        found = FileQuestions(path=str(path), kind="parquet", limit=10).load()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 10
+    print(peak)
+    assert peak < 1_000_000  # the texts have 5 million characters, those of a batch 100,000
+
+
+def test_the_rows_that_are_drawn_from_a_seed_stay_the_same(tmp_path):
+    path = tmp_path / "own.parquet"
+    table = {"question": [f"Q {i * 7 % 700}?" for i in range(1_000)], "answer": [f"{i % 3}" for i in range(1_000)]}
+    pq.write_table(pa.table(table), path)
+    found = FileQuestions(path=str(path), kind="parquet", limit=5, seed=3).load()
+    assert [(int(q.id[-5:]), "".join(q.answers)) for q in found] == [
+        (30, "012"),
+        (75, "012"),
+        (69, "012"),
+        (16, "120"),
+        (47, "201"),
+    ]
