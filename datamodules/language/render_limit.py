@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -50,17 +50,16 @@ def limit_rendering() -> Iterator[None]:
     module: Any = tokenization_utils_base
     render = module.render_jinja_template
     if sys.platform == "linux":
-        module.render_jinja_template = lambda **given: _render_apart(render, **given)
+        module.render_jinja_template = lambda **given: _render_apart(render, given)
     try:
         yield
     finally:
         module.render_jinja_template = render
 
 
-def _render_apart(
-    render: Callable[..., Any], conversations: Sequence[Any], **given: Any
-) -> tuple[list[str], list[Any]]:
+def _render_apart(render: Callable[..., Any], given: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
     """Render in a child process, which writes each prompt as a line of JSON, or the error that ended it."""
+    conversations: Sequence[Any] = given["conversations"]
     seconds = math.ceil(SECONDS + 0.1 * (len(conversations) - 1))
     reader, writer = os.pipe()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the child must not run our handlers
@@ -69,7 +68,7 @@ def _render_apart(
             warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads: the child needs none of them
             child = os.fork()
         if child == 0:
-            _run_child(writer, seconds, lambda one: render(conversations=[one], **given), conversations)
+            _run_child(writer, seconds, lambda one: render(**{**given, "conversations": [one]}), conversations)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:

@@ -178,8 +178,9 @@ def test_a_run_that_is_ended_while_a_template_is_rendered_leaves_no_process(toke
 def test_many_prompts_come_back_in_their_order(tokenizer):
     texts = [f"red {i}\u2028\U0001f600\n{'blue ' * 50}" for i in range(2_000)]
     tokenizer.chat_template = PLAIN
+    turns = [[{"role": "user", "content": text}] for text in texts]
+    given = {"tokenize": False, "render": 1, "seconds": 2}  # a variable of a template has any name
     with limit_rendering():
-        turns = [[{"role": "user", "content": text}] for text in texts]
-        found = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert found == tokenizer.apply_chat_template(turns, tokenize=False)
+        found = tokenizer.apply_chat_template(turns, **given)
+    assert found == tokenizer.apply_chat_template(turns, **given)
     assert len(found) == 2_000
