@@ -12,6 +12,12 @@ from datamodules.questions.arrow_rows import ArrowRows
 from datamodules.questions.row import Row, list_columns
 
 BATCH = 10_000  # rows that are Python values at once
+SPARING = {  # of memory, which grows with the file where Arrow reads ahead
+    "batch_readahead": 0,
+    "fragment_readahead": 0,
+    "fragment_scan_options": ds.ParquetFragmentScanOptions(pre_buffer=False),
+    "use_threads": False,
+}
 
 
 class ParquetRows(Sequence[Row]):
@@ -84,7 +90,7 @@ class ParquetRows(Sequence[Row]):
         """Batches of files or of their row groups."""
         try:
             for part in parts:
-                yield from part.to_batches(self._table.schema, self._columns, batch_size=BATCH, use_threads=False)
+                yield from part.to_batches(self._table.schema, self._columns, batch_size=BATCH, **SPARING)
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{self._expected}: {' '.join(str(error).split())}") from None
 
