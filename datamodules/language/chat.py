@@ -99,7 +99,7 @@ def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Any, arguments: Mapping[str, Any], today: date, tokenize: bool
 ) -> Any:
     given = {"add_generation_prompt": True, **arguments}
-    with _stop_clock(today), limit_rendering(len(turns)):
+    with _stop_clock(today), limit_rendering():
         return tokenizer.apply_chat_template(turns, tokenize=tokenize, return_dict=False, **given)
 
 

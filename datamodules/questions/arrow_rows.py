@@ -39,11 +39,15 @@ class ArrowRows(Sequence[Row]):
     def __getitem__(self, at: int | slice) -> Row | Sequence[Row]:
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
-        row = self._rows[at]
-        return {**row, **{name: _restore(row[name], kind) for name, kind in self._short.items()}}
+        return self._restore_row(self._rows[at])
 
     def __iter__(self) -> Iterator[Row]:
-        return (self[i] for i in range(len(self)))
+        return map(self._restore_row, self._rows)
+
+    def _restore_row(self, row: Row) -> Row:
+        if not self._short:
+            return row
+        return {**row, **{name: _restore(row[name], kind) for name, kind in self._short.items()}}
 
 
 def _holds_short(kind: pa.DataType) -> bool:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from datamodules.questions.arrow_rows import ArrowRows
 from datamodules.questions.lists import parse_list, parse_number
 from datamodules.questions.parquet_rows import ParquetRows
 from datamodules.questions.question import Question, Tell
@@ -35,7 +33,7 @@ class FileQuestions(RowQuestions):
     Everywhere else such a text stays as it is. Blank lines, and columns and fields without a name, are dropped.
 
     Attributes:
-        path: the file, or the train file.
+        path: the file, or the train file; a Parquet table may also be a folder with its parts.
         test_path: the test file; null: all splits are made from `path`.
         kind: `csv` (with a header), `jsonl` (an object a line) or `parquet`.
         encoding: of text files.
@@ -97,9 +95,6 @@ class FileQuestions(RowQuestions):
         file = expand_user(path, f"dataset.{key}")
         try:
             if self.kind == "parquet":
-                if file.is_dir():  # of one table in parts
-                    table = pq.read_table(file)
-                    return ArrowRows(table.to_pylist(), table.schema)
                 return ParquetRows(file, self.columns, expected)
             content = file.read_bytes()
         except FileNotFoundError:

@@ -1,30 +1,15 @@
-"""Groups of questions that must stay in one split, and rows of a table that are one question."""
+"""Groups of questions that must stay in one split."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell
 
 LONGEST = 100  # characters of a group's name; a whole context may be one
-
-
-@dataclass(slots=True)  # there may be millions
-class UniqueText:
-    """One text of a table.
-
-    Attributes:
-        rows: numbers of the rows that give its gold answers.
-        group: name of its group; equal for texts with the same wording.
-        gives: hash of the gold answers of its first row.
-        times: number of rows with this text.
-    """
-
-    rows: list[int]
-    group: str
-    gives: int
-    times: int = 0
 
 
 def name_groups(row: Row, patterns: Mapping[str, str]) -> list[str]:
@@ -84,3 +69,8 @@ class Groups:
             self._next[group] = self._next.get(after, after)  # path halving
             group = after
         return group
+
+    def find_hashes(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the hashes of the common names of groups, which are given as hashes of their names, int64 [N]."""
+        common = {hash(name): hash(self.find(name)) for name in list(self._next)}
+        return np.fromiter((common.get(one, one) for one in groups), np.int64, len(groups)) if common else groups

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, read a batch at a time and only the columns in use: the file may exceed memory."""
+"""Rows of Parquet files, read a batch at a time and only the columns in use: the files may exceed memory."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,24 +6,30 @@ from pathlib import Path
 from typing import Any, overload
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from datamodules.questions.arrow_rows import ArrowRows
 from datamodules.questions.row import Row, list_columns
 
 BATCH = 10_000  # rows that are Python values at once
+SPARING = {  # of memory, which grows with the file where Arrow reads ahead
+    "batch_readahead": 0,
+    "fragment_readahead": 0,
+    "fragment_scan_options": ds.ParquetFragmentScanOptions(pre_buffer=False),
+    "use_threads": False,
+}
 
 
 class ParquetRows(Sequence[Row]):
-    """Rows of a Parquet file, read on access; no more than a batch is held.
+    """Rows of a Parquet file, or of a folder with the parts of one table, read on access; only batches are held.
 
     Args:
-        file: the file.
-        columns: those that are wanted; dots lead into nested ones. Names that the file lacks are left out.
+        path: the file, or the folder; the names of folders in it may be columns, as in `year=2020`.
+        columns: those that are wanted; dots lead into nested ones. Names that the table lacks are left out.
         expected: begins the message of an error.
 
     Raises:
-        pyarrow.ArrowException, OSError: the file is no Parquet file.
+        pyarrow.ArrowException, OSError: it is no Parquet file, or has none.
 
     Example:
         >>> rows = ParquetRows(Path("q.parquet"), ["question", "answer"], "expected a file")  # doctest: +SKIP
@@ -31,21 +37,22 @@ class ParquetRows(Sequence[Row]):
         {'question': 'Who wrote Faust?', 'answer': 'Goethe'}
     """
 
-    def __init__(self, file: Path, columns: Sequence[str], expected: str) -> None:
-        self._file = pq.ParquetFile(file)
+    def __init__(self, path: Path, columns: Sequence[str], expected: str) -> None:
+        named = ds.HivePartitioning.discover(infer_dictionary=True)
+        self._table = ds.dataset(path, format="parquet", partitioning=named)
         self._expected = expected
         wanted = {name for column in columns for name in (column, column.split(".")[0])}
-        self._columns = [name for name in self._file.schema_arrow.names if name in wanted]
-        groups = range(self._file.num_row_groups)
-        self._sizes = [self._file.metadata.row_group(group).num_rows for group in groups]
+        self._columns = [name for name in self._table.schema.names if name in wanted]
+        self._groups = [group for file in self._table.get_fragments() for group in file.split_by_row_group()]
+        self._sizes = [group.row_groups[0].num_rows for group in self._groups]
 
     @property
     def names(self) -> list[str]:
-        """All columns of the file, nested ones with dots."""
-        return list(_list_names(self._file.schema_arrow))
+        """All columns of the table, nested ones with dots."""
+        return list(_list_names(self._table.schema))
 
     def __len__(self) -> int:
-        return self._file.metadata.num_rows
+        return sum(self._sizes)
 
     @overload
     def __getitem__(self, at: int) -> Row: ...
@@ -60,14 +67,14 @@ class ParquetRows(Sequence[Row]):
         return self.pick([number])[number]
 
     def __iter__(self) -> Iterator[Row]:
-        for batch in self._read(list(range(len(self._sizes)))):
+        for batch in self._read(list(self._table.get_fragments())):
             yield from self._convert(batch)
 
     def pick(self, numbers: Sequence[int]) -> dict[int, Row]:
         """Read some rows, by their numbers, in one pass over the row groups that hold them."""
         found: dict[int, Row] = {}
         wanted, start = sorted(set(numbers)), 0
-        for group, size in enumerate(self._sizes):
+        for group, size in zip(self._groups, self._sizes, strict=True):
             inside = wanted[bisect_left(wanted, start) : bisect_left(wanted, start + size)]
             first = start
             for batch in self._read([group]) if inside else ():
@@ -79,9 +86,11 @@ class ParquetRows(Sequence[Row]):
             start += size
         return found
 
-    def _read(self, groups: list[int]) -> Iterator[pa.RecordBatch]:
+    def _read(self, parts: Sequence[Any]) -> Iterator[pa.RecordBatch]:
+        """Batches of files or of their row groups."""
         try:
-            yield from self._file.iter_batches(BATCH, row_groups=groups, columns=self._columns, use_threads=False)
+            for part in parts:
+                yield from part.to_batches(self._table.schema, self._columns, batch_size=BATCH, **SPARING)
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{self._expected}: {' '.join(str(error).split())}") from None
 

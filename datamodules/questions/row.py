@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,12 @@ def find_columns(template: str) -> list[str]:
     >>> find_columns("{s} Who is {who.name}?"), find_columns("question")
     (['s', 'who.name'], ['question'])
     """
-    return re.findall(r"\{([^{}]+)\}", template) or [template]
+    return list(_find_columns(template))
+
+
+@lru_cache  # asked for each row
+def _find_columns(template: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\{([^{}]+)\}", template) or [template])
 
 
 def fill(template: str, row: Row) -> str:
@@ -30,9 +36,9 @@ def fill(template: str, row: Row) -> str:
     >>> fill("{a} of {b}", {"a": 3, "b": ["x", "y"]})
     '3 of ["x", "y"]'
     """
-    cells = {column: _format_on_one_line(read_cell(row, column)) for column in find_columns(template)}
+    cells = {column: _format_on_one_line(read_cell(row, column)) for column in _find_columns(template)}
     if "{" not in template or not any(map(str.strip, cells.values())):
-        return cells[find_columns(template)[0]].strip()
+        return cells[_find_columns(template)[0]].strip()
     return re.sub(r"\{([^{}]+)\}", lambda match: cells[match[1]], template).strip()
 
 

@@ -3,17 +3,19 @@
 import logging
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Any
 
-from datamodules.questions.groups import Groups, UniqueText, name_groups
+import numpy as np
+
+from datamodules.questions.groups import Groups, name_groups
 from datamodules.questions.parquet_rows import list_names, pick_rows
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
 from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell, read_texts
+from datamodules.questions.unique_texts import TextHashes, UniqueTexts
 from datamodules.questions.words import fold_group, fold_name
 from datamodules.stream.ranges import Column, Columns, Count, Group, Options, Seed, Text
 
@@ -123,20 +125,23 @@ class RowQuestions(QuestionSet):
 
     def _build_questions(self, tables: Mapping[str, Sequence[Row]], tell: Tell) -> list[Question]:
         groups = Groups()
-        parts = {split: self._find_texts(split, rows, groups, tell) for split, rows in tables.items()}
+        parts = {split: self._find_texts(split, rows, groups, "test" in tables, tell) for split, rows in tables.items()}
         if "test" in parts:
             parts["train"] = self._drop_tested(parts["train"], parts["test"], groups, tell)
         questions = []
         for split, part in parts.items():
-            drawn = self._draw(split, list(part.values()), tell)
-            rows = pick_rows(tables[split], [i for unique in drawn for i in unique.rows])
-            questions += [self._build_question(split, rows, unique, groups) for unique in drawn]
+            drawn = [part.list_rows(text) for text in self._draw(split, len(part), tell)]
+            rows = pick_rows(tables[split], [i for numbers in drawn for i in numbers])
+            questions += [self._build_question(split, rows, numbers, groups) for numbers in drawn]
         if not questions:
             raise ValueError(f"dataset: expected rows with a question and an answer, got none in {self.name}")
         return questions
 
     def read_record(self, row: Row) -> Question | str:
-        """Turn one row into a question without id and split, or return the reason why it is skipped."""
+        """Turn one row into a question without id and split, or return the reason why it is skipped.
+
+        Its group is a text, not folded yet: that takes half of the time for a row.
+        """
         text = fill(self.question, row)
         if not text:
             return "no question"
@@ -161,7 +166,7 @@ class RowQuestions(QuestionSet):
                 return "a gold answer that is none of the options"
         return Question(
             id="",
-            group=fold_group(text),
+            group=text,
             text=f"{context}\n{text}" if context else text,
             answers=tuple(dict.fromkeys(golds)),
             pattern=self.pattern,
@@ -190,59 +195,49 @@ class RowQuestions(QuestionSet):
             f"{', '.join(there)}; {'name one of these' if of_group else 'set the option of dataset that names it'}"
         )
 
-    def _find_texts(self, split: str, rows: Sequence[Row], groups: Groups, tell: Tell) -> dict[bytes, UniqueText]:
-        """Find the different texts of the rows, by digest; texts with contradicting rows are left out.
+    def _find_texts(self, split: str, rows: Sequence[Row], groups: Groups, tested: bool, tell: Tell) -> UniqueTexts:
+        """Find the different texts of the rows; texts with contradicting rows are left out.
 
-        The texts are not kept in memory: the table may be much larger than the drawn sample.
+        Only hashes are kept in memory: the table may be much larger than the drawn sample. But each group that
+        `dataset.group` joins is kept by its name.
         """
         self._require_columns(rows)
-        of = f"{self.name} {split}".strip()
-        found: dict[bytes, UniqueText] = {}
-        skipped: dict[str, list[str]] = defaultdict(list)
-        repeated, joined, contradicted, grouped = 0, 0, set(), 0
+        of, hashes = f"{self.name} {split}".strip(), TextHashes()
+        skipped, first_skipped = Counter[str](), defaultdict[str, list[str]](list)
+        may_differ, grouped = True, 0
         for i, row in enumerate(rows):
             record = self.read_record(row)
             if isinstance(record, str):
-                skipped[record].append(self._name_row(split, i))
+                skipped[record] += 1
+                if skipped[record] <= LISTED:
+                    first_skipped[record].append(self._name_row(split, i))
                 continue
+            group = fold_group(record.group) if tested or self._group else ""
             for shared in name_groups(row, self._group or {}):
-                groups.join(record.group, shared)
+                groups.join(group, shared)
                 grouped += 1
-            key = blake2b(f"{record.text}\n{record.pattern}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            gives = hash((record.answers, record.label))
-            held = found.setdefault(key, UniqueText([], record.group, gives))
-            held.times += 1
-            if held.times == 1:
-                held.rows.append(i)
-            elif held.gives == gives:
-                repeated += 1
-            elif record.options or record.label is not None:
-                contradicted.add(key)
-            else:
-                joined += 1
-                held.rows.append(i)
-        for reason, ids in skipped.items():
-            more = f" and {len(ids) - LISTED} more" if len(ids) > LISTED else ""
-            tell(f"{of}: skipped {len(ids)} of {len(rows)} rows with {reason}: {', '.join(ids[:LISTED])}{more}")
+            may_differ = may_differ and not record.options and record.label is None
+            hashes.add(i, (record.text, record.pattern), (record.answers, record.label), group)
+        for reason, n in skipped.items():
+            more = f" and {n - LISTED} more" if n > LISTED else ""
+            tell(f"{of}: skipped {n} of {len(rows)} rows with {reason}: {', '.join(first_skipped[reason])}{more}")
         if self._group and not grouped:
             tell(f"{of}: dataset.group joins no rows: none has a value, or a match, of {', '.join(self._group)}")
-        if repeated:
+        found = hashes.find_unique()
+        joined, contradicted = int(found.differ.sum()), found.contradicted
+        if repeated := len(found.rows) - len(found) - joined:
             tell(f"{of}: dropped {repeated} of {len(rows)} rows that repeat another")
-        if contradicted:
-            tell(f"{of}: left out {len(contradicted)} texts whose rows contradict each other")
-        if joined:
+        if joined and may_differ:
             tell(f"{of}: {joined} rows give further gold answers to a question asked before; each is accepted")
-        return {key: unique for key, unique in found.items() if key not in contradicted}
+        elif joined:
+            tell(f"{of}: left out {contradicted.sum()} texts whose rows contradict each other")
+        return found if may_differ else found.select(~contradicted)
 
-    def _drop_tested(
-        self, train: dict[bytes, UniqueText], test: dict[bytes, UniqueText], groups: Groups, tell: Tell
-    ) -> dict[bytes, UniqueText]:
+    def _drop_tested(self, train: UniqueTexts, test: UniqueTexts, groups: Groups, tell: Tell) -> UniqueTexts:
         """Return the train part without the questions that share a group with the test part."""
-        tested = {groups.find(unique.group) for unique in test.values()}
-        kept = {key: unique for key, unique in train.items() if groups.find(unique.group) not in tested}
+        kept = train.select(~np.isin(groups.find_hashes(train.groups), groups.find_hashes(test.groups)))
         if len(kept) < len(train):
-            again = sum(unique.times for key, unique in test.items() if key in train)
-            rows = sum(unique.times for unique in test.values())
+            again, rows = test.times[np.isin(test.keys, train.keys)].sum(), test.times.sum()
             shared = [f"match of {one!r} in {text}" if one else text for text, one in (self._group or {}).items()]
             same = f"or of the same {' or '.join(shared)}, " if shared else ""
             tell(
@@ -252,22 +247,22 @@ class RowQuestions(QuestionSet):
             )
         return kept
 
-    def _draw(self, split: str, unique: list[UniqueText], tell: Tell) -> list[UniqueText]:
-        if self.limit is None or self.limit == len(unique):
-            return unique
-        if self.limit > len(unique):
-            of = f"{self.name} {split}".strip()
-            tell(f"{of}: dataset.limit={self.limit}, but there are {len(unique)}; all are taken")
-            return unique
-        return random.Random(self.seed).sample(unique, self.limit)
+    def _draw(self, split: str, n: int, tell: Tell) -> Sequence[int]:
+        """Numbers of the drawn ones of n texts."""
+        if self.limit is None or self.limit == n:
+            return range(n)
+        if self.limit > n:
+            tell(f"{f'{self.name} {split}'.strip()}: dataset.limit={self.limit}, but there are {n}; all are taken")
+            return range(n)
+        return random.Random(self.seed).sample(range(n), self.limit)
 
     def _build_question(
-        self, split: str, rows: Sequence[Row] | Mapping[int, Row], unique: UniqueText, groups: Groups
+        self, split: str, rows: Sequence[Row] | Mapping[int, Row], numbers: Sequence[int], groups: Groups
     ) -> Question:
         """The question of one text, with the gold answers of all its rows."""
-        records = [record for i in unique.rows if isinstance(record := self.read_record(rows[i]), Question)]
+        records = [record for i in numbers if isinstance(record := self.read_record(rows[i]), Question)]
         golds = dict.fromkeys(gold for record in records for gold in record.answers)
-        name, group = self._name_row(split, unique.rows[0]), groups.find(unique.group)
+        name, group = self._name_row(split, numbers[0]), groups.find(fold_group(records[0].group))
         return replace(records[0], id=name, split=split, group=group, answers=tuple(golds))
 
     def _name_row(self, split: str, row: int) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datamodules.questions.files import FileQuestions
 from datamodules.questions.question import Question
 from datamodules.questions.row import Row, fill, format_cell, read_cell
-from datamodules.questions.words import fold_group
 from datamodules.stream.ranges import Column, Text
 
 LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
@@ -60,7 +59,7 @@ class FileStatements(FileQuestions):
         plain = MARKED.sub(r"\1", text)
         return Question(
             id="",
-            group=fold_group(plain),
+            group=plain,
             text=plain,
             answers=(),
             pattern=_build_pattern(marked[1], text[: marked.start()]) if marked else WHOLE,

@@ -1,5 +1,6 @@
 """Chat templates that drop the question, write the date, fail, or end turns in their own way."""
 
+import os
 from dataclasses import replace
 from datetime import date
 
@@ -9,6 +10,7 @@ import torch
 from datamodules.labels.spans import prepare_for_replies
 from datamodules.language.chat import encode_turns, find_turn_end, reads_clock
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.render_limit import limit_rendering
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 
@@ -23,7 +25,6 @@ LLAMA += "{{ date_string }}|" + PLAIN
 
 
 LOOP = "{% for i in range(9999) %}{% for j in range(9999) %}{% set x = i * j %}{% endfor %}{% endfor %}"
-FLOOD = "{% for i in range(9999) %}{% for j in range(9999) %}" + "a" * 200 + "{% endfor %}{% endfor %}"
 
 
 @pytest.fixture
@@ -116,14 +117,70 @@ def test_the_date_in_prompts_is_told_once_however_often_the_model_is_asked(
 
 @pytest.mark.parametrize(
     ("template", "line"),
-    [(LOOP, "got one that runs for more than 0.3 s; set model.chat=false"), (FLOOD, "got one that w")],
+    [
+        (LOOP, "got one that runs for more than 1 s, or crashes; set model.chat=false"),
+        ("{{ 7 ** (7 ** 9) }}", "got one that runs for more than 1 s"),  # one step, while the template is compiled
+        ("{{ (messages | length + 6) ** (7 ** 9) }}", "got one that runs for more than 1 s"),  # while it is rendered
+        ("{{ 'x' * 10 ** 11 }}", "got one that needs more than 512 MiB; set model.chat=false"),
+        ("{{ [0] * 10 ** 11 }}", "got one that needs"),
+        (
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "got one ",
+        ),
+        ("{{ messages[0].content | center(10 ** 11) }}", "got one that needs"),
+        ("{{ messages[0].content.zfill(10 ** 11) }}", "got one that needs"),
+        ("{{ '%100000000000d' % 1 }}", "got one that needs"),
+        ("{{ '{:>100000000000}'.format(1) }}", "got one that needs"),
+        ("{{ messages | tojson(indent=10 ** 11) }}", "got one that needs"),
+        ("{{ ('a' * 10 ** 6) | replace('a', 'b' * 10 ** 6) }}", "got one that needs"),
+        ("{{ 'x' * 100001 }}", "got one that writes more than 100,000 characters; set model.chat=false"),
+    ],
 )
-@pytest.mark.parametrize("use", [lambda one: encode_turns(one, ["x"], {}, DAY), find_turn_end])
-def test_a_template_that_runs_away_is_stopped(tokenizer, template, line, use, monkeypatch):
-    monkeypatch.setattr("datamodules.language.render_limit.SECONDS", 0.3 if template is LOOP else 60)
+def test_a_template_that_runs_away_is_stopped(tokenizer, template, line, monkeypatch):
+    monkeypatch.setattr("datamodules.language.render_limit.SECONDS", 1 if "1 s" in line else 60)
     monkeypatch.setattr("datamodules.language.render_limit.CHARACTERS", 100_000)
     tokenizer.chat_template = template
+    use = find_turn_end if template is LOOP else lambda one: encode_turns(one, ["x"], {}, DAY)
     with pytest.raises(ValueError, match=f"^model.template: expected a chat template that writes a prompt, {line}"):
         use(tokenizer)
-    tokenizer.chat_template = PLAIN  # and nothing of the limit is left behind
+    with pytest.raises(ChildProcessError):  # none is left
+        os.waitpid(-1, os.WNOHANG)
+    tokenizer.chat_template = PLAIN  # and nothing of the limit
     assert tokenizer.decode(encode_turns(tokenizer, ["red"], {}, DAY)[0]) == "<user>red"
+
+
+def test_what_is_too_large_is_not_computed_where_the_template_does_not_use_it(tokenizer):
+    tokenizer.chat_template = "{% if messages[0].content is number %}{{ 'x' * 10 ** 11 }}{% endif %}" + PLAIN
+    assert tokenizer.decode(encode_turns(tokenizer, ["red"], {}, DAY)[0]) == "<user>red"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"), [("{{ 1 // 0 }}", "by zero"), ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recurs")]
+)
+def test_any_error_of_python_within_a_template_is_one_line(tokenizer, template, reason):
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=rf"^model.template: expected a chat template that puts .*{reason}"):
+        encode_turns(tokenizer, ["red"], {}, DAY)
+
+
+def test_a_run_that_is_ended_while_a_template_is_rendered_leaves_no_process(tokenizer, monkeypatch):
+    def end(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("datamodules.language.render_limit._read_all", end)
+    tokenizer.chat_template = LOOP
+    with pytest.raises(KeyboardInterrupt):
+        encode_turns(tokenizer, ["x"], {}, DAY)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_many_prompts_come_back_in_their_order(tokenizer):
+    texts = [f"red {i}\u2028\U0001f600\n{'blue ' * 50}" for i in range(2_000)]
+    tokenizer.chat_template = PLAIN
+    turns = [[{"role": "user", "content": text}] for text in texts]
+    given = {"tokenize": False, "render": 1, "seconds": 2}  # a variable of a template has any name
+    with limit_rendering():
+        found = tokenizer.apply_chat_template(turns, **given)
+    assert found == tokenizer.apply_chat_template(turns, **given)
+    assert len(found) == 2_000
