@@ -50,8 +50,6 @@ class Check:
         for key, hint in TOP.items():
             place, _, last = key.rpartition(".")
             holder = OmegaConf.select(self.cfg, place) if place else self.cfg
-            if place in self.cfg and not isinstance(holder, DictConfig):
-                raise ValueError(f"{place}: expected keys with values, as in {key}=..., got {holder!r}; leave it out")
             if isinstance(holder, DictConfig) and last in holder:
                 self.check_value(holder, last, key, hint)
         if self.cfg.get("command") is not None:
@@ -78,10 +76,17 @@ class Check:
 
     def check_node(self, node: DictConfig, name: str) -> None:
         """Check the arguments of a `_target_`, and the nodes among them."""
-        from probes.jobs.command.hints import find_hints
+        from probes.jobs.command.hints import find_hints, find_required
 
         keys = [str(key) for key in node if not str(key).startswith("_")]
-        hints = find_hints(str(node._target_), keys, light=self.light and name.partition(".")[0] in OF_RUN)
+        light = self.light and name.partition(".")[0] in OF_RUN
+        hints = find_hints(str(node._target_), keys, light)
+        if not (light or node.get("_partial_") or "_args_" in node):
+            for key, hint in find_required(str(node._target_)).items():
+                if key not in keys:
+                    from probes.jobs.command.wording import describe
+
+                    raise ValueError(f"{name}.{key}: expected {describe(hint)}, got none; leave it in")
         for key in keys:
             self.check_value(node, key, self.find_name(node, key, f"{name}.{key}"), hints.get(key))
 
