@@ -141,5 +141,5 @@ def test_examples_that_are_no_row_numbers_are_refused_in_one_line(folder, change
     tensors, card = load_file(path), json.dumps(read_record(folder).scores.card.to_json())
     tensors["examples"] = change(tensors["examples"])
     save_file(tensors, path, {"card": card})
-    with pytest.raises(ValueError, match="expected row numbers from 0 as examples of"):
+    with pytest.raises(ValueError, match="expected row numbers from 0, ascending, as examples of"):
         read_record(folder)
