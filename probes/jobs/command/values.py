@@ -104,8 +104,8 @@ class Check:
             plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException:  # no value yet, or one that refers to such
             return
-        if "\\x00" in repr(plain) and _has_nul(plain):  # files, too, can have no such name
-            raise ValueError(f"{name}: expected no NUL character, got {ascii(plain)[:80]}; take it out")
+        if found := _find_nul(plain, name):  # files can have no such name
+            raise ValueError(f"{found[0]}: expected no NUL character, got {ascii(found[1])[:80]}; take it out")
         if hint is None or "_target_" in repr(plain):  # nodes in a list are Lightning's to refuse
             return
         self.hints.setdefault(name, []).append(hint)
@@ -129,8 +129,10 @@ class Check:
         return self.find_name(above, last, found[1]) if there else found[1]
 
 
-def _has_nul(value: Any) -> bool:
-    """Whether a text in a value has a NUL character."""
-    if isinstance(value, dict):
-        return any(_has_nul(one) for pair in value.items() for one in pair)
-    return "\0" in value if isinstance(value, str) else isinstance(value, list) and any(map(_has_nul, value))
+def _find_nul(value: Any, name: str) -> tuple[str, str] | None:
+    """The first text with a NUL character in a value, after its key."""
+    if isinstance(value, str):
+        return (name, value) if "\0" in value else None
+    parts = [(one, f"{name}.{key}") for key, one in value.items()] if isinstance(value, dict) else []
+    parts += [(one, name) for one in value] if isinstance(value, list) else []
+    return next((found for one in parts if (found := _find_nul(*one))), None)
