@@ -37,7 +37,10 @@ def read_map(folder: Path, target: str, title: str) -> Map | None:
 
 def _read_map(path: Path, target: str, title: str) -> Map | None:
     with path.open(newline="", encoding="utf-8") as file:
-        every = [row for row in csv.DictReader(file) if row["split"] == "test"]
+        table = csv.DictReader(file)
+        if missing := {"target", "split", "layer", "position", "auc"} - {*(table.fieldnames or ())}:
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+        every = [row for row in table if row["split"] == "test"]
     names = [row["target"] for row in every]
     means = [name for name in names if name.startswith(f"{target}, mean of")]
     named = target if target in names else next(iter(means), None)

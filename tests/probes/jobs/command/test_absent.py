@@ -1,7 +1,10 @@
 """Every key that a run needs is named when it is absent, and so is what is expected of it."""
 
+import copy
+from typing import Any
+
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from probes.jobs.command.absent import _find_references, refuse_absent_keys
 from probes.jobs.command.shipped import list_choices
@@ -10,7 +13,7 @@ from probes.settings import TOP
 from tests.support.configurations import compose_run
 from tests.support.runs import run_here
 
-TREE = OmegaConf.to_container(compose_run())
+TREE: Any = OmegaConf.to_container(compose_run())
 NEEDED = sorted({key for _, key in _find_references(TREE, ())} | {*TOP})
 GROUPS = ["model", "dataset", "rule", "spans", "positions", "site", "split", "datamodule", "probe", "trainer"]
 HOLDERS = ["cache", "scores", "heatmap", "report", "checks"]
@@ -18,7 +21,7 @@ HOLDERS = ["cache", "scores", "heatmap", "report", "checks"]
 
 def refuse(key, *value):
     """What is said where a key has another value, or is not there."""
-    tree = OmegaConf.to_container(OmegaConf.create(TREE))
+    tree: Any = copy.deepcopy(TREE)
     *above, last = key.split(".")
     holder = tree
     for part in above:
@@ -26,7 +29,7 @@ def refuse(key, *value):
     del holder[last]
     holder |= dict.fromkeys([last], *value) if value else {}
     with pytest.raises(ValueError, match=r"^[^\n]+$") as refused:
-        refuse_absent_keys(OmegaConf.create(tree))
+        refuse_absent_keys(DictConfig(tree))
     return str(refused.value)
 
 
