@@ -188,6 +188,8 @@ class Card:
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise ValueError(f"expected a card, got one that lacks something or has another form ({error})") from None
         wrong = [name for name, holds in _list_rules(card) if not holds]
+        if "targets" in content and not card.n_valid:  # those of version 0.1 had none of either
+            wrong.append("n_valid")
         if wrong:
             raise ValueError(f"expected a card whose parts fit each other, got one with other {', '.join(wrong)}")
         return card

@@ -160,7 +160,7 @@ def write_table(columns: Columns, schema: pa.Schema, valid: Tensor, targets: Tar
         schema = schema.append(pa.field(f"label{name}", pa.int8())).append(pa.field(f"split{name}", pa.string()))
     schema = schema.append(pa.field("valid", pa.list_(pa.bool_())))
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema) as writer:
+    with pq.ParquetWriter(buffer, schema, write_page_checksum=True) as writer:
         for start in range(0, len(valid), ROWS):
             part = slice(start, start + ROWS)
             table = columns(part) | {"valid": valid[part].tolist()}

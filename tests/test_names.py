@@ -1,9 +1,11 @@
 """Names are data: whatever they hold, no report lets them act on a terminal, a page or a picture."""
 
+import csv
 import json
 import logging
 import re
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -52,6 +54,36 @@ def test_names_of_a_file_of_activations(tmp_path):
     assert "[red]a[/] [link=http://x.y]" in texts["heatmap.csv"]
     assert "[red]a[/] [link=http" in out
     assert (tmp_path / "run/heatmap.png").exists()
+
+
+FORMULA = "=cmd|' /C calc'!A0"  # a spreadsheet may act on it; a table is data, and keeps names as they are
+
+
+@pytest.mark.usefixtures("_without_pictures")
+def test_names_of_a_model_a_set_and_positions_of_people_s_own_files(tmp_path):
+    """Through a whole run: terminal, log, tables, pages and what loggers get."""
+    names, own = [HOSTILE, FORMULA, "\x1b[1m\n"], tmp_path / "own"
+    rules = [{"name": name, "of": "answer", "at": at} for at, name in enumerate(names)]
+    rules += [{"name": "\u200f<i>", "of": "exact_answer", "at": "last"}]
+    for file, content in (
+        ("dataset/hostile.yaml", {"defaults": ["demo_facts"], "name": HOSTILE, "limit": 120}),
+        ("positions/hostile.yaml", {"defaults": ["exact"], "rules": rules}),
+        ("model/hostile.yaml", {"defaults": ["demo"], "name": HOSTILE}),
+    ):
+        (own / file).parent.mkdir(parents=True)
+        (own / file).write_text(json.dumps(content))
+    chosen = ["dataset=hostile", "positions=hostile", "model=hostile", "site.layers=[0]", "split.seed=[0,1]"]
+    more = ["logger=tensorboard", "datamodule.control_labels=true"]
+    status, out, err = run_here(tmp_path, f"hydra.searchpath=[file://{own}]", *chosen, *more)
+    assert status == 0, err
+    texts = check_texts(tmp_path / "run", out, err)
+    with (tmp_path / "run/heatmap.csv").open(newline="") as file:
+        assert {row["position"] for row in csv.DictReader(file)} == {show_text(rule["name"]) for rule in rules}
+    assert json.loads(texts["summary.json"])["dataset"] == HOSTILE
+    for live in ("<script", "<i>", "<b>d", "<a "):
+        assert live not in texts["exact_answers.html"]
+    assert "](http" not in texts["labels.md"].replace("\\", "")
+    assert "\x1b]8;" not in out  # no link of a terminal
 
 
 def test_the_pages_on_labels_and_exact_answers(language_model):

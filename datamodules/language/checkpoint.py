@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +17,9 @@ import transformers
 from transformers.utils.import_utils import is_gguf_available
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from datamodules.language import misfits
 from datamodules.language.adapter import require_full_model
 from datamodules.language.digests import digest_files
-from datamodules.language.misfits import require_all_blocks, require_token_ids
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.out_of_memory import is_out_of_memory
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 RANDOM_SEED = 1  # of random weights; a change of it needs another `LanguageModel.identify`
 GGUF_MAGIC = b"GGUF"
+PACKED, UNPACKED = 8, 2  # most numbers that a byte of weights holds
 # Kinds of files that determine the results.
 CONTENT = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
 Loaded = TypeVar("Loaded")
@@ -94,8 +96,9 @@ class Checkpoint:
             ValueError: the files hold no such model, or not all of its weights.
         """
         auto: Any = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+        self._require_room(head)
         # Unpacked, because kernels for packed weights give different numbers, and only some machines have them.
-        unpacked = {}
+        unpacked: dict[str, Any] = {"use_safetensors": True}  # pickles may hold code
         if self.gguf:
             unpacked = {"quantization_config": transformers.GgufConfig(dequantize=True), "config": self._config}
         model, loading = self._load(
@@ -113,10 +116,10 @@ class Checkpoint:
                 f"{self.named}: expected every weight, got none for {len(missing)}, such as {missing[0]}; fetch or "
                 "save the model again"
             )
-        require_all_blocks(self.named, model, loading["unexpected_keys"])
+        misfits.require_all_blocks(self.named, model, loading["unexpected_keys"])
         if head:  # keep only its stop tokens: with beams, penalties or minimum lengths answers are not greedy
             ends = model.generation_config.eos_token_id
-            require_token_ids(self.named, ends)
+            misfits.require_token_ids(self.named, ends)
             model.generation_config = transformers.GenerationConfig(eos_token_id=ends)
         return model.eval().requires_grad_(False)
 
@@ -133,6 +136,7 @@ class Checkpoint:
         import torch
 
         auto: Any = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+        self._require_room(head)
         with self._one_line("an architecture that transformers builds", ""), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(RANDOM_SEED)  # that of the CPU alone, where weights are made
             network = auto.from_config(self._config, trust_remote_code=self.trust_remote_code, dtype=dtype)
@@ -143,8 +147,21 @@ class Checkpoint:
         import torch
 
         auto: Any = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-        with torch.device("meta"):
+        with self._one_line("an architecture that transformers builds", ""), torch.device("meta"):
             return auto.from_config(self._config, trust_remote_code=self.trust_remote_code).num_parameters()
+
+    def _require_room(self, head: bool) -> None:
+        """Refuse settings that do not fit the files, as far as it is known before anything is made."""
+        layers = self.load_config().num_hidden_layers
+        files = [self.path] if self.gguf else sorted(self.folder.glob("*.safetensors"))
+        with self._one_line("files whose list of tensors can be read", "fetch the model again"):
+            tensors = [name for file in files for name in misfits.list_tensors(file)]
+        if self.gguf:
+            misfits.require_gguf_blocks(self.named, tensors, layers)
+        if tensors:  # else random weights are made of a configuration alone
+            packed = self.gguf or getattr(self._config, "quantization_config", None)
+            room = sum(file.stat().st_size for file in files) * (PACKED if packed else UNPACKED)
+            misfits.require_room(self.named, len(tensors), room, layers, lambda: self.count_weights(head))
 
     @property
     def commit(self) -> str | None:
@@ -176,6 +193,8 @@ class Checkpoint:
     def _load(self, expected: str, load: Callable[..., Loaded], cure: str = "", **settings: Any) -> Loaded:
         if self.gguf:
             settings["gguf_file"] = self.gguf
+            reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+            reader.tqdm = transformers.utils.logging.tqdm  # heeds the next line
         disable_progress_bar()  # progress bars of the library write carriage returns to the log
         set_verbosity_error()  # it tells of missing weights in tables; they are refused below, in one line
         with self._one_line(expected, cure):
@@ -223,12 +242,7 @@ def require_checkpoint(id_: str | None, gguf: str | None) -> None:
         require_full_model(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(f"model.id: expected a folder with config.json, weights and tokenizer, got {id_!r}")
-        pickles = sorted(path.name for path in folder.glob("*.bin") if path.name.startswith(("pytorch_model", "model")))
-        if pickles and not any(folder.glob("*.safetensors")):
-            raise ValueError(
-                f"model.id: expected weights as safetensors, got {pickles[0]} in {id_!r}, a pickle, which may hold "
-                "code; convert it with model.save_pretrained"
-            )
+        _refuse_pickles(folder, str(id_))
 
 
 def fetch_checkpoint(id_: str, revision: str | None) -> None:
@@ -236,13 +250,13 @@ def fetch_checkpoint(id_: str, revision: str | None) -> None:
     if is_hub_id(id_):
         patterns = [f"*{suffix}" for suffix in CONTENT if suffix != ".bin"]
         found = fetch_snapshot("model", id_, revision, patterns, "consolidated*")
-        if not any(found.rglob("*.safetensors")):  # an older repository
-            fetch_snapshot("model", id_, revision, ["*.bin"])
-            if not any(found.rglob("*.bin")):
-                raise ValueError(
-                    f"model.id={id_}: expected weights (*.safetensors or *.bin), got none in {found}; connect and run "
-                    "again, or choose another repository"
-                )
+        _refuse_pickles(found, id_)
+        if not any(found.glob("*.safetensors")):
+            raise ValueError(
+                f"model.id={id_}: expected weights as safetensors, got none in {found}; connect and run again, or "
+                "choose another repository. One of pickles (*.bin), which may hold code, has to be converted with "
+                "model.save_pretrained"
+            )
 
 
 def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, trust_remote_code: bool) -> Checkpoint:
@@ -254,8 +268,19 @@ def find_checkpoint(id_: str | None, revision: str | None, gguf: str | None, tru
     if is_hub_id(str(id_)):
         folder = find_snapshot("model", str(id_), revision)
         require_full_model(folder, str(id_))
+        _refuse_pickles(folder, str(id_))
         return Checkpoint(folder, named, trust_remote_code=trust_remote_code, hub_id=id_)
     return Checkpoint(expand_user(str(id_), "model.id"), named, trust_remote_code=trust_remote_code)
+
+
+def _refuse_pickles(folder: Path, id_: str) -> None:
+    """Refuse the weights of a folder, or of a snapshot of the hub, that are pickles alone."""
+    pickles = sorted(path.name for path in folder.glob("*.bin") if path.name.startswith(("pytorch_model", "model")))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"model.id: expected weights as safetensors, got {pickles[0]} in {id_!r}, a pickle, which may hold code; "
+            "convert it with model.save_pretrained"
+        )
 
 
 def _require_gguf(path: Path, named: str) -> None:

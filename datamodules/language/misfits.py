@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from datamodules.language.gguf_header import list_gguf_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,6 +42,64 @@ def require_all_blocks(named: str, model: PreTrainedModel, unexpected: Iterable[
                     f"{named}: expected a config.json with as many layers as the weights, got {n} layers beside "
                     f"{name}; correct its number of layers, or fetch the model again"
                 )
+
+
+def list_tensors(path: Path) -> list[str]:
+    """Names of the tensors in a safetensors or a GGUF file; none of a safetensors file that cannot be read.
+
+    >>> list_tensors(folder / "model.safetensors")[:1]  # doctest: +SKIP
+    ['model.embed_tokens.weight']
+    """
+    if path.suffix != ".safetensors":
+        return list_gguf_tensors(path)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError):  # told when it is loaded
+        return []
+
+
+def require_gguf_blocks(named: str, tensors: Iterable[str], n: int) -> None:
+    """Refuse a GGUF file with more blocks than its own settings say: transformers leaves the others out.
+
+    >>> require_gguf_blocks("model.gguf", ["blk.0.attn_q.weight", "blk.1.attn_q.weight"], n=2)
+
+    Raises:
+        ValueError: there is a tensor of a block behind the last one.
+    """
+    numbers = [int(found[1]) for tensor in tensors if (found := re.match(r"blk\.(\d+)\.", tensor))]
+    if numbers and max(numbers) >= n:
+        raise ValueError(
+            f"{named}: expected as many blocks as its settings say, got {n} there and tensors of {max(numbers) + 1}; "
+            "fetch it again, or choose another file"
+        )
+
+
+def require_room(named: str, n_tensors: int, room: int, layers: object, count: Callable[[], int]) -> None:
+    """Refuse settings of a model far larger than its files, before anything of that size is made.
+
+    Args:
+        named: the model in messages.
+        n_tensors: tensors in the files.
+        room: most numbers that the files can hold.
+        layers: how many the settings ask for; a model of millions takes hours to lay out.
+        count: how many numbers the weights of these settings are.
+
+    Raises:
+        ValueError: there are more layers than tensors, or more numbers than room for them.
+    """
+    if isinstance(layers, int) and layers > n_tensors:
+        raise ValueError(
+            f"{named}: expected settings with as many layers as the weights, got {layers:,} layers beside "
+            f"{n_tensors:,} tensors; correct the number in config.json, or fetch the model again"
+        )
+    if (n := count()) > room:
+        raise ValueError(
+            f"{named}: expected settings with the sizes of the weights, got those of {n:,} numbers beside files that "
+            f"hold at most {room:,}; correct the sizes in config.json, or fetch the model again"
+        )
 
 
 def require_token_ids(named: str, ends: object) -> None:

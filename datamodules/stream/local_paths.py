@@ -11,12 +11,14 @@ def expand_user(path: str | Path, key: str) -> Path:
         key: option of the configuration that gave it, for the message.
 
     Raises:
-        ValueError: `~name` of a user that this machine does not have.
+        ValueError: `~name` of a user that this machine does not have, or a NUL character.
 
     Example:
         >>> expand_user("data/questions.csv", "dataset.path")
         PosixPath('data/questions.csv')
     """
+    if "\0" in str(path):
+        raise ValueError(f"{key}: expected a path, got {ascii(str(path))[:200]} with a NUL character; take it out")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -1,23 +1,28 @@
 """Scores: every out-of-sample score of a run, as it stands in scores.safetensors."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.card import Card
+from datamodules.card import Card, show_text
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.auroc import auroc_with_variance
+from probes.analysis.sealed import read_sealed, seal
 
 SCORES = "scores.safetensors"
 PARTS = {"val": 1, "test": 2}  # numbers of `part`; 0 is neither
 TENSORS = ("scores", "examples", "part", "labels")  # of every record; newer ones also hold groups
+DTYPES = {
+    "scores": torch.float32,
+    "examples": torch.int64,
+    "part": torch.uint8,
+    "labels": torch.uint8,
+    "groups": torch.int64,
+}
 
 
 class Rows(NamedTuple):
@@ -79,8 +84,7 @@ class Scores:
 
     def to_bytes(self) -> bytes:
         """The content of scores.safetensors."""
-        tensors = {name: getattr(self, name).contiguous() for name in (*TENSORS, "groups")}
-        return save(tensors, {"card": json.dumps(self.card.to_json(), allow_nan=False)})
+        return seal({name: getattr(self, name) for name in (*TENSORS, "groups")}, self.card.to_json())
 
 
 def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
@@ -94,33 +98,27 @@ def load_scores(run: str | Path, groups: Tensor | None = None) -> Scores:
         FileNotFoundError: the run left its scores out, or is none.
         ValueError: the file holds no scores of a run.
     """
+    what, missing = "the scores of a run", "run again with a larger scores.max_bytes, or name a run"
+    if not isinstance(run, str | Path):
+        raise ValueError(f"expected the folder of a run, got {show_text(repr(run))[:200]}; name one")
     path = Path(run) / SCORES
-    if not path.exists():
-        raise FileNotFoundError(f"expected {path}, got none; run again with a larger scores.max_bytes, or name a run")
+    content, tensors = read_sealed(path, what, missing)
+    shown = show_text(str(path))[:200]
+    if not tensors.keys() >= {*TENSORS}:
+        raise ValueError(f"expected {what}, got {shown} without some of {', '.join(TENSORS)}; run again")
+    parts = {name: tensor for name, tensor in tensors.items() if name in (*TENSORS, "groups")}
     try:
-        opened = safe_open(path, "pt")
-    except SafetensorError as error:
-        raise ValueError(
-            f"expected the scores of a run, got {path}, which can't be read ({error}); run again"
-        ) from None
-    with opened as file:
-        names, metadata = set(file.keys()), file.metadata() or {}
-        if "card" not in metadata or not names.issuperset(TENSORS):
-            raise ValueError(f"expected the scores of a run, got {path} without some of {', '.join(TENSORS)} and card")
-        parts: dict[str, Tensor] = {name: file.get_tensor(name) for name in TENSORS}
-        if (rows := parts["examples"]).is_floating_point() or (rows < 0).any():
-            raise ValueError(f"expected row numbers from 0 as examples of {path}, got others ({rows.dtype}); run again")
-        if "groups" in names:
-            parts["groups"] = file.get_tensor("groups")
-        else:
-            n = len(parts["examples"])
-            parts["groups"] = torch.arange(n) if groups is None else groups[parts["examples"]]
-    try:
-        card = Card.from_json(json.loads(metadata["card"]))
+        card = Card.from_json(content)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"expected the scores of a run, got {path} with another card ({error}); run again") from None
+        raise ValueError(f"expected {what}, got {shown} with another card ({error}); run again") from None
+    rows = parts["examples"]
+    if rows.ndim != 1 or rows.dtype != torch.int64 or (rows < 0).any() or (rows.diff() <= 0).any():
+        raise ValueError(f"expected row numbers from 0, ascending, as examples of {shown}, got others; run again")
+    if "groups" not in parts:
+        beyond = groups is None or (len(rows) and int(rows[-1]) >= len(groups))  # the latter is told by the caller
+        parts["groups"] = torch.arange(len(rows)) if beyond or groups is None else groups[rows]
     if fault := find_misfit(parts, card):
-        raise ValueError(f"expected the scores of a run, got {path} with {fault}; run again")
+        raise ValueError(f"expected {what}, got {shown} with {fault}; run again")
     return Scores(**parts, card=card)
 
 
@@ -136,6 +134,10 @@ def find_misfit(parts: Mapping[str, Tensor], card: Card) -> str | None:
     for name, tensor in parts.items():
         if tuple(tensor.shape) != wanted[name] or not K:
             return f"{name} {list(tensor.shape)} where its card and its examples ask for {list(wanted[name])}"
+        if tensor.dtype != DTYPES[name]:
+            return f"{name} in {tensor.dtype} instead of {DTYPES[name]}"
+    if (parts["part"] > 2).any() or (parts["labels"] > 1).any():
+        return "parts or labels beyond 2 or 1"
     return None
 
 

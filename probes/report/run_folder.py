@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
+from datamodules.card import show_text
 from probes.analysis.scores import Scores, load_scores
 
 EXAMPLES = "examples.parquet"
@@ -38,13 +40,7 @@ def read_record(run: str | Path) -> Record:
         FileNotFoundError: the folder has no scores or no examples.
         ValueError: one of the files is none of a run, or they belong to different runs.
     """
-    if not isinstance(run, str | Path):
-        raise ValueError(f"run: expected the folder of a finished run, got {run}; name one, as outputs/latest")
-    folder = Path(run).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"run: expected the folder of a finished run, got {folder}; name one, as outputs/latest"
-        )
+    folder = _find_folder(run)
     examples = read_examples(folder)
     if examples is None:
         raise FileNotFoundError(f"run: expected {folder / EXAMPLES}, got none; run again, or name another run")
@@ -58,14 +54,14 @@ def read_record(run: str | Path) -> Record:
     path = folder / SUMMARY
     summary = {}
     if path.exists():
+        shown = show_text(str(path))[:200]
         try:
             summary = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"run: expected JSON in {path}, got another text ({error}); remove it or run again"
-            ) from None
+        except (ValueError, RecursionError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"run: expected JSON in {shown}, got another text ({reason}); run again") from None
         if not isinstance(summary, dict):
-            raise ValueError(f"run: expected a JSON object in {path}, got {summary}; remove it or run again")
+            raise ValueError(f"run: expected a JSON object in {shown}, got {str(summary)[:80]}; remove it or run again")
     return Record(folder, scores, examples, summary)
 
 
@@ -74,7 +70,31 @@ def read_examples(folder: Path) -> pd.DataFrame | None:
     path = folder / EXAMPLES
     if not path.exists():
         return None
+    shown = show_text(str(path))[:200]
+    if not path.is_file():  # a pipe would wait for its writer
+        raise ValueError(f"run: expected the examples of a run in {shown}, got no regular file; run again")
     try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"run: expected the examples of a run in {path}, got another file ({error})") from None
+        return pd.read_parquet(path, page_checksum_verification=True)
+    except Exception as error:  # readers of damaged files raise nearly anything
+        reason = show_text(" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise ValueError(
+            f"run: expected the examples of a run in {shown}, got another file, or a damaged one ({reason}); run again"
+        ) from None
+
+
+def _find_folder(run: str | Path) -> Path:
+    expected = "run: expected the folder of a finished run"
+    shown = show_text(str(run) if isinstance(run, str | Path) else repr(run))[:200]
+    if not isinstance(run, str | Path) or not str(run):
+        raise ValueError(f"{expected}, got {shown or 'an empty text'}; name one, as outputs/latest")
+    try:
+        folder = Path(run).expanduser()
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{expected}, got {shown}; name one, as outputs/latest") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL character, ~ of nobody
+        reason = show_text(str(getattr(error, "strerror", None) or error))[:200]
+        raise ValueError(f"{expected}, got {shown} ({reason}); name one, as outputs/latest") from None
+    if not S_ISDIR(mode):
+        raise ValueError(f"{expected}, got the file {shown}; name one, as outputs/latest")
+    return folder

@@ -81,7 +81,6 @@ class Published:
         pieces: the tokenizer writes blanks as pieces of words (SentencePiece), not as bytes.
         inline: the template stands in `tokenizer_config.json`, as in older repositories.
         shards: the weights lie in several files.
-        old: the weights are no safetensors.
     """
 
     family: str
@@ -94,7 +93,6 @@ class Published:
     pieces: bool = False
     inline: bool = False
     shards: bool = False
-    old: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -156,9 +154,7 @@ PUBLISHED = {
         OLMO2,
     ),
     "EleutherAI/pythia-": Published("gpt_neox", "GPTNeoXTokenizer", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}),
-    "openai-community/gpt2": Published(
-        "gpt2", "GPT2Tokenizer", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}, old=True
-    ),
+    "openai-community/gpt2": Published("gpt2", "GPT2Tokenizer", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}),
     "HuggingFaceTB/SmolLM2-": Published(
         "llama",
         "GPT2Tokenizer",
@@ -193,12 +189,7 @@ def _write(folder: Path, published: Published, texts: Sequence[str]) -> None:
     model.generation_config = GenerationConfig(  # with what instruct models ask for, beside the ends of an answer
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, do_sample=True, temperature=0.6, top_p=0.9
     )
-    if published.old:
-        model.config.save_pretrained(folder)
-        model.generation_config.save_pretrained(folder)
-        torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    else:
-        model.save_pretrained(folder, max_shard_size="100KB" if published.shards else "5GB")
+    model.save_pretrained(folder, max_shard_size="100KB" if published.shards else "5GB")
 
 
 def _network(published: Published, tokenizer: PreTrainedTokenizerFast) -> Any:

@@ -13,15 +13,18 @@ from datamodules.stream.ranges import Count, Seed, Text
 KNOWN_QUESTIONS = {"facts": len(FACTS) * N_KNOWN, "words": N_FORMS * N_KNOWN_STEMS}  # that can be asked
 
 
-def build_demo_model(**settings: Any) -> LanguageModel:
+def build_demo_model(name: Text = "probegrid demo model", **settings: Any) -> LanguageModel:
     """Return the embedded language model with its weights from the package.
 
     >>> build_demo_model(max_new_tokens=8).name
     'probegrid demo model'
+
+    Raises:
+        ValueError: an id, which is that of another model.
     """
-    return LanguageModel(
-        id=str(files("datamodules.language.demo") / "weights"), name="probegrid demo model", **settings
-    )
+    if "id" in settings:
+        raise ValueError(f"model.id: expected none for the embedded model, got {settings['id']!r}; choose model=hf")
+    return LanguageModel(id=str(files("datamodules.language.demo") / "weights"), name=name, **settings)
 
 
 @cache

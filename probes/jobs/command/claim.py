@@ -52,7 +52,7 @@ def claim_folder(key: str, folder: Path, named: bool) -> Path:
         The folder.
 
     Raises:
-        ValueError: another process is using the folder that the user asks for.
+        ValueError: another process is using the folder that the user asks for, or no folder can have the name.
         OSError: it cannot be made or written.
 
     Example:
@@ -60,6 +60,8 @@ def claim_folder(key: str, folder: Path, named: bool) -> Path:
         PosixPath('outputs/2026-01-31/12-00-00-2')
     """
     wanted = folder
+    if "\0" in str(folder):
+        raise ValueError(f"{key}: expected a folder, got {str(folder)!a}, with a NUL character; take it out")
     try:
         for number in range(2, 1000):
             try:

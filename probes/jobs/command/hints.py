@@ -26,6 +26,21 @@ def find_hints(target: str, keys: Collection[str], light: bool) -> dict[str, Any
     return own | {key: hint for key, hint in sharper.items() if key in own}
 
 
+def find_required(target: str) -> dict[str, Any]:
+    """Types by name of the arguments without which a `_target_` cannot be called.
+
+    >>> sorted(find_required("datamodules.language.site_names.check_sites"))
+    ['also', 'name']
+    """
+    try:
+        parameters = inspect.signature(load_target("_target_", target)).parameters.values()
+    except (ValueError, TypeError):  # told when it is built
+        return {}
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    hints = read_hints(target)
+    return {one.name: hints.get(one.name, Any) for one in named if one.default is one.empty}
+
+
 def read_returned(target: str) -> Any:
     """The class that a `_target_` makes; None where nobody says."""
     try:

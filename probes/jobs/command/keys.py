@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.command.absent import refuse_absent_keys
 from probes.jobs.command.shipped import Key, Shipped, read_shipped
 from probes.jobs.command.targets import load_target, refuse_other_targets
 from probes.jobs.command.values import refuse_wrong_values
@@ -29,9 +30,11 @@ def refuse_mistakes(cfg: DictConfig) -> None:
     """Refuse what is wrong with a composed configuration, as far as that is known without torch and Lightning.
 
     Raises:
-        ValueError: a `_target_` that may not be named, a key that nothing reads, or a value of a wrong type.
+        ValueError: a `_target_` that may not be named, a key that is absent, one that nothing reads, or a value of a
+            wrong type.
     """
     refuse_other_targets(cfg)
+    refuse_absent_keys(cfg)
     refuse_unknown_keys(cfg)
     refuse_wrong_values(cfg)
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -14,7 +15,10 @@ from yaml import YAMLError
 
 from probes.jobs.command.command_line import quote_override
 from probes.jobs.command.keys import tell_unadded_key
+from probes.jobs.command.shipped import list_choices
 from probes.jobs.command.signals import raise_signal_again
+from probes.jobs.command.wording import describe
+from probes.settings import TOP
 
 log = logging.getLogger("probegrid")
 MISTAKES = (ValueError, OSError, YAMLError, HydraException, OmegaConfBaseException)
@@ -81,6 +85,8 @@ def tell(error: Exception) -> str:
         return _tell_unreadable(str(error.override))
     if isinstance(error, ConfigCompositionException):
         return _tell_composition(error)
+    if str(error).startswith("Config group override"):
+        return _tell_choice(error)
     if isinstance(error, MissingMandatoryValue):
         key = str(error.full_key)
         key = key.removeprefix("command.")  # what it holds has names of its own at the top
@@ -88,7 +94,8 @@ def tell(error: Exception) -> str:
         key = inner if "." in inner else key  # other groups are composed into the datamodule, its own keys are not
         return f"expected a value for {key}, which has no default; add {key}=... to the command"
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
-        return f"{error.full_key}: expected in the configuration, got one without it; leave it in"
+        hint = TOP.get(key := str(error.full_key))
+        return f"{key}: expected {describe(hint) if hint else 'in the configuration'}, got none; leave it in"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # where a library writes
         return (
             f"{error.filename or 'disk'}: expected room for what a run writes, got: {error.strerror}; free some space, "
@@ -106,6 +113,16 @@ def _tell_unreadable(override: str) -> str:
     if quoted is None:
         return f"expected KEY=VALUE, got {' '.join(override.split())}; write a key, =, and a value"
     return f"expected quotation marks around signs that Hydra takes for its own, got {override}; write {quoted}"
+
+
+def _tell_choice(error: Exception) -> str:
+    """A choice of a group that is no name; Hydra does not say which."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    override = next(frame.f_locals["override"] for frame in reversed(frames) if "override" in frame.f_locals)
+    group = override.key_or_group
+    choices = ", ".join(list_choices(group))
+    expected = f"one of {choices}" if choices else "the name of a choice, or of one below it, as in hydra/launcher=NAME"
+    return f"{group}: expected {expected}, got {' '.join(str(override.input_line).split())}; choose one"
 
 
 def _tell_composition(error: ConfigCompositionException) -> str:
@@ -127,6 +144,17 @@ def _tell_composition(error: ConfigCompositionException) -> str:
     if found := re.search(r"^Sweeping over Hydra's configuration is not supported : '([^=]*)=(.*)'$", text):
         key, values = found.groups()
         return f"{key}: expected one value for all jobs, as of any option of Hydra, got {values}; make a sweep for each"
+    if found := re.search(r"^Could not delete from config\. '(.*)' does not exist\.$", text):
+        return f"{found[1]}: expected a key with a value after ~, got one that is null or absent; leave ~{found[1]} out"
+    if found := re.search(r"^Could not delete from config\. The value of '(.*?)' is (.*) and not (.*)\.$", text):
+        return f"{found[1]}: expected its value after ~, {found[2]}, got {found[3]}; write ~{found[1]}"
+    if found := re.search(r"^Could not delete '(.*?)(?:=(.*))?'\. No match in the defaults list$", text):
+        return f"{found[1]}: expected a choice that is made after ~, got {found[2] or found[1]}; leave it out"
+    if found := re.search(r"^force-add of config groups is not supported: '\++(.*?)=(.*)'$", text):
+        return f"{found[1]}: expected a choice without ++, got ++; write {found[1]}={found[2]}"
+    if found := re.search(r"^Error merging override \+*(.*?)=(.*)$", text):
+        why = str(error.__cause__).splitlines()[0]
+        return f"{found[1]}: expected a value of the same kind as the one there, got {found[2]} ({why}); choose another"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return f"{text}: {str(error.__cause__).splitlines()[0]}"
     return text.partition(" To append to your default list")[0]

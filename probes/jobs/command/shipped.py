@@ -20,30 +20,44 @@ class Shipped(NamedTuple):
         arguments: names of arguments by `_target_`.
         plain: keys of nodes that have no `_target_`, by the place of the node; `()` is the top.
         extra: what adds a key that only a file of a group without a default choice sets, as in `experiment=analyse`.
+        nodes: groups in which every choice has a `_target_`.
     """
 
     arguments: dict[str, set[str]]
     plain: dict[Key, set[str]]
     extra: dict[Key, str]
+    nodes: set[str]
 
 
 @cache
 def read_shipped(conf: Path = CONF) -> Shipped:
     """Read every file of a configuration folder; the parents in its defaults list are merged under each."""
-    shipped = Shipped({}, {(): set()}, {})
+    shipped = Shipped({}, {(): set()}, {}, set())
     root = yaml.load((conf / "config.yaml").read_text(), LOADER)
     root.pop("hydra", None)
     chosen = {group for entry in root.pop("defaults") if isinstance(entry, dict) for group in entry if entry[group]}
     shipped.plain[()] |= chosen
+    shipped.nodes.update(chosen)
     _record(root, (), shipped)
     for path in sorted(conf.glob("*/*.yaml")):
         group, name = path.parent.name, path.stem
         tree = _read(conf, group, name)
         if group in chosen:
             _record(tree, (), shipped)
+            if "_target_" not in (tree.get(group) or {}):
+                shipped.nodes.discard(group)
         else:
             _record_extra(tree, (), f"{group}={name}", shipped)
     return shipped
+
+
+def list_choices(group: str, conf: Path = CONF) -> list[str]:
+    """What a group may be set to, as far as `conf/` has it.
+
+    >>> list_choices("split")
+    ['group']
+    """
+    return sorted(path.stem for path in conf.glob(f"{group}/*.yaml")) if group.isidentifier() else []
 
 
 def _read(conf: Path, group: str, name: str) -> dict[str, Any]:

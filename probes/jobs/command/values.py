@@ -50,8 +50,6 @@ class Check:
         for key, hint in TOP.items():
             place, _, last = key.rpartition(".")
             holder = OmegaConf.select(self.cfg, place) if place else self.cfg
-            if place in self.cfg and not isinstance(holder, DictConfig):
-                raise ValueError(f"{place}: expected keys with values, as in {key}=..., got {holder!r}; leave it out")
             if isinstance(holder, DictConfig) and last in holder:
                 self.check_value(holder, last, key, hint)
         if self.cfg.get("command") is not None:
@@ -78,10 +76,17 @@ class Check:
 
     def check_node(self, node: DictConfig, name: str) -> None:
         """Check the arguments of a `_target_`, and the nodes among them."""
-        from probes.jobs.command.hints import find_hints
+        from probes.jobs.command.hints import find_hints, find_required
 
         keys = [str(key) for key in node if not str(key).startswith("_")]
-        hints = find_hints(str(node._target_), keys, light=self.light and name.partition(".")[0] in OF_RUN)
+        light = self.light and name.partition(".")[0] in OF_RUN
+        hints = find_hints(str(node._target_), keys, light)
+        if not (light or node.get("_partial_") or "_args_" in node):
+            for key, hint in find_required(str(node._target_)).items():
+                if key not in keys:
+                    from probes.jobs.command.wording import describe
+
+                    raise ValueError(f"{name}.{key}: expected {describe(hint)}, got none; leave it in")
         for key in keys:
             self.check_value(node, key, self.find_name(node, key, f"{name}.{key}"), hints.get(key))
 
@@ -99,6 +104,8 @@ class Check:
             plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException:  # no value yet, or one that refers to such
             return
+        if found := _find_nul(plain, name):  # files can have no such name
+            raise ValueError(f"{found[0]}: expected no NUL character, got {ascii(found[1])[:80]}; take it out")
         if hint is None or "_target_" in repr(plain):  # nodes in a list are Lightning's to refuse
             return
         self.hints.setdefault(name, []).append(hint)
@@ -120,3 +127,12 @@ class Check:
         above = OmegaConf.select(self.cfg, place) if place else self.cfg
         there = isinstance(above, DictConfig) and last in above
         return self.find_name(above, last, found[1]) if there else found[1]
+
+
+def _find_nul(value: Any, name: str) -> tuple[str, str] | None:
+    """The first text with a NUL character in a value, after its key."""
+    if isinstance(value, str):
+        return (name, value) if "\0" in value else None
+    parts = [(one, f"{name}.{key}") for key, one in value.items()] if isinstance(value, dict) else []
+    parts += [(one, name) for one in value] if isinstance(value, list) else []
+    return next((found for one in parts if (found := _find_nul(*one))), None)

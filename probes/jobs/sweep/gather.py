@@ -8,9 +8,11 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.command.targets import load_target
 from probes.jobs.sweep.naming import parse, quote
 
 POSITIONS = "datamodules.language.positions.Positions"
+SITES = "datamodules.language.site_names.check_sites"
 
 
 def gather(config: DictConfig, given: Sequence[str], swept: Mapping[str, Sequence[str] | None]) -> list[str]:
@@ -27,7 +29,8 @@ def gather(config: DictConfig, given: Sequence[str], swept: Mapping[str, Sequenc
     shared = []
     keys = {one.partition("=")[0].lstrip("+") for one in given}
     if "site.also" not in keys:
-        named = swept.get("site.name") or [one.site.name for one in _compose_each(config, swept, "site")]
+        named = [one.site.name for one in _compose_each(config, swept, "site", "site.name")]
+        named = [name for name in named if _is_taken(SITES, name=name, also=[])]
         if len(set(named)) > 1:
             shared.append(f"site.also=[{','.join(dict.fromkeys(named))}]")
     lists: Any = [parse([f"site.layers={one}"])[0].value() for one in swept.get("site.layers") or ()]
@@ -35,6 +38,7 @@ def gather(config: DictConfig, given: Sequence[str], swept: Mapping[str, Sequenc
         shared.append(f"site.also_layers={sorted({layer for one in lists for layer in one})}".replace(" ", ""))
     if "positions.also" not in keys:
         choices = [choice.positions for choice in _compose_each(config, swept, "positions", "positions.rules")]
+        choices = [one for one in choices if one.get("_target_") != POSITIONS or _is_taken(**_to_dict(one))]
         alike = len({one.get("into_prompt") for one in choices}) == 1  # else the same rule reads other tokens
         if len(choices) > 1 and alike and all(one.get("_target_") == POSITIONS for one in choices):
             rules = [OmegaConf.to_container(rule, resolve=True) for one in choices for rule in one.rules]
@@ -53,9 +57,23 @@ def _compose_each(config: DictConfig, swept: Mapping[str, Sequence[str] | None],
     return [compose(config.hydra.job.config_name, [*fixed, *one]) for one in every]
 
 
+def _is_taken(_target_: str, **arguments: Any) -> bool:
+    """Whether a constructor or a check takes a value; the job that has another is refused, and no job beside it."""
+    try:
+        load_target("_target_", _target_)(**arguments)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
 def _lists_layers(value: Any) -> bool:
     """Whether a value of `site.layers` is a list of blocks; another is refused by the job that has it."""
     return isinstance(value, list) and all(type(layer) is int and layer >= 0 for layer in value)
+
+
+def _to_dict(node: DictConfig) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(node, resolve=True)
+    return content
 
 
 def _write(value: Any) -> str:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from glob import glob
 from itertools import chain
 from pathlib import Path
@@ -12,10 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.card import show_text
 from probes.analysis.wording import digits
+from probes.jobs.sweep.damage import tell_damage
 from probes.jobs.sweep.job_file import read_job
 from probes.jobs.sweep.naming import label_job, read_values, round_number, shorten_keys
 from probes.report.run_folder import SUMMARY
@@ -101,34 +100,40 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     baseline (the best by validation) and baseline_auc on test, both of the mean over several splits, and
     `seconds_STAGE` of each stage; None where there is no such number. No row where the run left no summary.
     """
-    try:
-        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-        readings = _by_target(summary["reading"], "best_cells", summary)
-        extents = _by_target(summary["test"], "mean_auc", summary)
-        analyses = summary.get("analysis") or {}
-        analyses = {summary["targets"][0]["name"]: analyses} if "best" in analyses else analyses
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    with tell_damage(folder / SUMMARY):
+        return list(_iterate_results(json.loads((folder / SUMMARY).read_text("utf-8"))))
+    return []
+
+
+def _iterate_results(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    readings = _by_target(summary["reading"], "best_cells", summary)
+    extents = _by_target(summary["test"], "mean_auc", summary)
+    analyses = summary.get("analysis") or {}
+    analyses = {summary["targets"][0]["name"]: analyses} if "best" in analyses else analyses
     seconds = {f"seconds_{stage.replace(' ', '_')}": value for stage, value in summary.get("seconds", {}).items()}
-    rows = []
     for target, reading in readings.items():
         best = next(iter(reading["best_cells"]), {})
         splits = [one["name"] for one in summary["targets"] if target in (one["name"], _name_mean(one, summary))]
         baseline = _choose_baseline([analyses[name] for name in splits if name in analyses])
-        row = {
-            "target": target,
-            "layer": best.get("layer"),
-            "position": best.get("position"),
-            "chosen_on": reading.get("chosen_on"),
+        numbers = {
             "val_auc": best.get("val_auc"),
             "test_auc": best.get("auc"),
             "test_auc_error": best.get("auc_se", best.get("auc_sd")),
             "mean_auc": (extents.get(target) or {}).get("mean_auc"),
-            "baseline": baseline.get("name"),
             "baseline_auc": baseline.get("auc"),
         }
-        rows.append(row | seconds)
-    return rows
+        for name, value in (numbers | seconds).items():
+            if not isinstance(value, int | float | None):
+                raise ValueError(f"{name} is {value!r}")
+        yield {
+            "target": target,
+            "layer": best.get("layer"),
+            "position": best.get("position"),
+            "chosen_on": reading.get("chosen_on"),
+            **numbers,
+            "baseline": baseline.get("name"),
+            **seconds,
+        }
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -207,19 +212,24 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read_overrides(folder: Path) -> dict[str, str]:
-    with suppress(OSError, ValueError, OmegaConfBaseException):
-        return read_values(list(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
+    path = folder / ".hydra" / "overrides.yaml"
+    with tell_damage(path):
+        return read_values([str(one) for one in OmegaConf.load(path)])
     return {}
 
 
 def _read_default(folder: Path, key: str) -> str:
     """What a run has where nothing was overridden: a choice of a group, or a value."""
-    with suppress(OSError, ValueError, OmegaConfBaseException):
-        choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
-        if key in choices:
-            return str(choices[key])
-        value = OmegaConf.select(OmegaConf.load(folder / ".hydra" / "config.yaml"), key)
-        return "null" if value is None else str(value)
+    for name, place in (("hydra.yaml", "hydra.runtime.choices"), ("config.yaml", "")):
+        path = folder / ".hydra" / name
+        with tell_damage(path):
+            content = OmegaConf.load(path)
+            choices = OmegaConf.select(content, place) if place else {}
+            if place and key in choices:
+                return str(choices[key])
+            if not place:
+                value = OmegaConf.select(content, key)
+                return "null" if value is None else str(value)
     return ""
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from datamodules.card import show_text
 from probes.analysis.wording import digits
+from probes.jobs.sweep.damage import tell_damage
 
 PICTURE = "results.png"
 MOST = 60  # maps in one picture
@@ -28,20 +29,31 @@ class Map(NamedTuple):
 def read_map(folder: Path, target: str, title: str) -> Map | None:
     """The test map of a label set, the mean where it was split several times; None where the run has none."""
     for name in ("heatmap_mean.csv", "heatmap.csv"):
-        try:
-            with (folder / name).open(newline="", encoding="utf-8") as file:
-                every = [row for row in csv.DictReader(file) if row["split"] == "test"]
-        except OSError:
-            continue
-        names = [row["target"] for row in every]
-        means = [name for name in names if name.startswith(f"{target}, mean of")]
-        named = target if target in names else next(iter(means), None)
-        rows = [row for row in every if row["target"] == named]
-        if rows:
-            layers, positions = (list(dict.fromkeys(row[key] for row in rows)) for key in ("layer", "position"))
-            values = {(row["layer"], row["position"]): float(row["auc"] or "nan") for row in rows}
-            return Map(title, layers, positions, [[values[layer, at] for at in positions] for layer in layers])
+        with tell_damage(folder / name):
+            if found := _read_map(folder / name, target, title):
+                return found
     return None
+
+
+def _read_map(path: Path, target: str, title: str) -> Map | None:
+    with path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if missing := {"target", "split", "layer", "position", "auc"} - {*(table.fieldnames or ())}:
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+        every = [row for row in table if row["split"] == "test"]
+    names = [row["target"] for row in every]
+    means = [name for name in names if name.startswith(f"{target}, mean of")]
+    named = target if target in names else next(iter(means), None)
+    rows = [row for row in every if row["target"] == named]
+    if not rows:
+        return None
+    layers, positions = (list(dict.fromkeys(row[key] for row in rows)) for key in ("layer", "position"))
+    values = {(row["layer"], row["position"]): float(row["auc"] or "nan") for row in rows}
+    if len(rows) != len(values) or len(rows) != len(layers) * len(positions):
+        raise ValueError(f"{len(rows)} rows for {len(layers)} layers and {len(positions)} positions")
+    if any(not (0 <= value <= 1 or math.isnan(value)) for value in values.values()):
+        raise ValueError("an AUC that is not from 0 to 1")
+    return Map(title, layers, positions, [[values[layer, at] for at in positions] for layer in layers])
 
 
 def draw_results(path: Path, rows: Sequence[Mapping[str, Any]], vmin: float, vmax: float) -> bool:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quants
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, TokenType, quants
 
+from datamodules.language.gguf_header import list_gguf_tensors
 from datamodules.language.language_model import LanguageModel
 
 
-def write_gguf(path: Path, model, tokenizer, kind=GGMLQuantizationType.F32, architecture="llama") -> Path:
+def write_gguf(path: Path, model, tokenizer, kind=GGMLQuantizationType.F32, architecture="llama", blocks=None):
     """Write a Llama with its tokenizer as llama.cpp does: heads interleaved for its rotary embedding."""
     config, state = model.config, model.state_dict()
     writer = GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
+    writer.add_block_count(blocks or config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
@@ -196,3 +197,47 @@ def test_nonsense_in_the_settings_of_a_model(file, content, folder):
         load_all(LanguageModel(str(folder)))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("num_hidden_layers", 10_000_000, "got 10,000,000 layers beside 30 tensors"),
+        ("hidden_size", 1_000_000_000, "expected "),
+        ("vocab_size", 10**12, "numbers beside files that hold at most"),
+        ("intermediate_size", 10**9, "numbers beside files that hold at most"),
+        ("vocab_size", 10**30, "expected "),
+    ],
+)
+def test_sizes_far_beyond_the_weights_are_refused_before_anything_of_that_size_is_made(key, value, line, folder):
+    change(folder / "config.json", **{key: value})
+    for build in (LanguageModel(str(folder)), LanguageModel(str(folder), random_weights=True)):
+        with pytest.raises(ValueError, match=line) as refused:
+            build.load("cpu")
+        assert str(refused.value).startswith("model.id=")
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_gguf_file_with_other_blocks_than_its_settings_say_is_refused(by, network, language_model, tmp_path):
+    path = write_gguf(tmp_path / "a.gguf", network, language_model.load_tokenizer(), blocks=3 + by)
+    line = {-1: "got 2 there and tensors of 3", 1: "expected every weight, got none for 9, such as model.layers.3."}
+    with pytest.raises(ValueError, match=f"^model.gguf=.*{line[by]}") as refused:
+        LanguageModel(gguf=str(path)).load("cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_names_in_a_gguf_header_are_those_that_the_package_reads(gguf, tmp_path):
+    names = list_gguf_tensors(gguf)
+    assert names == [tensor.name for tensor in GGUFReader(gguf).tensors]
+    assert len(names) == 3 * 9 + 3
+    content = gguf.read_bytes()
+    for n in range(4, 2_000, 37):
+        (tmp_path / "cut.gguf").write_bytes(content[:n])
+        with pytest.raises(ValueError, match=r"^a header that cannot be read \("):
+            list_gguf_tensors(tmp_path / "cut.gguf")
+
+
+def test_a_gguf_file_loads_without_bars(gguf, capfd):
+    LanguageModel(gguf=str(gguf), dtype="float32").load("cpu")
+    assert capfd.readouterr() == ("", "")

@@ -214,15 +214,18 @@ def test_a_name_that_no_hub_has_is_told_in_one_line(hub, hub_cache):
     assert "\n" not in str(told.value)
 
 
-def test_an_older_model_without_safetensors_is_fetched(hub, hub_cache, tmp_path):
+def test_an_older_model_of_pickles_is_refused_as_a_folder_of_them_is(hub, hub_cache, tmp_path):
+    """Whether it is asked for now or lies in the cache already."""
     (tmp_path / "old").mkdir()
     for name in ("config.json", "pytorch_model.bin"):
         (tmp_path / "old" / name).write_text("{}")
-    commit = publish(hub_cache, "model", ID, tmp_path / "old")
-    model = LanguageModel(ID)
-    model.fetch()
-    assert model.checkpoint.folder.name == commit
-    assert model.identify()["source"] == {"id": ID, "commit": commit}
+    publish(hub_cache, "model", ID, tmp_path / "old")
+    line = "model.id: expected weights as safetensors, got pytorch_model.bin in '{}', a pickle, which may hold code; "
+    line += "convert it with model.save_pretrained"
+    for given, use in ((ID, LanguageModel.fetch), (ID, LanguageModel.load_config), (str(tmp_path / "old"), repr)):
+        with pytest.raises(ValueError, match=r"^model.id: expected") as refused:
+            use(LanguageModel(given))
+        assert str(refused.value) == line.format(given)
 
 
 def test_a_repository_without_weights_is_told(hub, hub_cache, tmp_path):
@@ -231,7 +234,8 @@ def test_a_repository_without_weights_is_told(hub, hub_cache, tmp_path):
     (tmp_path / "bare" / "config.json").write_text("{}")
     publish(hub_cache, "model", ID, tmp_path / "bare")
     with pytest.raises(
-        ValueError, match=r"^model.id=some/model: expected weights .*, got none in .*; connect and run again, or choose"
+        ValueError,
+        match=r"^model.id=some/model: expected weights as safetensors, got none in .*; connect and run again, or",
     ):
         LanguageModel(ID).fetch()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,7 @@ from tests.support.maps import map_of
 def folder(tmp_path):
     scores = make_scores()
     (tmp_path / "scores.safetensors").write_bytes(scores.to_bytes())
-    make_examples(scores).to_parquet(tmp_path / "examples.parquet")
+    make_examples(scores).to_parquet(tmp_path / "examples.parquet", write_page_checksum=True)  # as runs do
     (tmp_path / "summary.json").write_text(json.dumps({"seconds": {"test": 1.5}, "described": "a probe", "reading": 0}))
     return tmp_path
 
@@ -141,5 +142,36 @@ def test_examples_that_are_no_row_numbers_are_refused_in_one_line(folder, change
     tensors, card = load_file(path), json.dumps(read_record(folder).scores.card.to_json())
     tensors["examples"] = change(tensors["examples"])
     save_file(tensors, path, {"card": card})
-    with pytest.raises(ValueError, match="expected row numbers from 0 as examples of"):
+    with pytest.raises(ValueError, match="expected row numbers from 0, ascending, as examples of"):
         read_record(folder)
+
+
+def find_fault(folder):
+    """The one line for a record; None where it is read."""
+    try:
+        read_record(folder)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_a_record_cut_short_or_altered_is_one_line(folder):
+    """All of the scores is under a checksum; of the examples the pages are."""
+    random_ = random.Random(0)
+    for name in ("scores.safetensors", "examples.parquet"):
+        data, refused = (folder / name).read_bytes(), 0
+        for n in range(60):
+            altered = bytearray(data if n % 2 else data[: random_.randrange(len(data))])
+            if altered:
+                altered[random_.randrange(len(altered))] ^= 1 << random_.randrange(8)
+            (folder / name).write_bytes(altered)
+            said = find_fault(folder)
+            assert said is None or ("\n" not in said and len(said) < 800)
+            refused += said is not None
+        assert refused == {"scores.safetensors": 60}.get(name, refused)
+        assert refused > 50
+        (folder / name).write_bytes(data)
+    for content in ("", "{", "[" * 100_000, "3", "\udcff"):
+        (folder / "summary.json").write_text(content, errors="surrogateescape")
+        with pytest.raises(ValueError, match=r"^run: expected [^\n]*JSON[^\n]*$"):
+            read_record(folder)

@@ -85,12 +85,13 @@ def test_what_does_not_fit(data, line, path):
     [
         (("width",), 7), (("width",), "6"), (("width",), True), (("layers",), [0]), (("layers",), [0, 0]),
         (("layers",), [0, 1.5]), (("layers",), None), (("positions",), ["a", "b", 3]), (("positions",), "abc"[:2]),
-        (("model",), 3), (("revision",), []), (("n_valid",), [1]), (("classes",), ["one"]),
+        (("model",), 3), (("revision",), []), (("n_valid",), [1]), (("n_valid",), []), (("classes",), ["one"]),
         (("cache",), {"answers": 1}),
         (("coincidence",), [[1.0]]), (("coincidence",), [["x"] * T] * T), (("targets",), []), (("targets",), 3),
         (("targets", 0, "name"), None), (("targets", 0, "seed"), 1.5), (("targets", 0, "counts"), []),
         (("targets", 0, "counts", "test", "n"), -1), (("targets", 0, "counts", "test", "n_positive"), 101),
-        (("auc",), []), (("auc", "test"), [[[0.5]]]), (("auc", "test", 0, 1, 2), 1.5), (("auc", "test", 0, 1, 2), "a"),
+        (("auc",), []), (("auc",), {}), (("auc", "test"), []),
+        (("auc", "test"), [[[0.5]]]), (("auc", "test", 0, 1, 2), 1.5), (("auc", "test", 0, 1, 2), "a"),
     ],
 )  # fmt: skip
 def test_a_card_that_contradicts_itself_or_the_probes(place, value, path):

@@ -25,6 +25,9 @@ def gathered(*given):
         (["site=z,mlp_out"], {"site.also": ["z", "mlp_out"]}),
         (["site.layers=[4],[0,4],[2]"], {"site.also_layers": [0, 2, 4]}),
         (["site.layers=[4],null"], {}),
+        (["site.name=z,foo,mlp_out"], {"site.also": ["z", "mlp_out"]}),  # foo is refused by its own job
+        (["site.name=z,foo"], {}),
+        (["positions.rules=[{name:a,of:answr,at:0}],[{name:b,of:answer,at:0}]"], {}),
         (["site.layers=[4],[0]", "site.also_layers=[]"], {}),
     ],
 )

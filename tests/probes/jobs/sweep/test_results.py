@@ -137,6 +137,42 @@ def test_a_job_file_of_other_making_counts_for_none(text, tmp_path):
     print_results([row])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[",
+        "[1]",
+        "3",
+        '{"reading": {}}',
+        "a: [b",
+        "- x%y\n",
+        "- [a]\n",
+        "\0",
+        "\xff",
+        "split,target\ntest,right\n",
+        "[" * 9_999,
+    ],
+)
+@pytest.mark.parametrize("name", ["summary.json", "heatmap.csv", ".hydra/overrides.yaml", ".hydra/config.yaml"])
+def test_a_damaged_file_of_a_run_is_told_in_a_line_and_left_out(name, text, tmp_path, caplog):
+    folders = [write_run(tmp_path / one, [f"probe.l2={n}", "seed=1"]) for n, one in enumerate("ab")]
+    (folders[0] / name).write_text(text, "latin-1")
+    rows = tabulate_runs(folders)
+    _, whole = [read_map(folder, "right", "title") for folder in folders]
+    assert len(rows) == 2
+    assert whole is not None
+    assert (rows[1]["status"], rows[1]["test_auc"], whole.auc[1]) == ("done", 0.875, [0.75, 0.875])
+    if name == "summary.json":
+        assert rows[0]["status"] == "unfinished"
+    for line in caplog.messages:
+        assert line.startswith(f"{folders[0] / name}: expected what a run wrote, got another file (")
+        assert line.isprintable()
+        assert len(line) < 500
+    if name in ("summary.json", "heatmap.csv"):
+        assert caplog.messages
+
+
 def test_runs_are_found_in_folders_and_by_patterns(tmp_path):
     one, two = write_run(tmp_path / "day" / "one"), write_run(tmp_path / "day" / "two")
     assert find_runs([tmp_path]) == find_runs([f"{tmp_path}/day/*"]) == find_runs([one, two, one]) == [one, two]
