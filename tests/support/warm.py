@@ -17,6 +17,7 @@ from unittest import mock
 from tests.support.places import ROOT
 
 PRELOADED = ["tests.support.everything"]
+PATH = list(sys.path)  # of a process that knows nothing of PYTHONPATH yet
 
 
 def keep_warm() -> None:
@@ -76,6 +77,13 @@ class Forked:
         return out, err
 
 
+def forget_rank() -> None:
+    """Have Lightning look again for the rank of this process: it does when it is imported, and then never more."""
+    from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
+
+    rank_zero_only.rank = _get_rank() or 0
+
+
 def _become(work: Callable[..., object], arguments: tuple, folder: str, argv: list[str], environment: dict, said: str):
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(Path(said) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -85,4 +93,6 @@ def _become(work: Callable[..., object], arguments: tuple, folder: str, argv: li
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv[:] = argv
+    sys.path[1:1] = [one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one]
+    forget_rank()
     work(*arguments)
