@@ -3,6 +3,7 @@
 They can be killed, have a standard output of their own and show every warning, as those of `python train.py` do.
 """
 
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -77,11 +78,14 @@ class Forked:
         return out, err
 
 
-def forget_rank() -> None:
-    """Have Lightning look again for the rank of this process: it does when it is imported, and then never more."""
+def settle_lightning() -> None:
+    """Put right what Lightning decides once, when it is imported: the rank of the process, and who shows its log."""
     from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
     rank_zero_only.rank = _get_rank() or 0
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [], True  # as in a run, which imports it where the root has handlers
 
 
 def _become(work: Callable[..., object], arguments: tuple, folder: str, argv: list[str], environment: dict, said: str):
@@ -94,5 +98,5 @@ def _become(work: Callable[..., object], arguments: tuple, folder: str, argv: li
     os.chdir(folder)
     sys.argv[:] = argv
     sys.path[1:1] = [one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one]
-    forget_rank()
+    settle_lightning()
     work(*arguments)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+import weakref
 from pathlib import Path
 from unittest import mock
 
@@ -20,7 +21,7 @@ import train
 from probes.jobs import ranks
 from probes.jobs.command.signals import end_at_once, run_to_end
 from probes.jobs.one_rank import run_rank
-from tests.support.warm import PATH, forget_rank
+from tests.support.warm import PATH, settle_lightning
 
 
 def run_with_warm_ranks() -> None:
@@ -78,6 +79,8 @@ def _become_rank(program: Path, environment: dict[str, str], stdin: int) -> None
             for handler in log.handlers[:]:
                 log.removeHandler(handler)
                 handler.close()
+        for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # of the starter's folders
+            finalizer.detach()
         os.closerange(3, 1024)  # the ends of other ranks' standard inputs among them
         os.environ.clear()
         os.environ.update(environment)
@@ -85,7 +88,7 @@ def _become_rank(program: Path, environment: dict[str, str], stdin: int) -> None
         sys.unraisablehook = sys.__unraisablehook__
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
-        forget_rank()
+        settle_lightning()
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
