@@ -25,7 +25,7 @@ from tests.support.runs import run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 FOLDER = ROOT / "cache" / "models"
-N, TOKENS = 160, 24
+N, TOKENS = 80, 24
 
 
 @pytest.fixture(scope="module")
