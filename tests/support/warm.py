@@ -52,7 +52,8 @@ class Forked:
         given = (work, arguments, str(folder), argv, dict(environment), self._said.name)
         self._process = multiprocessing.get_context("forkserver").Process(target=_become, args=given)
         self._process.start()
-        self.pid = self._process.pid
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -65,7 +66,7 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, where it still runs."""
-        if self._process.exitcode is None and self.pid is not None:
+        if self._process.exitcode is None:
             os.kill(self.pid, number)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
