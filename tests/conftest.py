@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import os
 import random
 import re
 from pathlib import Path
@@ -18,6 +19,12 @@ from datamodules.language.language_model import LanguageModel
 
 WORDS = ["red", "blue", "green", "stone", "river", "cloud", "lamp", "key", "bird", "café", "naïve", "élan"]
 WORDS += ["北京", "東京", "🦜", "🗝️", "ship's", "co-op", "1999", "42"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores for `-n logical`: tests that wait for processes leave a core idle."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]
 
 from tests.support.offline_wandb import read_records
-from tests.support.runs import run, table
+from tests.support.runs import run_forked, table
 
 FEW = ["dataset.limit=300", "site.layers=[3,4]", "probe.l2=7"]
 NUMBERS = ("val/auc_best", "val/auc_mean", "test/auc_best", "test/auc_mean", "test/auc_baseline")
@@ -27,7 +27,7 @@ def sweep(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         chosen = "logger=null,[csv,tensorboard,wandb,mlflow],[wandb,mlflow]"
-        status, out, err = run(folder, "-m", f"hydra.sweep.dir={folder}/sweep", *FEW, chosen)
+        status, out, err = run_forked(folder, "-m", f"hydra.sweep.dir={folder}/sweep", *FEW, chosen)
     assert status == 0, err
     return folder, out, err
 
@@ -190,7 +190,8 @@ def test_a_store_of_mlflow_gets_all_of_it(sweep, job, expected):
 def test_of_several_ranks_the_first_logs(sweep, job, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     shutil.copytree(sweep[0] / "cache", tmp_path / "cache")
-    status, _, err = run(tmp_path, *FEW, "logger=[tensorboard,wandb,mlflow]", "trainer=ddp_cpu", "trainer.devices=2")
+    two = ["trainer=ddp_cpu", "trainer.devices=2"]
+    status, _, err = run_forked(tmp_path, *FEW, "logger=[tensorboard,wandb,mlflow]", *two)
     assert status == 0, err
     best = json.loads((job / "summary.json").read_text())["test"]["best_auc"]
     (one,) = read_mlflow(tmp_path)
@@ -206,7 +207,7 @@ def test_a_mini_batch_fit_logs_a_map_an_epoch_and_shows_what_lightning_tells(swe
     given = ["probe=minibatch", "trainer.max_epochs=20", "logger=tensorboard", "+trainer.profiler=simple"]
     settings = {"patience": 1, "min_delta": 1, "verbose": "true"}
     stop = [f"++callbacks.early_stopping.{name}={value}" for name, value in settings.items()]
-    status, _, err = run(tmp_path, *FEW, *given, *stop)
+    status, _, err = run_forked(tmp_path, *FEW, *given, *stop)
     assert status == 0, err
     found = open_tensorboard(tmp_path / "run" / "tensorboard")
     epochs = len(list((tmp_path / "run" / "epochs").iterdir()))

@@ -13,7 +13,8 @@ from probes.jobs.one_rank import escape
 from probes.jobs.ranks import count_processes, count_to_start
 from tests.support.places import ROOT
 from tests.support.ranks import write_activations
-from tests.support.runs import command, run, run_here
+from tests.support.runs import command, run_forked, run_here
+from tests.support.warm import Forked
 
 FILES = ("heatmap.csv", "probes.safetensors", "scores.safetensors")
 SLURM = {"SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "probes", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "1"}
@@ -55,7 +56,7 @@ def swept(own, tmp_path_factory):
         (folder / "own" / "experiment" / f"{name}.yaml").write_text(text)
     where = [f"hydra.sweep.dir={folder}/sweep", "hydra.sweep.subdir=${hydra.job.num}"]
     given = [*where, *own, f"experiment={','.join(JOBS)}"]
-    status, _, err = run(folder, "-m", f"--config-dir={folder}/own", *given)
+    status, _, err = run_forked(folder, "-m", f"--config-dir={folder}/own", *given)
     assert status == 0, err
     return {name: folder / "sweep" / str(number) for number, name in enumerate(JOBS)}
 
@@ -78,7 +79,10 @@ def test_a_sweep_over_the_number_of_devices(swept, alone):
 
 
 def test_a_job_can_be_run_from_python_and_returns_its_objective(own, tmp_path):
-    """Without Hydra's own start, as in a notebook; with a text that looks like an interpolation."""
+    """Without Hydra's own start, as in a notebook; with a text that looks like an interpolation.
+
+    These ranks import for themselves; those of other tests are forked.
+    """
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         given = [*own, r"dataset.name='costs \${x}'", "cache.root=none"]
         cfgs = [
@@ -125,13 +129,11 @@ def test_processes_that_slurm_starts_share_the_work(own, alone, tmp_path):
     """SLURM as a process sees it: its variables."""
     of_all = os.environ | {"OMP_NUM_THREADS": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", **SLURM}
     tasks = [
-        subprocess.Popen(
-            command(tmp_path, *own, "trainer=slurm", "trainer.accelerator=cpu"),
-            cwd=tmp_path,
-            env=of_all | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task), "SLURM_NODEID": "0"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+        Forked(
+            train.main,
+            folder=tmp_path,
+            argv=command(tmp_path, *own, "trainer=slurm", "trainer.accelerator=cpu")[1:],
+            environment=of_all | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task), "SLURM_NODEID": "0"},
         )
         for task in range(2)
     ]

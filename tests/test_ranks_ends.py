@@ -10,7 +10,7 @@ import pytest
 from probes.jobs.one_rank import Failure
 from probes.jobs.ranks import _raise_cause
 from tests.support.ranks import find_children, is_running, wait_until, write_activations
-from tests.support.runs import run, start
+from tests.support.runs import fork, run_forked, start
 
 TWO = "trainer=ddp_cpu"
 LONG = ["probe=minibatch", "trainer.max_epochs=1000000", "callbacks.early_stopping.patience=1000000"]
@@ -32,7 +32,7 @@ def own(tmp_path):
 def test_a_mistake_that_one_rank_finds_is_told_once_and_alone(tmp_path):
     """The last cell is rank one's; what the other says when its partner is gone is not shown."""
     own = write_activations(tmp_path / "acts.safetensors", broken=True)
-    status, out, err = run(tmp_path, *own, TWO)
+    status, out, err = run_forked(tmp_path, *own, TWO)
     assert status == 1
     (line,) = [line for line in err.splitlines() if "error" in line.lower()]
     assert line.startswith("error: ")
@@ -47,7 +47,7 @@ def test_an_error_of_the_program_in_one_rank_shows_its_traceback_and_ends_with_i
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "broken_callback.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "mine"))
-    status, _, err = run(
+    status, _, err = run_forked(
         tmp_path, *own, TWO, "+callbacks.mine._target_=broken_callback.Broken", "allow_targets=[broken_callback]"
     )
     assert status == 1
@@ -58,7 +58,7 @@ def test_an_error_of_the_program_in_one_rank_shows_its_traceback_and_ends_with_i
 
 def test_more_ranks_than_cells_are_refused_once_and_before_any_work(tmp_path):
     few = ["site.layers=[0]", "positions.rules=[{name: end, of: answer, at: -1}]", "dataset.limit=200"]
-    status, _, err = run(tmp_path, TWO, *few)
+    status, _, err = run_forked(tmp_path, TWO, *few)
     assert (status, err.count("error: ")) == (1, 1)
     assert "trainer.devices: expected at most one for each of the 1 cells, got 2; take fewer" in err.splitlines()[-1]
     assert not list((tmp_path / "cache").rglob("shard-*"))
@@ -66,7 +66,7 @@ def test_more_ranks_than_cells_are_refused_once_and_before_any_work(tmp_path):
 
 def test_a_rank_that_is_killed_ends_the_others_with_its_own_line(own, tmp_path):
     """While the other waits for it in a sum over ranks."""
-    process = start(tmp_path, *own, "datamodule.batch_size=64", TWO, *LONG)
+    process = fork(tmp_path, *own, "datamodule.batch_size=64", TWO, *LONG)
     assert wait_until(lambda: (tmp_path / "run" / "epochs" / "001.png").exists() or process.poll() is not None)
     ranks = find_children(process.pid)
     assert len(ranks) == 2

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from probes.jobs.sweep.sweep import Sweep
 from tests.support.ranks import write_activations
-from tests.support.runs import run, run_here
+from tests.support.runs import run_forked, run_here
 
 pytestmark = pytest.mark.usefixtures("_without_pictures")
 
@@ -104,7 +104,7 @@ def test_a_search_over_ranks_draws_once_for_all_of_them(tmp_path):
     """Each rank once drew parameters of its own, and a map held two of them."""
     own = write_activations(tmp_path / "own.safetensors")
     search = ["hparams_search=optuna", "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path}/sweep"]
-    status, _, err = run(tmp_path, "-m", *own, *search, "trainer=ddp_cpu", "probe.l2=interval(0.01,1000)")
+    status, _, err = run_forked(tmp_path, "-m", *own, *search, "trainer=ddp_cpu", "probe.l2=interval(0.01,1000)")
     assert status == 0, err
     rows = results(tmp_path / "sweep")
     assert len({row["probe.l2"] for row in rows}) == 2

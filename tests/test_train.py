@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,9 +15,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import train
 from probes.grids.logistic import LogisticGrid
 from probes.report.probes_file import load_probes
-from tests.support.runs import TRAIN, command, fork, run, run_here, table
+from tests.support.runs import TRAIN, command, fork, run, run_forked, run_here, table
+from tests.support.warm import Forked
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +182,7 @@ def test_the_study_s_settings_on_the_embedded_model(tmp_path):
 
 
 def test_two_ranks_give_the_same_table_and_the_same_cache(alone, own, tmp_path):
-    status, _, err = run(tmp_path, *own, "trainer=ddp_cpu", "trainer.devices=2")
+    status, _, err = run_forked(tmp_path, *own, "trainer=ddp_cpu", "trainer.devices=2")
     assert status == 0, err
     tables = [table(folder) for folder in (alone[0], tmp_path)]
     for one, two in zip(*tables, strict=True):
@@ -200,13 +203,23 @@ def test_two_ranks_give_the_same_table_and_the_same_cache(alone, own, tmp_path):
 @pytest.mark.slow
 def test_processes_that_each_hold_a_part_of_the_model_give_the_same_answers_and_activations(alone, own, tmp_path):
     """Split over two processes, products are summed in another order; nothing else changes."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [*command(tmp_path, *own)[1:], "trainer=ddp_cpu", "trainer.devices=2", "model.tp_plan=auto"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
+    given = ["trainer=ddp_cpu", "trainer.devices=2", "model.tp_plan=auto"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # The variables of torchrun, which tests/test_ranks.py starts.
+    of_all = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        Forked(
+            train.main,
+            folder=tmp_path,
+            argv=command(tmp_path, *own, *given)[1:],
+            environment=os.environ | {"OMP_NUM_THREADS": "1", **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    errors = [rank.communicate(timeout=200)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
     answers = [
         [row for path in sorted(folder.glob("cache/answers/*/*.parquet")) for row in pq.read_table(path).to_pylist()]
         for folder in (alone[0], tmp_path)

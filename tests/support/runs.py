@@ -14,6 +14,7 @@ from unittest import mock
 import train
 from tests.support.places import ROOT
 from tests.support.warm import Forked
+from tests.support.warm_ranks import run_with_warm_ranks
 
 TRAIN = ROOT / "train.py"
 
@@ -26,10 +27,17 @@ def command(folder: Path, *overrides: str) -> list[str]:
 
 
 def fork(folder: Path, *overrides: str) -> Forked:
-    """Start a run of one process in `folder`, without its imports, and do not wait for it."""
+    """Start a run in `folder`, without the imports of its processes, and do not wait for it."""
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    return Forked(train.main, folder=folder, argv=command(folder, *overrides)[1:], environment=environment)
+    return Forked(run_with_warm_ranks, folder=folder, argv=command(folder, *overrides)[1:], environment=environment)
+
+
+def run_forked(folder: Path, *overrides: str) -> tuple[int, str, str]:
+    """The same as `run`, without the imports of its processes."""
+    process = fork(folder, *overrides)
+    out, err = process.communicate(timeout=300)
+    return process.returncode or 0, out, err
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.support.device_rules import BY_INDEX, COPIES, NO_LAUNCH, WAITS, indexes_by_mask, is_cuda, require_one_device
-from tests.support.simulated_tensor import CPU, CUDA, SimulatedTensor, unwrap
+from tests.support.simulated_tensor import CPU, CUDA, SimulatedTensor, change_leaves, find_leaves, unwrap
 
 __all__ = ["CUDA", "SimulatedCuda", "SimulatedTensor", "simulate"]
 
@@ -232,7 +231,7 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), func._schema.name.split("::")[1]
-        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        tensors = [one for one in find_leaves((args, kwargs)) if isinstance(one, Tensor)]
         there = [one for one in tensors if isinstance(one, SimulatedTensor)]
         wanted = next((one for one in [*args, *kwargs.values()] if isinstance(one, torch.device)), None)
         if not there and not is_cuda(wanted):
@@ -253,7 +252,7 @@ class _Operations(TorchDispatchMode):
             self.cuda.operations[name] += 1
         if name in WAITS or (name in BY_INDEX and indexes_by_mask(args)):
             self.cuda._wait()
-        args, kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
+        args, kwargs = change_leaves(unwrap, args), change_leaves(unwrap, kwargs)
         kwargs = {key: CPU if is_cuda(value) else value for key, value in kwargs.items() if key != "pin_memory"}
         args = tuple(CPU if is_cuda(one) else one for one in args)
         given = {id(one.inner): one for one in there}
@@ -264,4 +263,4 @@ class _Operations(TorchDispatchMode):
                 return one
             return given[id(one)] if id(one) in given else self.cuda._wrap(one)
 
-        return tree_map(wrap, result)
+        return change_leaves(wrap, result)

@@ -3,6 +3,7 @@
 They can be killed, have a standard output of their own and show every warning, as those of `python train.py` do.
 """
 
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -17,6 +18,7 @@ from unittest import mock
 from tests.support.places import ROOT
 
 PRELOADED = ["tests.support.everything"]
+PATH = list(sys.path)  # of a process that knows nothing of PYTHONPATH yet
 
 
 def keep_warm() -> None:
@@ -50,7 +52,8 @@ class Forked:
         given = (work, arguments, str(folder), argv, dict(environment), self._said.name)
         self._process = multiprocessing.get_context("forkserver").Process(target=_become, args=given)
         self._process.start()
-        self.pid = self._process.pid
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -63,7 +66,7 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, where it still runs."""
-        if self._process.exitcode is None and self.pid is not None:
+        if self._process.exitcode is None:
             os.kill(self.pid, number)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -76,6 +79,16 @@ class Forked:
         return out, err
 
 
+def settle_lightning() -> None:
+    """Put right what Lightning decides once, when it is imported: the rank of the process, and who shows its log."""
+    from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
+
+    rank_zero_only.rank = _get_rank() or 0
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [], True  # as in a run, which imports it where the root has handlers
+
+
 def _become(work: Callable[..., object], arguments: tuple, folder: str, argv: list[str], environment: dict, said: str):
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(Path(said) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -85,4 +98,6 @@ def _become(work: Callable[..., object], arguments: tuple, folder: str, argv: li
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv[:] = argv
+    sys.path[1:1] = [one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one]
+    settle_lightning()
     work(*arguments)
