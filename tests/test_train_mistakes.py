@@ -95,7 +95,7 @@ OWN = {
         (["--config-dir=OWN", "positions=broken"], "while parsing a flow mapping"),
         (
             ["--config-dir=OWN", "model=empty"],
-            "model: expected LanguageModel by a _target_, got {}; start its file",
+            "model._target_: expected the name of what model makes, got none; leave it in, or start its file",
         ),
         (
             ["--config-dir=OWN", "dataset=nowhere"],
