@@ -19,7 +19,7 @@ def regroup(questions: Sequence[Question], said: Sequence[str | None], by: str) 
     Args:
         questions: [N].
         said: [N] exact answers; None where there is none, which joins a question to no other.
-        by: `gold` joins by the first gold answer, `exact_answer` by what was said. All else joins nothing: the set has
+        by: `gold` joins by the first gold answer, if there is one, `exact_answer` by what was said. All else joins nothing: the set has
             joined the rows of a column itself.
 
     Returns:
@@ -34,7 +34,7 @@ def regroup(questions: Sequence[Question], said: Sequence[str | None], by: str) 
     """
     if by not in ("gold", "exact_answer"):
         return list(questions)
-    texts = said if by == "exact_answer" else [question.answers[0] for question in questions]
+    texts = said if by == "exact_answer" else [next(iter(question.answers), None) for question in questions]
     groups = Groups()
     for question, text in zip(questions, texts, strict=True):
         if text is not None and text.strip():
