@@ -25,7 +25,13 @@ from datamodules.stream.ranges import File, Text
 log = logging.getLogger(__name__)
 
 KINDS = ("csv", "jsonl", "parquet", "auto")
-SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+SUFFIXES: dict[str, Literal["csv", "jsonl", "parquet"]] = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
 
 
 @dataclass(kw_only=True)

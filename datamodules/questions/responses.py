@@ -196,8 +196,8 @@ def read_chat(cell: Any, column: str) -> list[Turn]:
             raise ValueError(f"{where}: expected a role among {', '.join(ROLES)}, got {got}; correct it")
         content = message.get("content")
         if isinstance(content, list | np.ndarray):
-            parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-            content = "".join(parts) if all(isinstance(part, str) for part in parts) else content
+            parts = [str(part["text"]) for part in content if isinstance(part, dict) and "text" in part]
+            content = "".join(parts) if len(parts) == len(content) else content
         turns.append(Turn(message["role"], _read_text(content, where)))
     return turns
 

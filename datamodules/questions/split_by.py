@@ -19,7 +19,7 @@ def regroup(questions: Sequence[Question], said: Sequence[str | None], by: str) 
     Args:
         questions: [N].
         said: [N] exact answers; None where there is none, which joins a question to no other.
-        by: `gold` joins by the first gold answer, if there is one, `exact_answer` by what was said. All else joins nothing: the set has
+        by: `gold` joins by the first gold answer, `exact_answer` by what was said. All else joins nothing: the set has
             joined the rows of a column itself.
 
     Returns:
