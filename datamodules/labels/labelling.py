@@ -17,7 +17,7 @@ from datamodules.language.responses import make_answers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.language.thinking import CURE
 from datamodules.language.tokens import find_tokens
-from datamodules.questions.question import LISTED, Question
+from datamodules.questions.question import LISTED, Question, Tell
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def label_examples(
     n = len(questions)
     questions, answers = _drop_unfinished(stages.model, questions, answers, tell)
     unfinished = n - len(questions)
-    verdicts = _judge(rule, questions, answers, ask)
+    verdicts = _judge(rule, questions, answers, ask, stages.dataset.answered, tell)
     judged = [i for i, verdict in enumerate(verdicts) if verdict.right is not None]
     if len(judged) < len(verdicts):
         names = [questions[i].id for i, verdict in enumerate(verdicts) if verdict.right is None]
@@ -138,14 +138,16 @@ def collect_replies(
     return replies
 
 
-def _judge(rule: LabelRule, questions: Sequence[Question], answers: Sequence[Answer], ask: Ask) -> list[Verdict]:
-    """One verdict for each of N answers: its own label where it has one, else what the rule says."""
-    open_ = [i for i, question in enumerate(questions) if question.label is None]
+def _judge(
+    rule: LabelRule, questions: Sequence[Question], answers: Sequence[Answer], ask: Ask, answered: bool, tell: Tell
+) -> list[Verdict]:
+    """One verdict for each of N answers: what the rule says, but responses keep the labels that they came with."""
+    own = {i: question for i, question in enumerate(questions) if answered and question.label is not None}
+    if own:
+        tell(f"labels: {len(own)} of {len(questions)} responses keep the label that they came with")
+    open_ = [i for i in range(len(questions)) if i not in own]
     judged = iter(rule([questions[i] for i in open_], [answers[i].text for i in open_], ask) if open_ else [])
-    return [
-        next(judged) if question.label is None else judge_as_given(answer.text, question)
-        for question, answer in zip(questions, answers, strict=True)
-    ]
+    return [judge_as_given(answer.text, own[i]) if i in own else next(judged) for i, answer in enumerate(answers)]
 
 
 def _answer_questions(
@@ -201,6 +203,8 @@ def _drop_unfinished(
     # Templates disable thinking in the generation prompt, so this has no effect without it.
     bare = (model.template or {}).get("add_generation_prompt") is False
     cure = CURE + (", which takes model.template.add_generation_prompt=true" if bare else "")
+    if any(questions[i].response for i in without):
+        never, cure = f"{len(without)} of {len(answers)} end inside their thinking", "give responses with its end"
     if left < 2 * MIN_PER_CLASS:
         raise ValueError(
             f"answers: expected at least {2 * MIN_PER_CLASS} that follow their thinking, got {left}; {never}; {cure}"

@@ -44,40 +44,33 @@ def make_answers(
     """
     responses = [_get_response(question) for question in questions]
     prompts = _make_prompts(tokenizer, questions, responses, encode)
-    end, chats = model.find_end(tokenizer), model.chats(tokenizer)
+    chats, end, stop = model.chats(tokenizer), model.find_end(tokenizer), model.find_stop_text(tokenizer)
     ends = {*model.find_stop_ids(tokenizer), *([] if end is None else [end])}
-    stop = model.find_stop_text(tokenizer)
     answers, added = [], 0
     for question, one, prompt in zip(questions, responses, prompts, strict=True):
-        ids, finish = one.ids, one.finish
-        if len(ids):
-            _require_known(tokenizer, question, ids, "response_ids")
-            finish = finish or ("stop" if ids[-1] in ends else None)
-        else:
-            ids = array("i", tokenize_response(tokenizer, one.text))
-            finish = finish or ("stop" if chats or (ids and ids[-1] in ends) else None)
-            if (
-                finish == "stop"
-                and end is not None
-                and not (ids and ids[-1] in ends)
-                and not (stop and stop in one.text)
-            ):
-                ids.append(end)
-                added += 1
-        text = decode(tokenizer, ids)
-        answer = cut_thinking(tokenizer, Answer(prompt, ids, one.logprobs, finish or "given", text))
-        if len(one.ids) and not any(_agree(one.text, t) for t in (text, answer.text, decode(tokenizer, ids, True))):
-            raise ValueError(
-                f"dataset.response_ids: expected ids that decode to the response, got {_show(text)} beside "
-                f"{_show(one.text)} in {question.id}; correct one, take the tokenizer that wrote them, or set "
-                "dataset.response_ids=null"
-            )
+        given = len(one.ids) > 0
+        if given:
+            _require_known(tokenizer, question, one.ids, "response_ids")
+        ids = one.ids if given else array("i", tokenize_response(tokenizer, one.text))
+        ended = len(ids) > 0 and ids[-1] in ends
+        finish = one.finish or ("stop" if ended or (chats and not given) else "given")
+        if finish == "stop" and end is not None and not (given or ended or (stop and stop in one.text)):
+            ids = array("i", [*ids, end])
+            added += 1
+        answer = cut_thinking(tokenizer, Answer(prompt, ids, one.logprobs, finish, decode(tokenizer, ids)))
+        if given:
+            _require_text(tokenizer, question, one, answer)
         answers.append(answer)
-    exact = sum(bool(len(one.ids)) for one in responses)
+    exact = sum(len(one.ids) > 0 for one in responses)
     tell(
         f"responses: {exact} of {len(responses)} with their token ids, the others tokenised; the token that ends an "
         f"answer is put behind {added}"
     )
+    if not chats and not _puts_blank_first(tokenizer) and (bare := _count_bare(tokenizer, responses, prompts)):
+        tell(
+            f"responses: {bare} of {len(responses)} begin without a blank, right behind the prompt of a base model; put "
+            "one before the text where the model would write it"
+        )
     return answers
 
 
@@ -91,12 +84,16 @@ def tokenize_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int
     >>> tokenize_response(tokenizer, "Paris.")  # doctest: +SKIP
     [5465, 28723]
     """
-    first = tokenizer.convert_ids_to_tokens(tokenizer("x", add_special_tokens=False).input_ids)[0]
-    if not first.startswith(BLANK):
+    if not _puts_blank_first(tokenizer):
         return tokenizer(text, add_special_tokens=False).input_ids
     ids = tokenizer(text.removeprefix(" "), add_special_tokens=False).input_ids
     alone = text[:1] != " " and text[:1].isspace() and tokenizer.convert_ids_to_tokens(ids[:1]) == [BLANK]
     return ids[1:] if alone else ids
+
+
+def _puts_blank_first(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer("x", add_special_tokens=False).input_ids
+    return tokenizer.convert_ids_to_tokens(ids)[0].startswith(BLANK)
 
 
 def _make_prompts(
@@ -133,6 +130,27 @@ def _find_refused(questions: Sequence[Question], todo: Sequence[int], asked: Seq
         except ValueError:
             return f" (row {questions[i].id})"
     return ""
+
+
+def _count_bare(
+    tokenizer: PreTrainedTokenizerBase, responses: Sequence[Response], prompts: Sequence[Sequence[int]]
+) -> int:
+    """Count the responses without ids whose first word follows the last one of the prompt without a blank."""
+    return sum(
+        not len(one.ids) and one.text[:1].isalnum() and not decode(tokenizer, prompt[-1:])[-1:].isspace()
+        for one, prompt in zip(responses, prompts, strict=True)
+    )
+
+
+def _require_text(tokenizer: PreTrainedTokenizerBase, question: Question, one: Response, answer: Answer) -> None:
+    """Raise ValueError if ids do not decode to the text of a response, with or without special tokens or a thought."""
+    decoded = decode(tokenizer, one.ids)
+    if not any(_agree(one.text, text) for text in (decoded, answer.text, decode(tokenizer, one.ids, special=True))):
+        raise ValueError(
+            f"dataset.response_ids: expected ids that decode to the response, got {_show(decoded)} beside "
+            f"{_show(one.text)} in {question.id}; correct one, take the tokenizer that wrote them, or set "
+            "dataset.response_ids=null"
+        )
 
 
 def _require_known(tokenizer: PreTrainedTokenizerBase, question: Question, ids: Sequence[int], column: str) -> None:
