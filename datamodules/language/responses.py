@@ -68,8 +68,8 @@ def make_answers(
     )
     if not chats and not _puts_blank_first(tokenizer) and (bare := _count_bare(tokenizer, responses, prompts)):
         tell(
-            f"responses: {bare} of {len(responses)} begin without a blank, right behind the prompt of a base model; put "
-            "one before the text where the model would write it"
+            f"responses: {bare} of {len(responses)} begin without a blank, right behind the prompt of a base model; "
+            "put one before the text where the model would write it"
         )
     return answers
 
