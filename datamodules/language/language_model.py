@@ -17,7 +17,7 @@ from datamodules.language.chat import NOT_OF_TEMPLATES, find_turn_end, reads_clo
 from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
 from datamodules.language.device_settings import check_layout
 from datamodules.language.digests import digest_files
-from datamodules.language.prompts import Asked, encode_prompts, unescape
+from datamodules.language.prompts import Asked, encode_chats, encode_texts, unescape
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.ranges import Count, Dtype, NotNegative, Prompt, Text
 
@@ -261,8 +261,20 @@ class LanguageModel:
         return tokenizer.eos_token_id if end is None else end  # pyright: ignore[reportReturnType]
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked]) -> list[list[int]]:
-        """Return token ids of the prompts for N questions or chats, as `encode_prompts` says."""
-        return encode_prompts(self, tokenizer, asked)
+        """Return token ids of the prompts for N questions, or for the turns of N chats before the answer.
+
+        Raises:
+            ValueError: the chat template fails or leaves a text out, or there is none for a chat.
+        """
+        if self.chats(tokenizer):
+            return encode_chats(tokenizer, self.find_prompt(tokenizer), asked, self.template or {}, self.day)
+        return encode_texts(tokenizer, self.find_prompt(tokenizer), asked)
+
+    def find_prompt(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The text with `{question}` that the model reads: `prompt`, or the one for models that chat or do not."""
+        if self.chats(tokenizer):
+            return unescape(self.prompt or self.chat_prompt or "{question}")
+        return unescape(self.prompt or self.base_prompt or "Q: {question}\nA:")
 
     @property
     def day(self) -> Day:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
 
 from datamodules.language.chat import encode_turns
 from datamodules.questions.question import Turn
@@ -12,60 +13,65 @@ from datamodules.questions.question import Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from datamodules.language.language_model import LanguageModel
-
 Asked = str | Sequence[Turn]  # a question, or the turns of a chat before the answer
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
-def encode_prompts(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked]) -> list[list[int]]:
-    """Return token ids of the prompts for N questions or chats; BOS as tokenizer or template add it, but only once.
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, asked: Sequence[Asked], template: Mapping[str, Any], today: date
+) -> list[list[int]]:
+    """Return token ids of the prompts of a model that chats, for N questions or chats; BOS is there only once.
 
-    A question is put into the prompt of the model; the turns of a chat are those of the template.
+    Args:
+        tokenizer: with a chat template.
+        prompt: a text with `{question}`, the turn of a question.
+        asked: [N].
+        template: arguments of the chat template.
+        today: the date that the template sees.
 
     Raises:
-        ValueError: the chat template fails or leaves a text out, or there is none for the turns of a chat.
+        ValueError: the chat template fails or leaves a text out.
     """
-    chats = model.chats(tokenizer)
-    if chats:
-        turns = [write_turns(model, tokenizer, one) for one in asked]
-        every = encode_turns(tokenizer, turns, model.template or {}, model.day)
-    elif any(not isinstance(one, str) for one in asked):
+    turns = [write_turns(prompt, one) for one in asked]
+    return [drop_bos(tokenizer, ids) for ids in encode_turns(tokenizer, turns, template, today)]
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, prompt: str, asked: Sequence[Asked]) -> list[list[int]]:
+    """Return token ids of the prompts of a base model for N questions; BOS as the tokenizer adds it, but only once.
+
+    A prompt is continued, so an EOS that the tokenizer puts behind it is left out.
+
+    Raises:
+        ValueError: a chat.
+    """
+    if any(not isinstance(one, str) for one in asked):
         raise ValueError(
-            f"model.chat: expected a chat template for messages, got {model.name} without one or "
-            "with model.chat=false; choose a model that chats, or give questions and responses"
+            "model.chat: expected a model that chats for messages, got one without a chat template or with "
+            "model.chat=false; choose another, or give questions and responses"
         )
-    else:
-        texts = [fill_prompt(model, tokenizer, str(one)) for one in asked]
-        every = tokenizer(texts).input_ids
-    eos, bos, encoded = tokenizer.eos_token_id, tokenizer.bos_token_id, []
-    for i, ids in enumerate(every):
-        written = chats or fill_prompt(model, tokenizer, str(asked[i])).endswith(str(tokenizer.eos_token))
-        ends = 0 if written or len(ids) < 2 or ids[-1] != eos else 1
-        begins = 0
-        while begins + 1 < len(ids) and ids[begins] == ids[begins + 1] == bos:
-            begins += 1
-        encoded.append(list(ids[begins : len(ids) - ends]))  # a prompt is continued, so it has no EOS at its end
+    texts = [prompt.replace("{question}", str(one)) for one in asked]
+    eos, encoded = tokenizer.eos_token_id, []
+    for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
+        ends = 0 if len(ids) < 2 or ids[-1] != eos or text.endswith(str(tokenizer.eos_token)) else 1
+        encoded.append(drop_bos(tokenizer, ids[: len(ids) - ends]))
     return encoded
 
 
-def write_turns(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, asked: Asked) -> list[Turn]:
-    """Return the turns that the template of a model that chats gets: those of a chat, or the question in its prompt.
+def drop_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """Leave out all but one of the BOS tokens at the beginning: a template and a tokenizer may both add one."""
+    bos, begins = tokenizer.bos_token_id, 0
+    while begins + 1 < len(ids) and ids[begins] == ids[begins + 1] == bos:
+        begins += 1
+    return list(ids[begins:])
 
-    >>> write_turns(LanguageModel("gpt2", prompt="Say: {question}", chat=True), tokenizer, "red?")  # doctest: +SKIP
+
+def write_turns(prompt: str, asked: Asked) -> list[Turn]:
+    """Return the turns that a chat template gets: those of a chat, or the question in its prompt.
+
+    >>> write_turns("Say: {question}", "red?")
     [Turn(role='user', text='Say: red?')]
     """
-    return [Turn("user", fill_prompt(model, tokenizer, asked))] if isinstance(asked, str) else list(asked)
-
-
-def fill_prompt(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-    """Put a question into the prompt of a model: `prompt`, or that for models that chat or do not.
-
-    >>> fill_prompt(LanguageModel("gpt2"), tokenizer, "red?")  # doctest: +SKIP
-    'Q: red?\\nA:'
-    """
-    own = model.chat_prompt or "{question}" if model.chats(tokenizer) else model.base_prompt or "Q: {question}\nA:"
-    return unescape(model.prompt or own).replace("{question}", question)
+    return [Turn("user", prompt.replace("{question}", asked))] if isinstance(asked, str) else list(asked)
 
 
 def unescape(text: str) -> str:

@@ -49,7 +49,7 @@ def find_turns(
     for question, ids in zip(questions, prompts, strict=True):
         turns = list(question.response.turns) if question.response else []
         if not turns:
-            turns = write_turns(model, tokenizer, question.text) if chats else [Turn("user", question.text)]
+            turns = write_turns(model.find_prompt(tokenizer), question.text) if chats else [Turn("user", question.text)]
         roles = tuple(turn.role for turn in turns)
         if roles not in behind:
             behind[roles] = _read_template(model, tokenizer, roles, chats)

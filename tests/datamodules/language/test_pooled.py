@@ -36,8 +36,8 @@ def test_the_pooled_list_against_full_forwards(name, dtype):
         for k, (first, stop) in enumerate(ranges):
             run = states[:, first:stop].double()
             for t, expected in enumerate((run.mean(1), run.amax(1), run[:, -1])):
-                close = {"atol": 1e-5, "rtol": 1e-5} if dtype is torch.float32 else {"atol": 2**-7, "rtol": 2**-6}
-                torch.testing.assert_close(acts[n, :, 3 * k + t].double(), expected, **close)
+                atol, rtol = (1e-5, 1e-5) if dtype is torch.float32 else (2**-7, 2**-6)
+                torch.testing.assert_close(acts[n, :, 3 * k + t].double(), expected, atol=atol, rtol=rtol)
 
 
 def test_means_are_taken_in_float32_and_maxima_are_numbers_of_the_model():

@@ -177,7 +177,7 @@ def test_ids_may_hold_a_thought_before_the_text(base):
         ({"text": "blue", "ids": [10**6]}, r"dataset.response_ids: expected token ids below \d+, .* got 1000000 in q7"),
         ({"text": "blue", "prompt_ids": [999]}, r"dataset.prompt_ids: expected token ids below \d+, .* got 999 in q7"),
         ({"text": "blue", "prompt_ids": [40, 41]}, "dataset.prompt_ids: expected .* decode to a prompt with 'red"),
-        ({"text": "x", "turns": (Turn("user", "red?"),)}, "model.chat: expected a chat template for messages, .* q7"),
+        ({"text": "x", "turns": (Turn("user", "red?"),)}, "model.chat: expected a model that chats for messages, .*q7"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_in_one_line(base, said, text):

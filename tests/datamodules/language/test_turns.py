@@ -4,7 +4,6 @@ import pytest
 
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions
-from datamodules.language.prompts import encode_prompts
 from datamodules.language.turns import find_turns
 from datamodules.questions.question import Question, Response, Turn
 
@@ -32,7 +31,7 @@ def test_turns_of_a_chat_are_found_where_the_template_puts_them(chat):
     """`a` is in `<|assistant|>` and `user` in `<|user|>`: the text of the template is no turn."""
     model, tokenizer = chat
     question = Question("q", "g", "red?", (), response=Response("blue", turns=TURNS))
-    (ids,) = encode_prompts(model, tokenizer, [TURNS])
+    (ids,) = model.encode(tokenizer, [TURNS])
     assert tokenizer.decode(ids) == "<|system|>a\n<|user|>red?\n<|assistant|>a\n<|user|>user\n<|assistant|>"
     (runs,) = find_turns(model, tokenizer, [question], [ids])
     assert said(tokenizer, ids, runs) == [(role, text.strip()) for role, text in TURNS]
@@ -44,7 +43,7 @@ def test_the_turn_of_a_question_is_its_prompt_in_a_chat_and_itself_in_a_base_mod
     model, tokenizer = chat
     question = Question("q", "g", "red?", ())
     for one, expected in ((model, "Say: red?"), (language_model, "red?")):
-        (ids,) = encode_prompts(one, tokenizer, ["red?"])
+        (ids,) = one.encode(tokenizer, ["red?"])
         (runs,) = find_turns(one, tokenizer, [question], [ids])
         assert [(role, text.strip()) for role, text in said(tokenizer, ids, runs)] == [("user", expected)]
 
@@ -52,7 +51,7 @@ def test_the_turn_of_a_question_is_its_prompt_in_a_chat_and_itself_in_a_base_mod
 def test_positions_over_roles_with_the_turn_that_nth_names(chat):
     model, tokenizer = chat
     question = Question("q", "g", "red?", (), response=Response("blue stone", turns=TURNS))
-    (ids,) = encode_prompts(model, tokenizer, [TURNS])
+    (ids,) = model.encode(tokenizer, [TURNS])
     answer = tokenizer("blue stone").input_ids
     rules = [
         {"name": "system", "over": "system", "at": "mean"},
