@@ -12,7 +12,7 @@ CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-TURNS = (Turn("system", "a"), Turn("user", "red?"), Turn("assistant", "a"), Turn("user", " user "))
+TURNS = (Turn("system", "user"), Turn("user", "red?"), Turn("assistant", "a"), Turn("user", " a "))
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def test_turns_of_a_chat_are_found_where_the_template_puts_them(chat):
     model, tokenizer = chat
     question = Question("q", "g", "red?", (), response=Response("blue", turns=TURNS))
     (ids,) = model.encode(tokenizer, [TURNS])
-    assert tokenizer.decode(ids) == "<|system|>a\n<|user|>red?\n<|assistant|>a\n<|user|>user\n<|assistant|>"
+    assert tokenizer.decode(ids) == "<|system|>user\n<|user|>red?\n<|assistant|>a\n<|user|>a\n<|assistant|>"
     (runs,) = find_turns(model, tokenizer, [question], [ids])
     assert said(tokenizer, ids, runs) == [(role, text.strip()) for role, text in TURNS]
     texts = [tokenizer.decode(ids[:first]) for _, first, _ in runs]
-    assert [len(text) for text in texts] == [10, 20, 38, 48]
+    assert [len(text) for text in texts] == [10, 23, 41, 51]
 
 
 def test_the_turn_of_a_question_is_its_prompt_in_a_chat_and_itself_in_a_base_model(chat, language_model):
@@ -68,7 +68,7 @@ def test_positions_over_roles_with_the_turn_that_nth_names(chat):
     whole = [*ids, *answer]
     assert valid.tolist() == [[True, True, True, False, True, True]]
     texts = [tokenizer.decode(whole[min(pair) : max(pair) + 1]).strip() for pair in tokens[0].tolist()]
-    assert texts[:2] == ["a", "user"]
+    assert texts[:2] == ["user", "a"]
     assert "red?".endswith(texts[2])
     assert tokens[0, 4].tolist() == [len(whole) - 1, len(ids)]  # the maximum over the answer without its stop token
     assert tokens[0, 5].tolist() == [runs[0][2][1]] * 2
