@@ -32,7 +32,7 @@ CHOICES = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.rglob("*.yaml") if path.name != "config.yaml"
 )
 WITH_A_PATH = [
-    "csv", "jsonl", "parquet", "statements", "movies", "math", "winogrande", "winobias", "mnli",
+    "csv", "jsonl", "parquet", "statements", "responses", "movies", "math", "winogrande", "winobias", "mnli",
     "natural_questions_context",
 ]  # fmt: skip
 NEEDED = {

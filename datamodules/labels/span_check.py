@@ -166,7 +166,8 @@ def advise(
     n = len(lacking)
     why = {i: _explain_refusal(answers[i].text, spans[i].replies[-1]) for i in lacking if spans[i].replies}
     # A rejected reply is the cause if there is one, even where the answer was cut off.
-    cut = sum(answers[i].finish == "length" and why.get(i, SAYS_NONE) == SAYS_NONE for i in lacking)
+    written = [i for i in lacking if questions[i].response is None]  # by this model, which could write more
+    cut = sum(answers[i].finish == "length" and why.get(i, SAYS_NONE) == SAYS_NONE for i in written)
     if 2 * cut > n:
         return f"{cut} of {n} without one are cut off at model.max_new_tokens={max_new_tokens}: raise it"
     how = Counter(spans[i].how for i in lacking).most_common(1)[0][0]

@@ -25,6 +25,9 @@ def regroup(questions: Sequence[Question], said: Sequence[str | None], by: str) 
     Returns:
         [N] questions with other groups.
 
+    Raises:
+        ValueError: `gold`, and no question has a gold answer.
+
     Example:
         >>> questions = [Question("0", "a", "?", ("Oslo",)), Question("1", "b", "?", ("oslo ",))]
         >>> [question.group for question in regroup(questions, ["Rome", None], "gold")]
@@ -34,7 +37,12 @@ def regroup(questions: Sequence[Question], said: Sequence[str | None], by: str) 
     """
     if by not in ("gold", "exact_answer"):
         return list(questions)
-    texts = said if by == "exact_answer" else [question.answers[0] for question in questions]
+    if by == "gold" and not any(question.answers for question in questions):
+        raise ValueError(
+            f"split.by: expected gold answers beside 'gold', got none in {len(questions)} responses with labels; set "
+            "split.by=question, exact_answer or a column"
+        )
+    texts = said if by == "exact_answer" else [next(iter(question.answers), None) for question in questions]
     groups = Groups()
     for question, text in zip(questions, texts, strict=True):
         if text is not None and text.strip():

@@ -186,9 +186,9 @@ def test_coincidence_against_counting():
     [
         (
             [{"name": "x", "of": "question"}],
-            "x: expected of among prompt, answer, text, whole, exact_answer; got 'question'",
+            "x: expected of among prompt, answer, text, whole, exact_answer, system, user, assistant; got 'question'",
         ),
-        ([{"name": "x", "of": "answer", "at": "middle"}], "first, last, before, after or mean; got 'middle'"),
+        ([{"name": "x", "of": "answer", "at": "middle"}], "first, before, last, after, mean, max; got 'middle'"),
         ([{"name": "x", "of": "answer", "at": True}], "got True"),
         ([{"name": "x", "of": "answer", "offset": 0.5}], "x: expected offset and nth to be whole numbers, got 0.5"),
         ([{"name": "x", "of": "answer", "at": "mean", "offset": 1}], "x: expected no offset of a mean, got 1"),

@@ -238,7 +238,7 @@ def test_bad_files_are_refused_with_the_row(tmp_path, content, kind, text):
         ({"path": "README.md", "encoding": None}, "dataset.encoding: expected a text, got None; quote it"),
         ({"path": 5}, "dataset.path: expected a text, got 5"),
         ({"path": "~nobody-here/a.csv"}, "dataset.path: expected a path, got ~nobody-here/a.csv: this machine has no"),
-        ({"path": "a", "kind": "xls"}, "dataset.kind: expected one of csv, jsonl, parquet; got 'xls'"),
+        ({"path": "a", "kind": "xls"}, "dataset.kind: expected one of csv, jsonl, parquet, auto; got 'xls'"),
         (
             {"path": "a.csv", "test_path": "./a.csv"},
             "dataset.test_path: expected another file than dataset.path, got a.csv",
