@@ -80,7 +80,7 @@ def test_memory_is_read_as_files_are(dtype):
         for cells in CELLS.values():
             assert torch.equal(read(store, cells, rows), expected(acts, cells, rows))
             with ThreadPoolExecutor(3) as pool:
-                found = read(store, cells, rows, each=lambda call, jobs: pool.map(lambda job: call(*job), jobs))  # noqa: B023
+                found = read(store, cells, rows, each=lambda call, jobs: pool.map(lambda job: call(*job), jobs))
             assert torch.equal(found, expected(acts, cells, rows))
 
 
