@@ -161,15 +161,24 @@ def measure_calibration_error(
     )
 
 
-def tabulate_reliability(probability: Tensor, labels: Tensor, bins: int = 10) -> pd.DataFrame:
-    """Reliability in bins of equal mass: `n`, mean `probability`, `rate` of label 1; a row for each bin."""
+def tabulate_reliability(
+    probability: Tensor, labels: Tensor, bins: int = 10, groups: Tensor | None = None
+) -> pd.DataFrame:
+    """Reliability in bins of equal mass, a row for each.
+
+    The columns are `n`, mean `probability`, `rate` of label 1, and `low` and `high`, its 95% interval (see
+    `measure_share`).
+    """
     probability, labels = _check(probability, labels)
     parts = _bin(probability, bins)
+    shares = [measure_share(labels[part] == 1, None if groups is None else groups[part]) for part in parts]
     return pd.DataFrame(
         {
-            "n": [len(part) for part in parts],
+            "n": [share.n for share in shares],
             "probability": [float(probability[part].mean()) for part in parts],
-            "rate": [float(labels[part].double().mean()) for part in parts],
+            "rate": [share.value for share in shares],
+            "low": [share.low for share in shares],
+            "high": [share.high for share in shares],
         }
     )
 
