@@ -21,6 +21,7 @@ from probes.analysis.auc_map import AUCMap, choose_cell
 from probes.analysis.reading import finite
 from probes.analysis.scores import PARTS, SCORES, Rows, Scores
 from probes.python.linear_probes import LinearProbes
+from probes.report.about_run import describe_run
 from probes.report.findings import decorate
 from probes.report.map_files import TABLE, draw_maps, save_figure, write_heatmap
 from probes.report.probes_file import PROBES, read_tensors, save_probes
@@ -112,7 +113,8 @@ class FittedGrid:
         if set(self.tensors) != {"weight", "bias"}:
             raise ValueError(f"expected linear probes, got {self.described}; take probe=logistic, or read its tensors")
         auc = {split: [one.auc.tolist() for one in maps] for split, maps in self.maps.items()}
-        return LinearProbes(self.tensors["weight"], self.tensors["bias"], self.card, self.record, auc)
+        about = describe_run(self.card, {"described": self.described, "fit": self.fitted}, self.examples)
+        return LinearProbes(self.tensors["weight"], self.tensors["bias"], self.card, self.record, auc, about)
 
     def best(self, target: str | None = None) -> Best:
         """The cell that the validation rows choose, with its AUC on the test rows.
