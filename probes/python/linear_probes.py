@@ -3,58 +3,29 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
-from datamodules.card import Card, Count
-from probes.analysis.auc_map import AUCMap, choose_cell
+from datamodules.card import Card, show_text
+from probes.analysis.analysis import MOST_TARGETS
+from probes.analysis.assessment import Assessment, assess
 from probes.analysis.calibration import Calibration, Threshold, choose_threshold, fit_platt
-from probes.analysis.scores import SCORES, Rows, Scores, load_scores
-from probes.report.probes_file import PROBES, load_probes
-from probes.report.run_folder import read_examples
+from probes.analysis.reading import finite, nested
+from probes.analysis.scores import PARTS, SCORES, Rows, Scores, load_scores
+from probes.python.best_cell import find_best
+from probes.python.cell_probe import CellProbe
+from probes.python.hub import push_folder
+from probes.report.about_run import read_about
+from probes.report.model_card import CellResult, write_model_card
+from probes.report.probes_file import PROBES, load_probes, read_notes, write_tensors
+from probes.report.run_folder import number_groups, read_examples
+from probes.report.whole_file import whole_file
 from probes.solver.precision import full_precision
 
-
-@dataclass(frozen=True, eq=False)
-class CellProbe:
-    """The probe of one cell.
-
-    Attributes:
-        layer: block number, 0-based.
-        position: its name.
-        target: name of the label set.
-        weight: [D] float32, acts on activations as they are.
-        bias: added to the score.
-
-    Example:
-        >>> probe = CellProbe(4, "last", "correctness", torch.tensor([1.0, -1.0]), 0.5)
-        >>> probe.score(torch.tensor([[2.0, 1.0], [0.0, 3.0]]))
-        tensor([ 1.5000, -2.5000])
-    """
-
-    layer: int
-    position: str
-    target: str
-    weight: Tensor
-    bias: float
-
-    @full_precision()
-    def score(self, acts: Any) -> Tensor:
-        """Score activations [.., D], tensor or array: [..] float32, computed in float64; above 0 speaks for label 1.
-
-        Raises:
-            ValueError: activations of another width.
-        """
-        acts = torch.as_tensor(acts)
-        if acts.ndim == 0 or acts.shape[-1] != len(self.weight):
-            raise ValueError(
-                f"acts: expected activations [.., {len(self.weight)}], got {list(acts.shape)}; take the layer and "
-                "site that the probe was fitted on"
-            )
-        return (acts.double() @ self.weight.to(acts.device).double() + self.bias).float()
+README = "README.md"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +38,7 @@ class LinearProbes:
         card: of the data that they were fitted on.
         record: scores of every validation and test example; None where the run left them out.
         auc: for each split that was scored, [K][L][T], None where there is none.
-        about: what else the run says of them, JSON-ready.
+        about: what else the run says of them, JSON-ready; see `describe_run`.
 
     Example:
         >>> probes = LinearProbes.load("outputs/latest")  # doctest: +SKIP
@@ -95,8 +66,47 @@ class LinearProbes:
         record = None
         if (path.parent / SCORES).exists():
             examples = read_examples(path.parent)
-            record = load_scores(path.parent, None if examples is None else _number_groups(examples))
-        return cls(weight, bias, card, record, auc)
+            groups = None if examples is None else number_groups(examples)
+            record = load_scores(path.parent, groups)
+        return cls(weight, bias, card, record, auc, read_notes(path) or read_about(path.parent, card))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write probes.safetensors, scores.safetensors where there is a record, and README.md, the model card.
+
+        The folder can be loaded again, and is ready for a hub repository; other files in it stay.
+
+        Raises:
+            ValueError: a file is in the way.
+        """
+        folder = Path(folder).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"save: expected a folder, got the file {folder}; choose another name")
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / PROBES) as path:
+            write_tensors(path, {"weight": self.weight, "bias": self.bias}, self.card, self._list_auc(), self.about)
+        if self.record is not None:
+            with whole_file(folder / SCORES) as path:
+                path.write_bytes(self.record.to_bytes())
+        with whole_file(folder / README) as path:
+            path.write_text(self.describe(), "utf-8")
+        return folder
+
+    def push_to_hub(self, repo_id: str, private: bool = True) -> str:
+        """Upload what `save` writes to a repository of the Hugging Face hub, made if missing, and return its address.
+
+        Raises:
+            ValueError: no such name of a repository.
+        """
+        with TemporaryDirectory() as folder:
+            return push_folder(self.save(folder), repo_id, private)
+
+    def describe(self, fpr: float = 0.05) -> str:
+        """The model card, Markdown with a YAML front matter; see `write_model_card`.
+
+        Args:
+            fpr: the false-alarm rate of the thresholds that it tells.
+        """
+        return write_model_card(self.card, self.about, self._list_results(fpr))
 
     @full_precision()
     def score(
@@ -169,9 +179,7 @@ class LinearProbes:
             ValueError: no such target; no cell has enough scored examples of both classes.
         """
         k = self._find_target(target)
-        maps = {split: self._map(split, k) for split in ("val", "test")}
-        test, val = maps["test"] or maps["val"], maps["val"]
-        choice = None if test is None else choose_cell(test, val)
+        choice = find_best(self.card, self.record, self.auc, k).choice
         if choice is None:
             raise ValueError(
                 "expected a cell with enough validation or test rows of both classes, got none; name a cell, or fit "
@@ -213,12 +221,26 @@ class LinearProbes:
         """
         return fit_platt(*self.rows("val", cell))
 
+    def assess(self, cell: CellProbe | None = None, fpr: float = 0.05) -> Assessment:
+        """Calibrate a cell, by default the best, and choose a threshold on validation rows; measure both on test rows.
+
+        Raises:
+            ValueError: what `calibrate` raises; no test rows.
+        """
+        cell = self.best() if cell is None else cell
+        return assess(self.rows("val", cell), self.rows("test", cell), fpr)
+
     def rows(self, split: str, cell: CellProbe | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Recorded scores [n], labels [n] and groups [n] of a cell, by default the best, on a split: val or test.
 
         Raises:
-            ValueError: the run kept no scores.
+            ValueError: the run kept no scores, or they are those of the probes and a baseline together.
         """
+        if offset := self.about.get("offset"):
+            raise ValueError(
+                f"expected scores of the probes alone, got those of probes fitted beside {show_text(str(offset))}; "
+                "calibrate scores of your own with fit_platt, or fit with probe.offset=null"
+            )
         cell = self.best() if cell is None else cell
         k = self._find_target(cell.target)
         if self.record is None:
@@ -237,20 +259,35 @@ class LinearProbes:
         names = [one.name for one in self.card.targets]
         return 0 if target is None else _find(names, [target], "target")[0]
 
-    def _map(self, split: str, k: int) -> AUCMap | None:
-        """The map of a split: of the record, or of the AUCs alone with the counts of the card."""
-        target = self.card.targets[k]
-        if self.record is not None:
-            maps = self.record.maps(split)
-            one = maps[min(k, len(maps) - 1)]
-            return one if int(one.n.max()) else None
-        if split not in self.auc:
-            return None
-        auc = torch.tensor([[torch.nan if one is None else one for one in row] for row in self.auc[split][k]])
-        count = target.counts.get(split, Count(0, 0))
-        n, n_positive = (torch.full(auc.shape, number) for number in (count.n, count.n_positive))
-        layers, positions = self.card.layers, self.card.positions
-        return AUCMap(target.name, split, layers, positions, auc.double(), auc.double() * torch.nan, n, n_positive)
+    def _list_results(self, fpr: float) -> list[CellResult]:
+        """What the card tells of the best cell of each target."""
+        found = []
+        for k, target in enumerate(self.card.targets[:MOST_TARGETS]):
+            choice, test, val = find_best(self.card, self.record, self.auc, k)
+            if choice is None:
+                continue
+            cell = self.cell(self.card.layers[choice.row], self.card.positions[choice.column], target.name)
+            assessment, left_out = None, ""
+            try:
+                assessment = self.assess(cell, fpr)
+            except ValueError as error:
+                left_out = str(error)
+            at = choice.cell
+            auc, error, n = (
+                (None, None, 0) if test is None else (finite(test.auc[at]), finite(test.auc_se[at]), int(test.n[at]))
+            )
+            val_auc = None if val is None else finite(val.auc[at])
+            found.append(
+                CellResult(
+                    target.name, cell.layer, cell.position, choice.on, val_auc, auc, error, n, assessment, left_out
+                )
+            )
+        return found
+
+    def _list_auc(self) -> Mapping[str, Any]:
+        if self.auc or self.record is None:
+            return self.auc
+        return {split: [nested(one.auc) for one in self.record.maps(split)] for split in PARTS}
 
 
 def _find(known: Sequence[Any], wanted: Sequence[Any], what: str) -> list[int]:
@@ -260,8 +297,3 @@ def _find(known: Sequence[Any], wanted: Sequence[Any], what: str) -> list[int]:
             f"{what}: expected some of {', '.join(map(str, known))}, got {', '.join(missing)}; choose among these"
         )
     return [known.index(one) for one in wanted]
-
-
-def _number_groups(examples: pd.DataFrame) -> Tensor:
-    groups = examples.get("group", examples.index)
-    return torch.from_numpy(pd.factorize(groups, use_na_sentinel=False)[0])

@@ -1,6 +1,7 @@
 """probes.safetensors: the probes of a run, with the card they were fitted on and every AUC."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +35,23 @@ class Probes(NamedTuple):
 
 def save_probes(path: Path, tensors: dict[str, Tensor], card: Card, maps: dict[str, list[AUCMap]]) -> None:
     """Write the tensors [K, L, T, ..] of a grid as safetensors, the card and every AUC as its metadata."""
-    auc = {split: [nested(one.auc) for one in of_split] for split, of_split in maps.items()}
+    write_tensors(
+        path, tensors, card, {split: [nested(one.auc) for one in of_split] for split, of_split in maps.items()}
+    )
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    card: Card,
+    auc: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the tensors of a grid, AUCs [K][L][T] of each split, and what else is known of the run, JSON-ready."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = card.to_json() | {"auc": auc} | ({"about": about} if about else {})
     # One entry of metadata: safetensors writes several in any order. Not save_file: only its owner could read the file.
-    path.write_bytes(save(tensors, {"card": json.dumps(card.to_json() | {"auc": auc}, allow_nan=False)}))
+    path.write_bytes(save(tensors, {"card": json.dumps(content, allow_nan=False)}))
 
 
 def load_probes(path: str | Path) -> Probes:
@@ -63,6 +77,13 @@ def load_probes(path: str | Path) -> Probes:
     if fault:
         raise ValueError(f"expected the probes of a run, got {path} with {fault}; run again")
     return Probes(weight, bias, found, auc)
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What `write_tensors` was told of the run; empty where it was told nothing. `path` is one that can be loaded."""
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["card"]).get("about")
+    return about if isinstance(about, dict) else {}
 
 
 def read_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:

@@ -1,9 +1,12 @@
 """Probes that are taken from a run give the run's scores again, and choose the cell that the run chooses."""
 
 import json
+from dataclasses import replace
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError
 
 from probes import LinearProbes
 from probes.analysis.scores import Scores
@@ -99,3 +102,52 @@ def test_what_does_not_fit_is_told_in_one_line():
     for call, line in cases:
         with pytest.raises(ValueError, match=line):
             call()
+
+
+def test_what_is_saved_is_loaded_again(tmp_path):
+    probes, acts = make_probes(("correctness", "error type"))
+    probes = replace(probes, about={"described": "a probe", "splits": {"correctness": "abc"}})
+    loaded = LinearProbes.load(probes.save(tmp_path / "mine"))
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
+        "README.md", "probes.safetensors", "scores.safetensors",
+    ]  # fmt: skip
+    torch.testing.assert_close(loaded.score(acts), probes.score(acts), equal_nan=True, rtol=0, atol=0)
+    assert loaded.about == probes.about
+    assert loaded.threshold(0.1) == probes.threshold(0.1)
+    assert loaded.describe() == probes.describe() == (tmp_path / "mine" / "README.md").read_text()
+    alone = replace(loaded, record=None).save(tmp_path / "alone")
+    assert not (alone / "scores.safetensors").exists()
+    assert LinearProbes.load(alone).best("error type").layer == probes.best("error type").layer
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="save: expected a folder, got the file"):
+        probes.save(tmp_path / "file")
+
+
+def test_probes_beside_a_baseline_give_no_threshold():
+    probes = replace(make_probes()[0], about={"offset": "logprob mean\n"})
+    with pytest.raises(ValueError, match=r"got those of probes fitted beside logprob mean\\n; calibrate"):
+        probes.threshold()
+    assert "fitted beside the baseline `logprob mean\\n`" in probes.describe()
+
+
+def test_nothing_reaches_the_hub_unless_asked(monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, **settings):
+            if "/" not in repo_id:
+                raise HFValidationError("no such\nname")
+            calls.append((repo_id, settings))
+            return f"address of {repo_id}"
+
+        def upload_folder(self, repo_id, folder_path, **_):
+            calls.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    probes, _ = make_probes()
+    assert calls == []
+    assert probes.push_to_hub("me/mine") == "address of me/mine"
+    files = ["README.md", "probes.safetensors", "scores.safetensors"]
+    assert calls == [("me/mine", {"private": True, "exist_ok": True}), ("me/mine", files)]
+    with pytest.raises(ValueError, match=r"repo_id: expected a name such as me/my-probes, got 'mine' \(no such name\)"):
+        probes.push_to_hub("mine")
