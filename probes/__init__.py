@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from probes.grids.grid_auroc import GridAUROC
     from probes.grids.logistic import LogisticGrid
     from probes.grids.mass_mean import MassMeanGrid
-    from probes.grids.minibatch import LinearGrid, MLPGrid
+    from probes.grids.minibatch import LinearGrid
+    from probes.grids.mlp import MLPGrid
     from probes.report.coincidence import Coincidence
     from probes.report.heatmap import Heatmap
     from probes.report.probes_file import load_probes
@@ -71,7 +72,7 @@ _MODULES = {
     "LinearGrid": "probes.grids.minibatch",
     "LogisticFit": "probes.solver.logistic",
     "LogisticGrid": "probes.grids.logistic",
-    "MLPGrid": "probes.grids.minibatch",
+    "MLPGrid": "probes.grids.mlp",
     "MassMeanGrid": "probes.grids.mass_mean",
     "ProbeGrid": "probes.grids.grid",
     "Report": "probes.report.report",

@@ -7,8 +7,9 @@ from torch import Tensor
 def step_length(s: Tensor, logit: Tensor, dlogit: Tensor, slope: Tensor, bend: Tensor, live: Tensor) -> Tensor:
     """Where along the direction the slope of the objective is down to a thousandth: t [c, k], 1 near the optimum.
 
-    s [c, k, n] are weights of the rows with the signs of their labels. The penalty contributes slope + t bend. The total slope rises with t from below zero, so its root can be bracketed,
-    by doubling, and approached by Newton steps in t, or by halving the bracket where such a step would leave it.
+    s [c, k, n] are weights of the rows with the signs of their labels. The penalty contributes slope + t bend. The
+    total slope rises with t from below zero, so its root can be bracketed, by doubling, and approached by Newton steps
+    in t, or by halving the bracket where such a step would leave it.
     """
     sign, weight = s.sign(), s.abs()
     residual = -s * torch.sigmoid(-sign * logit)

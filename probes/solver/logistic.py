@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from probes.solver.batches import Solved, room, solve_in_batches
-from probes.solver.inputs import align
+from probes.solver.inputs import align, require_class_weight
 from probes.solver.methods import bytes_of_cell, solve
 from probes.solver.newton import Optimum
 from probes.solver.precision import full_precision, off_mps
@@ -74,7 +74,7 @@ def fit_logistic(
     offset: Tensor | None = None,
     class_weight: str | None = None,
 ) -> LogisticFit:
-    """Fit one logistic regression per cell: minimise ∑ c log(1 + exp(-s (x·w + b + o))) + l2/2 |w|² over its valid rows.
+    """Fit one logistic regression per cell: minimise ∑ c log(1 + exp(-s (x·w + b + o))) + l2/2 |w|² over valid rows.
 
     Here s = 2 label - 1, c is the weight of the row, 1 unless `class_weight` says otherwise, o is its offset, and the
     intercept b is not penalised: without offsets it is scikit-learn's objective with C = 1/l2.
@@ -124,8 +124,7 @@ def fit_logistic(
         raise ValueError(f"l2 must be above 0 and finite, got {l2}; a separable cell has no optimum without a penalty")
     if not (tol >= 0 and max_iter >= 0):
         raise ValueError(f"tol and max_iter must be 0 or more, got {tol} and {max_iter}")
-    if class_weight not in (None, "balanced"):
-        raise ValueError(f'class_weight must be None or "balanced", got {class_weight!r}')
+    require_class_weight(class_weight)
     balanced = class_weight == "balanced"
     (K, C, N), P, D = labels.shape, len(path), acts.shape[2]
     sign = torch.where(labels, 1, -1).to(torch.int8) * valid  # s of the objective; 0 takes a row out of every sum

@@ -55,8 +55,8 @@ def newton(
     """Newton's method on c cells with k label sets each, a system factored at every step.
 
     X [c, n, D] float64 with its columns centred, mean [c, D] what was taken off, gram XX' [c, n, n] for the dual system
-    or None for the primal one, s [c, k, n] weights of the rows with the signs of their labels, live [c, k] which problems
-    to solve, l2 [k], offset [c, k, n] added to the logits.
+    or None for the primal one, s [c, k, n] weights of the rows with the signs of their labels, live [c, k] which
+    problems to solve, l2 [k], offset [c, k, n] added to the logits.
 
     The iterate u is the weight vector (primal) or the coefficients a of w = X'a (dual). A problem that is done stays
     where it is while the rest of its batch goes on.

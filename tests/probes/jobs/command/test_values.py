@@ -138,6 +138,7 @@ ROWS: dict[str, str | tuple[str, list[Any]]] = {
     "positions.into_prompt": "bool",
     "positions.rows": "one of",
     "positions.rules": "rules",
+    "probe.class_weight": ("balanced or null", ["abc", 5, True, [], {"a": 1}]),
     "probe.hidden": "count",
     "probe.l2": ("a number above 0", [[[1]], {"a": 1}, True, math.inf, 0, -1, "abc", None, [], [1, 1], [0], math.nan]),
     "probe.max_iter": "not negative",
