@@ -18,6 +18,7 @@ from datamodules.stream.byte_ranges import Header, read_header
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.ranges import Count, File, Folder, Seed
 from datamodules.stream.store import TensorFile
+from datamodules.targets import read_classes
 
 AXES = "[N, L, T, D]"
 LONGEST = 200  # characters of a name: longer ones leave no room for anything else on a page
@@ -31,8 +32,9 @@ class PrecomputedDataModule(GridDataModule):
     dtype; or `labels [M, N]`, M label sets that are fitted together. It may hold `groups [N]`, equal numbers for
     examples that must stay in one split, and `valid [N, T]` bool, false where an example lacks a position. Its metadata
     may name the rows and columns of the grid, `layers` and `positions`, as JSON lists of L whole numbers and T strings,
-    and the label sets, `targets`, as M strings. It may also give `model`, `dataset`, `site` and, with one label set,
-    `target` (what label 1 means), which are shown to people.
+    and the label sets, `targets`, as M strings. With `classes`, a JSON list of K names, `labels [N]` number the classes
+    from 0, and each class against the rest is a target. It may also give `model`, `dataset`, `site` and, with one label
+    set, `target` (what label 1 means), which are shown to people.
 
     Args:
         path: the file; it may exceed memory.
@@ -86,7 +88,6 @@ class PrecomputedDataModule(GridDataModule):
         if acts.dtype not in FLOATS:
             self._refuse("acts in float16, bfloat16, float32 or float64", acts.dtype, "convert it")
         N, L, T, _ = acts.shape
-        names, labels = self._label_sets(file, N)
         groups = self._load(file, "groups", {"N": N}) if "groups" in file.tensors else torch.arange(N)
         if groups.isnan().any():
             self._refuse("groups as numbers", "NaN", "give each example one")
@@ -94,7 +95,10 @@ class PrecomputedDataModule(GridDataModule):
         if valid.dtype != torch.bool:
             self._refuse("valid in bool", valid.dtype, "convert it")
         groups = (groups.double() if groups.is_floating_point() else groups).tolist()
-        targets = self.split_labels(labels, names, groups)
+        if "classes" in metadata:
+            targets = self.split_classes(*self._classes(file, N), groups)
+        else:
+            targets = self.split_labels(*self._label_sets(file, N), groups)
         card = Card(
             model=metadata.get("model", "precomputed"),
             dataset=metadata.get("dataset", self.path.stem),
@@ -116,8 +120,20 @@ class PrecomputedDataModule(GridDataModule):
         self.keep("examples.parquet", lambda: write_table(columns, schema, valid, targets))
         self.serve(TensorFile(acts), targets, valid, card)
 
-    def _label_sets(self, file: Header, N: int) -> tuple[list[str], Tensor]:
-        """Return what label 1 of each label set means, and the sets [M, N] int64."""
+    def _classes(self, file: Header, N: int) -> tuple[Tensor, list[str]]:
+        """Return the class of each example, [N] int64, and what each class is called."""
+        if "targets" in file.metadata:
+            self._refuse("metadata targets or classes", "both", "leave one out")
+        labels = self._load(file, "labels", {"N": N})
+        try:
+            numbers, names = read_classes(labels, file.metadata["classes"])
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        of = f"{file.metadata['target']}: " if "target" in file.metadata else ""
+        return numbers, [of + name for name in names]
+
+    def _label_sets(self, file: Header, N: int) -> tuple[Tensor, list[str]]:
+        """Return the label sets [M, N] int64, and what label 1 of each means."""
         shape = list(file.get_tensor("labels", "[N]").shape)
         if len(shape) == 2 and (shape[0] == 0 or shape[1] != N):
             beside = f"acts {AXES} = {list(file.tensors['acts'].shape)}"
@@ -128,7 +144,7 @@ class PrecomputedDataModule(GridDataModule):
         names = self._names(file.metadata, "targets", str, "M strings", M)
         names = names or ([label] if M == 1 else [f"{label} of set {m}" for m in range(M)])
         of = [f" of {name}" if M > 1 else "" for name in names]
-        return names, torch.stack([self._labels_in(*one) for one in zip(sets, of, strict=True)])
+        return torch.stack([self._labels_in(*one) for one in zip(sets, of, strict=True)]), names
 
     def _load(self, file: Header, name: str, axes: dict[str, int]) -> Tensor:
         """Load one of the small tensors; its axes must fit those of acts."""

@@ -93,6 +93,7 @@ ROWS: dict[str, str | tuple[str, list[Any]]] = {
     "dataset.seed": "not negative",
     "dataset.skill": ("facts or words", ["abc", None, 5]),
     "dataset.smallest": "count",
+    "dataset.target": ("a column or null", ["", *NO_TEXT]),
     "dataset.test_path": "file or null",
     "dataset.test_split": "text or null",
     "dataset.text": "text",
