@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.card import CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card, is_control
+from datamodules.card import AGAINST_REST, CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card, is_control
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
@@ -174,7 +174,7 @@ class GridDataModule(pl.LightningDataModule):
                 f"classes: {told} have fewer than {MIN_PER_CLASS} examples, so no target of their own; their examples "
                 "are among the rest"
             )
-        self.classes = (names[0], names[1]) if len(names) == 2 else ("of other classes", "of the class")
+        self.classes = (names[0], names[1]) if len(names) == 2 else AGAINST_REST
         if len(names) == 2:
             del chosen[0]
         targets = set_against_rest(split_targets(numbers[None], ["class"], self.split, groups, given, kept), chosen)
