@@ -71,6 +71,10 @@ ROWS: dict[str, str | tuple[str, list[Any]]] = {
     "datamodule.block_bytes": "count or null",
     "datamodule.control_labels": "bool",
     "datamodule.path": "file",
+    "datamodule.tokens": (
+        "a list of last, mean and numbers of tokens",
+        ["last", 5, True, [], ["first"], ["last", "last"]],
+    ),
     "dataset.answer": ("a column or a list of different columns", [5, None, "", [], ["a", "a"], [5], True]),
     "dataset.apart": "not negative",
     "dataset.config": "text or null",
