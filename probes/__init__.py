@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from probes.grids.grid_auroc import GridAUROC
     from probes.grids.logistic import LogisticGrid
     from probes.grids.mass_mean import MassMeanGrid
-    from probes.grids.minibatch import LinearGrid, MLPGrid
+    from probes.grids.minibatch import LinearGrid
+    from probes.grids.mlp import MLPGrid
+    from probes.python.estimator import LinearProbe
+    from probes.python.fit_grid import fit_grid
+    from probes.python.fitted_grid import Best, FittedGrid, load_grid
+    from probes.python.linear_probes import LinearProbes
     from probes.report.coincidence import Coincidence
     from probes.report.heatmap import Heatmap
     from probes.report.probes_file import load_probes
@@ -31,12 +36,16 @@ __all__ = [
     "AUCMap",
     "Areas",
     "Band",
+    "Best",
     "Chance",
     "Coincidence",
     "Comparison",
+    "FittedGrid",
     "GridAUROC",
     "Heatmap",
     "LinearGrid",
+    "LinearProbe",
+    "LinearProbes",
     "LogisticFit",
     "LogisticGrid",
     "MLPGrid",
@@ -50,9 +59,11 @@ __all__ = [
     "auroc_with_variance",
     "band",
     "compare",
+    "fit_grid",
     "fit_logistic",
     "fit_mass_mean",
     "influences",
+    "load_grid",
     "load_probes",
     "load_scores",
     "measure_areas",
@@ -63,15 +74,19 @@ _MODULES = {
     "AUCMap": "probes.analysis.auc_map",
     "Areas": "probes.analysis.clusters",
     "Band": "probes.analysis.band",
+    "Best": "probes.python.fitted_grid",
     "Chance": "probes.analysis.chance",
     "Coincidence": "probes.report.coincidence",
     "Comparison": "probes.analysis.paired",
+    "FittedGrid": "probes.python.fitted_grid",
     "GridAUROC": "probes.grids.grid_auroc",
     "Heatmap": "probes.report.heatmap",
     "LinearGrid": "probes.grids.minibatch",
+    "LinearProbe": "probes.python.estimator",
+    "LinearProbes": "probes.python.linear_probes",
     "LogisticFit": "probes.solver.logistic",
     "LogisticGrid": "probes.grids.logistic",
-    "MLPGrid": "probes.grids.minibatch",
+    "MLPGrid": "probes.grids.mlp",
     "MassMeanGrid": "probes.grids.mass_mean",
     "ProbeGrid": "probes.grids.grid",
     "Report": "probes.report.report",
@@ -82,9 +97,11 @@ _MODULES = {
     "auroc_with_variance": "probes.analysis.auroc",
     "band": "probes.analysis.band",
     "compare": "probes.analysis.paired",
+    "fit_grid": "probes.python.fit_grid",
     "fit_logistic": "probes.solver.logistic",
     "fit_mass_mean": "probes.solver.mass_mean",
     "influences": "probes.analysis.clusters",
+    "load_grid": "probes.python.fitted_grid",
     "load_probes": "probes.report.probes_file",
     "load_scores": "probes.analysis.scores",
     "measure_areas": "probes.analysis.clusters",

@@ -124,7 +124,7 @@ def judge_by_substring(answer: str, question: Question) -> Verdict:
 
 
 def judge_as_given(answer: str, question: Question) -> Verdict:
-    """Take the label that came with the text.
+    """Take the label that came with the text. A text with a class counts as right, as its class is the target.
 
     >>> judge_as_given("", Question("q0", "g", "It rains.", (), label=True))
     Verdict(right=True, branch='given as 1')
@@ -132,6 +132,8 @@ def judge_as_given(answer: str, question: Question) -> Verdict:
     Raises:
         ValueError: a question without a label.
     """
+    if question.target:
+        return Verdict(True, "its class")
     if question.label is None:
         raise ValueError(
             f"rule=given: expected a label of every response, got none for {question.id}; choose another rule, such as "

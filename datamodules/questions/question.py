@@ -63,6 +63,7 @@ class Question:
         split: `train` or `test` where the set has both; empty: not yet split.
         label: label of a statement or a response; None for a question whose answer is labelled later.
         response: the answer from elsewhere; None where the model answers.
+        target: class of the text, where classes are to be told apart; empty: whether it is right.
 
     Example:
         >>> Question("q0", "france", "What is the capital of France?", ("Paris",)).answers
@@ -79,6 +80,7 @@ class Question:
     split: str = ""
     label: bool | None = None
     response: Response | None = None
+    target: str = ""
 
     @property
     def content(self) -> str:
@@ -94,6 +96,7 @@ class QuestionSet:
         name: shown to people.
         stated: whether the texts are statements with labels, so that no model answers.
         answered: whether each question comes with a response, so that no model answers.
+        target: column whose values are the classes to tell apart; None: right or wrong.
 
     Example:
         >>> questions = FileQuestions(path="questions.csv").load()  # doctest: +SKIP
@@ -104,6 +107,7 @@ class QuestionSet:
     name: str
     stated = False
     answered = False
+    target: str | None = None
 
     def fetch(self) -> None:
         """Download what is remote."""

@@ -14,7 +14,16 @@ import numpy as np
 from datamodules.questions.groups import Groups, name_groups, read_patterns
 from datamodules.questions.parquet_rows import list_names, pick_rows
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
-from datamodules.questions.row import Row, are_texts, fill, find_columns, format_cell, read_cell, read_texts
+from datamodules.questions.row import (
+    Row,
+    are_texts,
+    fill,
+    find_columns,
+    format_cell,
+    read_cell,
+    read_number,
+    read_texts,
+)  # fmt: skip
 from datamodules.questions.unique_texts import TextHashes, UniqueTexts
 from datamodules.questions.words import fold_group, fold_name
 from datamodules.stream.ranges import Column, Columns, Count, Group, Options, Seed, Text
@@ -44,7 +53,9 @@ class RowQuestions(QuestionSet):
             must all be equal; or a list of such, any of which joins rows. With a regular expression, as in
             `{question: '^(?:\W*\w+){6}'}`, only what it matches must be equal, or what its brackets match: here the
             first six words. Rows without a value or a match are joined to none.
-        pattern: regular expression whose first match in an answer is its exact answer, for `spans=rule`.
+        target: column whose values, 2 to 50 of them, are classes for the probes to tell apart, each against the rest;
+            null: right or wrong. Rows without a value are left out.
+        pattern: regular expression whose first match in an answer is its exact answer.
         limit: keep this many questions, of train and of test each, drawn at random; all by default.
         seed: of the draw.
         name: shown to people.
@@ -57,6 +68,7 @@ class RowQuestions(QuestionSet):
     labels: Mapping[str, Sequence[Text]] | None = None
     first_option: int | None = None
     group: Group | None = None
+    target: Column | None = None
     pattern: str = ""
     limit: Count | None = None
     seed: Seed = 0
@@ -72,6 +84,7 @@ class RowQuestions(QuestionSet):
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", are_texts(self.answer)),
             ("context", "a column, or null", isinstance(self.context, str | None)),
+            ("target", "a column, or null", self.target is None or isinstance(self.target, str)),
             ("options", "a list of columns, such as [a,b]", are_texts(self.options)),
             ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", _are_labels(self.labels)),
             ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
@@ -108,7 +121,7 @@ class RowQuestions(QuestionSet):
 
     @property
     def _question_columns(self) -> list[str]:
-        named = [*find_columns(self.question), *self.answer, self.context, *(self.options or ())]
+        named = [*find_columns(self.question), *self.answer, self.context, *(self.options or ()), self.target]
         return [column for column in named if column]
 
     def read_list(self, cell: Any, column: str) -> Any:
@@ -154,7 +167,7 @@ class RowQuestions(QuestionSet):
         choice = choice or tuple((format_cell(read_cell(row, column)).strip(),) for column in self.options or ())
         golds = [gold for column in self.answer for gold in self._read_golds(read_cell(row, column), column, choice)]
         if self.first_option is not None:
-            golds = [choice[i][0] for gold in golds if 0 <= (i := _read_number(gold) - self.first_option) < len(choice)]
+            golds = [choice[i][0] for gold in golds if 0 <= (i := read_number(gold) - self.first_option) < len(choice)]
         if graded and not golds:
             return "no gold answer"
         if choice:
@@ -176,6 +189,13 @@ class RowQuestions(QuestionSet):
             pattern=self.pattern,
             options=tuple(tuple(dict.fromkeys(option)) for option in choice),
         )
+
+    def _read_with_target(self, row: Row) -> Question | str:
+        record = self.read_record(row)
+        if self.target is None or isinstance(record, str):
+            return record
+        value = format_cell(read_cell(row, self.target)).strip()
+        return replace(record, target=f"{self.target}: {value}") if value else f"no {self.target}"
 
     def _read_golds(self, cell: Any, column: str, choice: tuple[tuple[str, ...], ...]) -> list[str]:
         if isinstance(cell, str) and (cell.strip(),) in choice:  # an option may look like a list
@@ -211,7 +231,7 @@ class RowQuestions(QuestionSet):
         may_differ, grouped = True, 0
         for i, row in enumerate(rows):
             try:
-                record = self.read_record(row)
+                record = self._read_with_target(row)
             except ValueError as error:
                 raise ValueError(f"{error} (row {self._name_row(split, i)})") from None
             if isinstance(record, str):
@@ -223,8 +243,8 @@ class RowQuestions(QuestionSet):
             for shared in name_groups(row, self._group or {}):
                 groups.join(group, shared)
                 grouped += 1
-            may_differ = may_differ and not record.options and record.label is None
-            hashes.add(i, record.content, (record.answers, record.label), group)
+            may_differ = may_differ and not (record.options or record.target) and record.label is None
+            hashes.add(i, record.content, record.target or (record.answers, record.label), group)
         for reason, n in skipped.items():
             more = f" and {n - LISTED} more" if n > LISTED else ""
             tell(f"{of}: skipped {n} of {len(rows)} rows with {reason}: {', '.join(first_skipped[reason])}{more}")
@@ -267,7 +287,7 @@ class RowQuestions(QuestionSet):
         self, split: str, rows: Sequence[Row] | Mapping[int, Row], numbers: Sequence[int], groups: Groups
     ) -> Question:
         """The question of one text, with the gold answers of all its rows."""
-        records = [record for i in numbers if isinstance(record := self.read_record(rows[i]), Question)]
+        records = [record for i in numbers if isinstance(record := self._read_with_target(rows[i]), Question)]
         golds = dict.fromkeys(gold for record in records for gold in record.answers)
         name, group = self._name_row(split, numbers[0]), groups.find(fold_group(records[0].group))
         return replace(records[0], id=name, split=split, group=group, answers=tuple(golds))
@@ -280,8 +300,3 @@ def _are_labels(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(word, str) and are_texts(more or []) for word, more in value.items()
     )
-
-
-def _read_number(text: str) -> int:
-    """The number of an option; pandas writes 1.0 for 1 where a column has gaps."""
-    return int(text.partition(".")[0]) if re.fullmatch(r"\d+(\.0+)?", text) else -1

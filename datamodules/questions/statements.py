@@ -23,7 +23,7 @@ class FileStatements(FileQuestions):
 
     Attributes:
         text: column with the statement, or a text with columns in braces.
-        label: column with 0 or 1, or false or true.
+        label: column with 0 or 1, or false or true; not read where `target` names a column of classes.
 
     Example:
         >>> FileStatements(path="cities.csv").read_record({"statement": "[[Oslo]] is in Norway.", "label": 1}).text
@@ -35,7 +35,7 @@ class FileStatements(FileQuestions):
     stated = True
 
     def __post_init__(self) -> None:
-        self.question, self.answer = self.text, self.label
+        self.question, self.answer = self.text, self.target or self.label
         super().__post_init__()
 
     def read_record(self, row: Row) -> Question | str:
@@ -47,8 +47,8 @@ class FileStatements(FileQuestions):
         text = fill(self.text, row)
         if not text:
             return "no statement"
-        label = read_label(row, self.label)
-        if label is None:
+        label = None if self.target else read_label(row, self.label)
+        if label is None and not self.target:
             return "no label"
         marked = MARKED.search(text)
         plain = MARKED.sub(r"\1", text)

@@ -1,5 +1,6 @@
 """probes.safetensors: the probes of a run, with the card they were fitted on and every AUC."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from datamodules.card import Card, show_text
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.reading import nested
-from probes.analysis.sealed import read_sealed, seal
+from probes.analysis.sealed import Sealed, read_sealed, seal
 
 PROBES = "probes.safetensors"
 
@@ -32,8 +33,21 @@ class Probes(NamedTuple):
 
 def save_probes(path: Path, tensors: dict[str, Tensor], card: Card, maps: dict[str, list[AUCMap]]) -> None:
     """Write the tensors [K, L, T, ..] of a grid as safetensors, the card and every AUC as its metadata."""
-    auc = {split: [nested(one.auc) for one in of_split] for split, of_split in maps.items()}
-    path.write_bytes(seal(tensors, card.to_json() | {"auc": auc}))  # not save_file: only its owner could read the file
+    write_tensors(
+        path, tensors, card, {split: [nested(one.auc) for one in of_split] for split, of_split in maps.items()}
+    )
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    card: Card,
+    auc: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the tensors of a grid, AUCs [K][L][T] of each split, and what else is known of the run, JSON-ready."""
+    content = card.to_json() | {"auc": auc} | ({"about": about} if about else {})
+    path.write_bytes(seal(tensors, content))  # not save_file: only its owner could read the file
 
 
 def load_probes(path: str | Path) -> Probes:
@@ -48,7 +62,7 @@ def load_probes(path: str | Path) -> Probes:
         FileNotFoundError: there is no such file.
         ValueError: the file was not written by a run, was altered, or holds probes that are not linear.
     """
-    content, tensors = read_sealed(path, "the probes of a run", f"point to its {PROBES}")
+    content, tensors = read_tensors(path)
     shown = show_text(str(path))[:200]
     if (names := sorted(tensors)) != ["bias", "weight"]:
         named = show_text(", ".join(names))[:200]
@@ -65,6 +79,22 @@ def load_probes(path: str | Path) -> Probes:
     if fault:
         raise ValueError(f"expected the probes of a run, got {shown} with {fault}; run again")
     return Probes(weight, bias, found, auc)
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """What `write_tensors` was told of the run; empty where it was told nothing."""
+    about = read_tensors(path).content.get("about")
+    return about if isinstance(about, dict) else {}
+
+
+def read_tensors(path: str | Path) -> Sealed:
+    """Read the card and the tensors by name, of probes of any kind.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file was not written by a run, or can't be read.
+    """
+    return read_sealed(path, "the probes of a run", f"point to its {PROBES}")
 
 
 def _find_fault(weight: Tensor, bias: Tensor, card: Card) -> str | None:

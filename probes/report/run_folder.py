@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from datamodules.card import show_text
 from probes.analysis.scores import Scores, load_scores
@@ -44,8 +45,7 @@ def read_record(run: str | Path) -> Record:
     examples = read_examples(folder)
     if examples is None:
         raise FileNotFoundError(f"run: expected {folder / EXAMPLES}, got none; run again, or name another run")
-    groups = examples.get("group", examples.index)
-    scores = load_scores(folder, torch.from_numpy(pd.factorize(groups, use_na_sentinel=False)[0]))
+    scores = load_scores(folder, number_groups(examples))
     if len(scores.examples) and int(scores.examples.max()) >= len(examples):
         raise ValueError(
             f"run: expected examples for all scores of {folder}, got {len(examples)} rows and a score of row "
@@ -63,6 +63,12 @@ def read_record(run: str | Path) -> Record:
         if not isinstance(summary, dict):
             raise ValueError(f"run: expected a JSON object in {shown}, got {str(summary)[:80]}; remove it or run again")
     return Record(folder, scores, examples, summary)
+
+
+def number_groups(examples: pd.DataFrame) -> Tensor:
+    """Number the groups of N examples from 0, int64 [N]; each example is its own where there are none."""
+    groups = examples.get("group", examples.index)
+    return torch.from_numpy(pd.factorize(groups, use_na_sentinel=False)[0])
 
 
 def read_examples(folder: Path) -> pd.DataFrame | None:

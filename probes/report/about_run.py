@@ -1,0 +1,105 @@
+"""What a run folder says of its probes beside their numbers: how the model was asked, its split, its baselines."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules.card import Card
+from probes.report.run_folder import SUMMARY, read_examples
+
+# Settings of the model that decide what it reads and writes; its files have an identity of their own.
+ASKED = (
+    "prompt",
+    "chat_prompt",
+    "base_prompt",
+    "chat",
+    "template",
+    "stop",
+    "max_new_tokens",
+    "thinking_tokens",
+    "dtype",
+)
+
+
+def read_about(folder: Path, card: Card) -> dict[str, Any]:
+    """Read it from a run folder; what the folder lacks is left out.
+
+    >>> read_about(Path("outputs/latest"), card)["described"]  # doctest: +SKIP
+    'logistic regression, standardised, l2 = 13.4'
+    """
+    summary: Any = {}
+    with suppress(OSError, ValueError):
+        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+    config: Any = {}
+    with suppress(OSError, ValueError, OmegaConfBaseException):
+        loaded = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        if isinstance(loaded, DictConfig):
+            parts = {name: loaded[name] for name in ("model", "positions") if name in loaded}
+            config = OmegaConf.to_container(OmegaConf.create(parts), resolve=False)
+    return describe_run(card, summary, read_examples(folder), config)
+
+
+def describe_run(
+    card: Card,
+    summary: Mapping[str, Any],
+    examples: pd.DataFrame | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What is kept of a run beside its probes, JSON-ready.
+
+    Args:
+        card: of the probes.
+        summary: the content of summary.json, or a part of it.
+        examples: the table of all examples.
+        config: the sections `model` and `positions` of the configuration.
+
+    Returns:
+        described: the probe in words; offset: the baseline that it was fitted beside; asked: settings of the model;
+        rules: of the positions; splits: a digest for each target (see `hash_split`); baselines: for each target the
+        analysis' baselines; versions: of packages. Each only where it is known.
+    """
+    found: dict[str, Any] = {key: summary[key] for key in ("described", "versions") if summary.get(key)}
+    fit = summary.get("fit")
+    if isinstance(fit, Mapping) and fit.get("offset"):
+        found["offset"] = fit["offset"]
+    analysis = summary.get("analysis")
+    if isinstance(analysis, Mapping):
+        of_target = analysis if "baselines" not in analysis else {card.targets[0].name: analysis}
+        baselines = {
+            name: one["baselines"]
+            for name, one in of_target.items()
+            if isinstance(one, Mapping) and one.get("baselines")
+        }
+        found |= {"baselines": baselines} if baselines else {}
+    if examples is not None:
+        found["splits"] = {target.name: hash_split(examples, target.name) for target in card.targets}
+    model, positions = ((config or {}).get(name) for name in ("model", "positions"))
+    if isinstance(model, Mapping):
+        found["asked"] = {key: model[key] for key in ASKED if model.get(key) is not None}
+    if isinstance(positions, Mapping) and isinstance(rules := positions.get("rules"), list):
+        found["rules"] = [
+            rule for rule in rules if isinstance(rule, Mapping) and str(rule.get("name")) in card.positions
+        ]
+    return found
+
+
+def hash_split(examples: pd.DataFrame, target: str) -> str:
+    """Digest of a split: SHA-256 over the lines `[id, group, split]`, as JSON, in the order of the examples.
+
+    Who has the same examples finds out whether they were split alike, and which of them the probes have seen.
+
+    >>> hash_split(pd.DataFrame({"id": ["q0"], "group": ["g"], "split": ["test"]}), "correctness")[:12]
+    '3b4d1a4a3f4f'
+    """
+    split = f"split/{target}" if f"split/{target}" in examples else "split"
+    ids = examples["id"] if "id" in examples else examples.get("row", pd.Series(examples.index))
+    columns = [ids, examples.get("group", ids), examples[split]]
+    rows = zip(*(map(str, column.tolist()) for column in columns), strict=True)
+    return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()

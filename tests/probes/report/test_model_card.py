@@ -1,0 +1,136 @@
+"""The card says what the record says; no name in it is markup, and its code runs."""
+
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from probes.analysis.wording import digits
+from probes.report.about_run import describe_run, hash_split, read_about
+from probes.report.model_card import code
+from tests.probes.python.test_linear_probes import make_probes
+
+HOSTILE = "a`b``|[x](javascript:1)\n# <script>\x1b[31m\u202e$1$"
+BASELINES = {
+    "rows": [{"name": "length", "auc": 0.61, "error": 0.03, "n": 80}, {"name": "odd", "auc": None, "error": None}],
+    "best": "length",
+    "chosen_on": "val",
+    "gain_of_probe": {"difference": 0.2, "error": 0.04, "p": 0.01, "n": 80},
+}
+
+
+def rename(probes, **names):
+    card = replace(probes.card, **names)
+    return replace(probes, card=card, record=replace(probes.record, card=card))
+
+
+def split_front(card):
+    _, front, body = card.split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_front_matter_is_what_a_hub_reads():
+    probes, _ = make_probes()
+    front, _ = split_front(rename(probes, model="org/Name-1.5").describe())
+    assert front["library_name"] == "probegrid"
+    assert front["base_model"] == "org/Name-1.5"
+    assert "linear-probe" in front["tags"]
+    for local in ("/home/me/model", "a model", "../up/down", "x: [y]\n- z", "me/a/b"):
+        front, body = split_front(rename(probes, model=local).describe())
+        assert set(front) == {"library_name", "tags"}
+        assert "/home/me" not in body
+
+
+def test_numbers_are_those_of_the_record():
+    probes = replace(make_probes()[0], about={"described": "a probe", "baselines": {"correctness": BASELINES}})
+    assert probes.record is not None
+    body = split_front(probes.describe(fpr=0.1))[1]
+    test, val = probes.record.maps("test")[0], probes.record.maps("val")[0]
+    row = f"| `correctness` | 4 | `a` | val | {digits(float(val.auc[1, 0]))} | {digits(float(test.auc[1, 0]))} ± "
+    assert row + f"{digits(float(test.auc_se[1, 0]))} | 80 |" in body
+    found = probes.assess(fpr=0.1)
+    assert found.threshold is not None
+    assert f"Threshold {found.threshold.value:.6g} for at most 10% false alarms" in body
+    assert f"{digits(found.error.value)} ({digits(found.error.low)} to {digits(found.error.high)})" in body
+    assert "the highest of 1: `length` .610 ± .030" in body
+    assert "The probe is .200 ± .040 above `length`, the baseline that `val` rows choose." in body
+
+
+def test_code_of_the_card_runs(tmp_path, monkeypatch, capsys):
+    probes, _ = make_probes()
+    monkeypatch.chdir(probes.save(tmp_path))
+    (block,) = re.findall(r"^```python\n(.*?)^```", probes.describe(0.1), re.M | re.S)
+    exec(block, {})
+    best, bias = probes.best(), probes.best().bias
+    score = float(torch.tensor(bias))
+    assert capsys.readouterr().out.splitlines() == [
+        f"4 a {torch.tensor([score])}",
+        str(probes.calibrate().probability(torch.tensor([score]))),
+        str(torch.tensor([score]) >= probes.threshold(0.1, best).value),
+    ]
+
+
+def test_names_are_no_markup():
+    probes, _ = make_probes()
+    about = {
+        "described": HOSTILE,
+        "splits": {"correctness": HOSTILE},
+        "asked": {"prompt": HOSTILE},
+        "rules": [{"name": "a", "of": "answer", "at": HOSTILE}, {"name": 3}, HOSTILE],
+        "baselines": {"correctness": {"rows": [{"name": HOSTILE, "auc": 0.5}, 7], "best": 3}},
+    }
+    hostile = rename(
+        probes, model=HOSTILE, dataset=HOSTILE, site=HOSTILE, revision=HOSTILE, positions=("a", HOSTILE, "c")
+    )
+    _, body = split_front(replace(hostile, about=about).describe())
+    assert "\x1b" not in body
+    assert "\u202e" not in body
+    prose = re.sub(r"^```python\n.*?^```", "", body, flags=re.M | re.S)
+    without_code = re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", prose)
+    for markup in ("<script", "](javascript", "$1$", "\n# <"):
+        assert markup not in without_code
+    headings = [line for line in body.splitlines() if line.startswith("#")]
+    assert [line.split()[0] for line in headings] == ["#"] + 5 * ["##"]
+
+
+@pytest.mark.parametrize("about", [{"rules": 3}, {"baselines": [1]}, {"splits": "x"}, {"asked": None, "rules": [None]}])
+def test_notes_of_another_kind_are_passed_over(about):
+    assert "## Limits" in replace(make_probes()[0], about=about).describe()
+
+
+def test_a_card_without_validation_rows_says_so():
+    probes, _ = make_probes()
+    assert probes.record is not None
+    record = replace(probes.record, part=torch.full_like(probes.record.part, 2))
+    card = replace(probes, record=record).describe()
+    assert "test AUC is too high" in card
+    assert "- None: `expected val rows with a score, got none; fit with split.val above 0`" in card
+
+
+def test_code_shows_any_text():
+    assert code("a|b") == "`a|b`"
+    assert code("`") == "`` ` ``"
+    assert code(" \n ") == "` \\n `"
+    assert code("x" * 1000) == f"`{'x' * 300}...`"
+
+
+def test_a_split_is_told_by_its_digest(tmp_path):
+    examples = pd.DataFrame({"id": ["q0", "q1"], "group": ["g", "h"], "split": ["train", "test"], "label": [0, 1]})
+    first = hash_split(examples, "correctness")
+    assert first == hash_split(examples.assign(label=[1, 1]), "correctness")
+    for name, values in (("id", ["q0", "q2"]), ("group", ["g", "g"]), ("split", ["test", "train"])):
+        assert hash_split(examples.assign(**{name: values}), "correctness") != first
+    probes, _ = make_probes()
+    config = {
+        "model": {"prompt": "Q: {question}", "id": "/home/me"},
+        "positions": {"rules": [{"name": "a", "of": "prompt"}]},
+    }
+    about = describe_run(probes.card, {"described": "x", "fit": {"offset": "y"}}, examples, config)
+    assert about["asked"] == {"prompt": "Q: {question}"}
+    assert about["rules"] == [{"name": "a", "of": "prompt"}]
+    assert about["splits"] == {"correctness": first}
+    assert (about["described"], about["offset"]) == ("x", "y")
+    assert read_about(tmp_path, probes.card) == {}
