@@ -22,6 +22,8 @@ from datamodules.targets import Targets, add_controls, set_against_rest, split_t
 
 log = logging.getLogger(__name__)
 
+MOST_TOLD = 3  # warnings of one kind
+
 
 class GridDataModule(pl.LightningDataModule):
     """Streams a grid of activations split by split; a child's `setup` finds them and calls `serve`.
@@ -219,6 +221,7 @@ class GridDataModule(pl.LightningDataModule):
                 f"split: test has {fewest} groups; with fewer than {MIN_GROUPS} the standard errors are rough; take "
                 f"more {self.examples}, or smaller groups"
             )
+        few: dict[str, list[str]] = {split: [] for split in SPLITS}  # warnings
         for target in card.targets:
             of = f" of {target.name}" if len(card.targets) > 1 else ""
             for split, count in target.counts.items():
@@ -227,7 +230,12 @@ class GridDataModule(pl.LightningDataModule):
                     log.info(f"split: no {split} rows{of}, as split.{split} is 0")
                 elif min(ones, n - ones) < MIN_PER_CLASS:
                     what = f"{ones} {self.classes[1]} and {n - ones} {self.classes[0]}"
-                    log.warning(f"split: {split}{of} has {what}; take more {self.examples}")
+                    few[split].append(f"split: {split}{of} has {what}; take more {self.examples}")
+        for split, lines in few.items():
+            for line in lines[:MOST_TOLD]:
+                log.warning(line)
+            if len(lines) > MOST_TOLD:
+                log.warning(f"split: {split} has as few of {len(lines) - MOST_TOLD} more label sets")
 
     def train_dataloader(self) -> CellBlocks | ExampleBlocks:
         """Blocks of the train rows: of cells, or of examples where `batch_size` is given."""

@@ -8,12 +8,14 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.functional import one_hot
 
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.questions.files import FileQuestions
 from datamodules.questions.statements import FileStatements
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.targets import number_classes, require_classes
+from tests.support.runs import run_here
 
 NAMES = ["red", "green", "blue", "teal"]
 N = 300
@@ -22,40 +24,49 @@ LABELS = torch.cat([torch.arange(N - 5) % 3, torch.full((5,), 3)])[
 ]
 
 
-def make(tmp_path, labels=LABELS, classes=NAMES, seed=0, **metadata):
+def make(tmp_path, labels=LABELS, classes: list[str] | str = NAMES, seed: int | list[int] = 0, **metadata):
     path = tmp_path / "acts.safetensors"
     acts = torch.randn(N, 2, 1, 4, generator=torch.Generator().manual_seed(1))
     given = {"classes": classes if isinstance(classes, str) else json.dumps(classes)} | metadata
     save_file({"acts": acts, "labels": labels}, path, given)
     data = PrecomputedDataModule(str(path), GroupSplit(seed=seed))
     data.setup()
-    return data
+    assert data.card
+    return data.targets, data.card
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
 def test_each_class_against_the_rest_is_a_target_on_one_split(tmp_path, dtype, caplog):
     caplog.set_level(logging.INFO)
-    data = make(tmp_path, LABELS.to(dtype))
-    assert data.targets.names == ("red", "green", "blue")
+    targets, card = make(tmp_path, LABELS.to(dtype))
+    assert targets.names == ("red", "green", "blue")
     for k in range(3):
-        assert torch.equal(data.targets.labels[k], (k == LABELS).long())
-        assert torch.equal(data.targets.splits[k], data.targets.splits[0])
-    assert data.card.classes == ("of other classes", "of the class")
+        assert torch.equal(targets.labels[k], LABELS.eq(k).long())
+        assert torch.equal(targets.splits[k], targets.splits[0])
+    assert card.classes == ("of other classes", "of the class")
     line = "classes: teal (5) have fewer than 10 examples, so no target of their own; their examples are among the rest"
     assert line in caplog.text
     assert caplog.text.count("teal") == 1
 
 
+def test_classes_that_a_split_has_few_of_take_a_few_lines(tmp_path, caplog):
+    make(tmp_path, torch.arange(N) % 20, [str(i) for i in range(20)])  # 15 of each, of which few are in test
+    warnings = [record.message for record in caplog.records if record.message.startswith("split: test")]
+    assert len(warnings) == 4
+    assert warnings[0].startswith("split: test of 0 has ")
+    assert warnings[-1] == "split: test has as few of 17 more label sets"
+
+
 def test_every_split_has_its_share_of_every_class(tmp_path):
-    targets = make(tmp_path).targets
+    targets, _ = make(tmp_path)
     for number, share in enumerate((0.6, 0.15, 0.25)):
         for k in range(3):
-            here = (targets.splits[k] == number) & (k == LABELS)
-            assert int(here.sum()) == pytest.approx(share * int((k == LABELS).sum()), abs=2), SPLITS[number]
+            here = targets.splits[k].eq(number) & LABELS.eq(k)
+            assert int(here.sum()) == pytest.approx(share * int(LABELS.eq(k).sum()), abs=2), SPLITS[number]
 
 
 def test_seeds_and_a_common_name(tmp_path):
-    targets = make(tmp_path, seed=[0, 5], target="colour").targets
+    targets, _ = make(tmp_path, seed=[0, 5], target="colour")
     assert targets.names[:3] == ("colour: red, seed 0", "colour: red, seed 5", "colour: green, seed 0")
     assert targets.label[:2] == ("colour: red", "colour: red")
     assert torch.equal(targets.labels[0], targets.labels[1])
@@ -64,10 +75,10 @@ def test_seeds_and_a_common_name(tmp_path):
 
 
 def test_of_two_classes_the_second_is_the_target(tmp_path):
-    data = make(tmp_path, LABELS.clamp(max=1), ["red", "green"])
-    assert data.targets.names == ("green",)
-    assert torch.equal(data.targets.labels[0], LABELS.clamp(max=1))
-    assert data.card.classes == ("red", "green")
+    targets, card = make(tmp_path, LABELS.clamp(max=1), ["red", "green"])
+    assert targets.names == ("green",)
+    assert torch.equal(targets.labels[0], LABELS.clamp(max=1))
+    assert card.classes == ("red", "green")
 
 
 @pytest.mark.parametrize(
@@ -137,3 +148,24 @@ def test_a_column_that_is_no_class_is_refused():
             require_classes(values, "kind")
     numbers, names = number_classes(["b", "a", "b"])
     assert (numbers.tolist(), names) == ([1, 0, 1], ["a", "b"])
+
+
+def test_a_run_reports_each_class_and_their_mean(tmp_path):
+    path = tmp_path / "acts.safetensors"
+    acts = torch.randn(N, 2, 1, 4, generator=torch.Generator().manual_seed(1))
+    acts[:, 1, 0] += 3 * one_hot(LABELS, 4)
+    save_file({"acts": acts, "labels": LABELS}, path, {"classes": json.dumps(NAMES)})
+    status, out, err = run_here(
+        tmp_path / "job", "datamodule=precomputed", f"datamodule.path={path}", "probe.class_weight=balanced"
+    )
+    assert status == 0, err
+    summary = json.loads((tmp_path / "job/run/summary.json").read_text())
+    found, names = summary["mean_over_classes"], ["red", "green", "blue"]
+    assert (found["layer"], found["n_classes"], found["chosen_on"]) == (1, 3, "val")
+    assert [target["name"] for target in summary["targets"]] == names
+    assert summary["fit"]["class_weight"] == "balanced"
+    with (tmp_path / "job/run/heatmap.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if (row["split"], row["layer"]) == ("test", "1")]
+    assert [row["target"] for row in rows] == names
+    assert found["auc"] == pytest.approx(sum(float(row["auc"]) for row in rows) / 3, abs=1e-6)
+    assert f"the mean test AUC is {found['auc']:.3f}." in " ".join(out.split())
