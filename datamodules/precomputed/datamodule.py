@@ -43,7 +43,7 @@ class PrecomputedDataModule(GridDataModule):
         folder, block_bytes, batch_size, seed, control_labels: see `GridDataModule`.
 
     Example:
-        >>> tensors = {"acts": torch.randn(400, 4, 2, 8), "labels": torch.arange(400) % 2}
+        >>> tensors = {"acts": torch.randn(400, 4, 2, 8), "labels": torch.arange(400) % 2}  # doctest: +SKIP
         >>> save_file(tensors, "acts.safetensors")  # doctest: +SKIP
         >>> data = PrecomputedDataModule("acts.safetensors", GroupSplit())  # doctest: +SKIP
         >>> data.setup()  # doctest: +SKIP

@@ -20,17 +20,17 @@ from probes.analysis.analysis import Analysis, analyse
 from probes.analysis.auc_map import AUCMap, choose_cell
 from probes.analysis.reading import finite
 from probes.analysis.scores import PARTS, SCORES, Rows, Scores
-from probes.python.linear_probes import LinearProbes
+from probes.python.linear_probes import README, LinearProbes
 from probes.report.about_run import describe_run
 from probes.report.findings import decorate
-from probes.report.map_files import TABLE, draw_maps, save_figure, write_heatmap
+from probes.report.map_files import MEANS, TABLE, draw_maps, save_figure, write_heatmap
 from probes.report.probes_file import PROBES, read_tensors, save_probes
 from probes.report.run_folder import EXAMPLES, SUMMARY, read_record
 from probes.report.style import STYLE, UNDATED, VMAX, VMIN
 from probes.report.summary import summarise
 from probes.report.whole_file import whole_file
 
-FILES = {PROBES, SCORES, EXAMPLES, SUMMARY, TABLE, "heatmap_mean.csv", *(f"heatmap.{kind}" for kind in UNDATED)}
+FILES = {PROBES, SCORES, EXAMPLES, SUMMARY, TABLE, MEANS, README, *(f"heatmap.{kind}" for kind in UNDATED)}
 
 
 class Best(NamedTuple):
@@ -181,7 +181,8 @@ class FittedGrid:
         """Write a run folder, which `load_grid`, `LinearProbes.load`, experiment=analyse and compare read.
 
         It holds probes.safetensors, scores.safetensors, examples.parquet, heatmap.csv, heatmap.png, heatmap.pdf and
-        summary.json; what `save` has written there before is replaced.
+        summary.json; what `save` has written there before is replaced. `grid.probes.save` of the same folder adds a
+        model card.
 
         Raises:
             ValueError: the folder holds anything else.

@@ -6,11 +6,11 @@ import pkgutil
 
 import pytest
 
-from datamodules import labels, language, questions, stream
+from datamodules import labels, language, precomputed, questions, stream
 
 MODULES = [
     module.name
-    for package in (labels, language, questions, stream)
+    for package in (labels, language, precomputed, questions, stream)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from datamodules.stream import store as store_module
 from datamodules.stream.byte_ranges import ByteRange, read_header
-from datamodules.stream.store import Shards, TensorFile
+from datamodules.stream.store import Shards, TensorFile, TensorInMemory
 
 L, T, N, D = 3, 5, 50, 8
 ROWS = {
@@ -67,6 +67,21 @@ def test_what_is_read_is_what_was_saved(kind, rows, cells, scratch, gap, tmp_pat
     assert store.shape == (N, L, T, D)
     assert store.scratch <= max(scratch, D * 2)
     assert torch.equal(read(store, cells, rows), expected(acts, cells, rows))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_memory_is_read_as_files_are(dtype):
+    acts = torch.randn(N, L, D, T, generator=torch.Generator().manual_seed(0)).to(dtype)
+    acts = acts.requires_grad_().mT  # of any strides, and perhaps of a model that still learns
+    store = TensorInMemory(acts)
+    assert (store.shape, store.dtype) == ((N, L, T, D), dtype)
+    assert store.acts.data_ptr() == acts.data_ptr()
+    for rows in ROWS.values():
+        for cells in CELLS.values():
+            assert torch.equal(read(store, cells, rows), expected(acts, cells, rows))
+            with ThreadPoolExecutor(3) as pool:
+                found = read(store, cells, rows, each=lambda call, jobs: pool.map(lambda job: call(*job), jobs))
+            assert torch.equal(found, expected(acts, cells, rows))
 
 
 def test_rows_far_apart_are_read_alone(tmp_path, monkeypatch):
