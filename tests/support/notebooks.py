@@ -27,7 +27,9 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text("utf-8"))["cells"]
 
 
-def run_code(sources: list[str], folder: Path, pictures: bool = True) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
+def run_code(
+    sources: list[str], folder: Path, pictures: bool = True
+) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
     """Run cells in order, in a folder; returns the namespace, and the outputs of each cell."""
     namespace: dict[str, Any] = {}
     with chdir(folder):

@@ -18,6 +18,7 @@ from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 from datamodules.questions.statements import FileStatements
 from tests.conftest import WORDS
+from tests.datamodules.language.test_checkpoint import write_gguf
 from tests.support.runs import run_here
 
 RULES = [
@@ -169,3 +170,14 @@ def test_random_weights_read_what_the_trained_model_wrote(language_model):
     pair = [capture(model, answers, RULES, [1]).acts for model in (other, language_model)]
     assert not torch.equal(*pair)
     assert isinstance(language_model, LanguageModel)
+
+
+def test_a_gguf_file_is_read_without_a_bar(language_model, tmp_path, capfd):
+    network = language_model.load("cpu")
+    file = write_gguf(tmp_path / "tiny.gguf", network, language_model.load_tokenizer())
+    capfd.readouterr()
+    end = [{"name": "end", "of": "text", "at": "last"}]
+    found = capture(str(file), ["red stone"], end, dtype="float32")
+    assert capfd.readouterr() == ("", "")
+    assert found.acts.shape == (1, 3, 1, 32)
+    assert found.acts.abs().sum() > 0
