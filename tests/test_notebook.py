@@ -22,7 +22,7 @@ model, dataset = "demo", DemoQuestions(skill="facts", name="demo_facts", limit=2
 
 def read_shown(outputs):
     """What cells show as text."""
-    return "".join("".join(one.get("text") or one["data"]["text/plain"]) for shown in outputs for one in shown)
+    return "\n".join("".join(one.get("text") or one["data"]["text/plain"]) for shown in outputs for one in shown)
 
 
 def read_stored():
