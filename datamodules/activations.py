@@ -31,7 +31,7 @@ from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.ranges import Count, Folder, Layers, MoreLayers, Seed, Site, Sites
 from datamodules.stream.store import Shards
-from datamodules.targets import Targets
+from datamodules.targets import Targets, number_classes, require_classes
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,8 @@ class ActivationDataModule(GridDataModule):
             self.require_cells(len(layers) * len(self.positions.names))
             dataset = self.dataset if self.split.by in KEYWORDS else self.dataset.group_by(self.split.by)
             questions = dataset.load(log.info if not self.quiet else lambda line: None)
+            if dataset.target is not None:
+                require_classes([question.target for question in questions], dataset.target)
             if not self.split.own_test:
                 questions = [question for question in questions if question.split != "test"]
             find_spans = self.spans if self.positions.need_exact_answers else None
@@ -138,8 +140,12 @@ class ActivationDataModule(GridDataModule):
             names, ids = self.positions.names, [question.id for question in examples.questions]
             groups = [question.group for question in examples.questions]
             sources = [question.split for question in examples.questions]
-            label = "label" if self.dataset.stated else "correctness"
-            targets = self.split_labels(examples.labels[None], [label], groups, sources, kept)
+            if dataset.target is not None:
+                classes = number_classes([question.target for question in examples.questions])
+                targets = self.split_classes(*classes, groups, sources, kept)
+            else:
+                label = "label" if dataset.stated else "correctness"
+                targets = self.split_labels(examples.labels[None], [label], groups, sources, kept)
             self._keep_examples(stages, examples, tokens, valid, targets)
             with self.timed("activations"):
                 # Keep a reference, so that the entry is not removed while it is streamed.
@@ -192,7 +198,7 @@ class ActivationDataModule(GridDataModule):
         lacking = "have no exact answer" if self.positions.rows == "exact_answer" else "lack a position"
         self._tell_left_out(examples, ~kept, lacking, "positions.rows=any keeps them")
         right, n = int(examples.labels[kept].sum()), int(kept.sum())
-        if not kept.all() and min(right, n - right) < MIN_PER_CLASS:
+        if not kept.all() and min(right, n - right) < MIN_PER_CLASS and self.dataset.target is None:
             raise ValueError(
                 f"positions.rows={self.positions.rows}: expected at least {MIN_PER_CLASS} {self.classes[1]} and "
                 f"{MIN_PER_CLASS} {self.classes[0]} examples, got {right} and {n - right} of {len(kept)}; set "
@@ -213,10 +219,8 @@ class ActivationDataModule(GridDataModule):
         """Tell how many examples of each class are in no split, why, and what would keep them."""
         if out.any() and not self.quiet:
             n, right = int(out.sum()), int(examples.labels[out].sum())
-            log.info(
-                f"positions: {n:,} of {len(out):,} examples {why} and are left out: {n - right:,} {self.classes[0]}, "
-                f"{right:,} {self.classes[1]}; {cure}"
-            )
+            each = f": {n - right:,} {self.classes[0]}, {right:,} {self.classes[1]}" * (self.dataset.target is None)
+            log.info(f"positions: {n:,} of {len(out):,} examples {why} and are left out{each}; {cure}")
 
     def _start(self, model: LanguageModel) -> LanguageModelStages:
         return LanguageModelStages(model, self.dataset, self.cache_root, self.root_device, self.quiet)

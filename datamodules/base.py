@@ -11,14 +11,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.card import CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card, is_control
+from datamodules.card import AGAINST_REST, CONTROL, MIN_GROUPS, MIN_PER_CLASS, Card, is_control
 from datamodules.split import SPLITS, GroupSplit
 from datamodules.stream.blocks import CellBlocks, ExampleBlocks, Examples
 from datamodules.stream.memory import Budget
 from datamodules.stream.ranges import Count, Folder, Seed
 from datamodules.stream.store import Store
 from datamodules.stream.whole_file import write_whole
-from datamodules.targets import Targets, add_controls, split_targets
+from datamodules.targets import Targets, add_controls, set_against_rest, split_targets
 
 log = logging.getLogger(__name__)
 
@@ -136,13 +136,56 @@ class GridDataModule(pl.LightningDataModule):
         kept: Tensor | None = None,
     ) -> Targets:
         """Split label sets as `split_targets` does, with a control of each where `control_labels` is true."""
+        self._require_own_names(names)
+        targets = split_targets(labels, names, self.split, groups, given, kept)
+        return add_controls(targets, self.seed) if self.control_labels else targets
+
+    def split_classes(
+        self,
+        numbers: Tensor,
+        names: Sequence[str],
+        groups: Sequence[Any],
+        given: Sequence[str] | None = None,
+        kept: Tensor | None = None,
+    ) -> Targets:
+        """Split examples of several classes: a target for each class against the rest, all on the same splits.
+
+        Of two classes the second is the target, as the first would be its mirror image. Of more, those with fewer than
+        10 examples have no target; their examples are among the rest.
+
+        Args:
+            numbers: [N] int64, class of each example.
+            names: of the K classes.
+            groups, given, kept: see `split_targets`.
+
+        Raises:
+            ValueError: no class has examples enough.
+        """
+        self._require_own_names(names)
+        counts = (numbers if kept is None else numbers[kept]).bincount(minlength=len(names)).tolist()
+        chosen = {k: name for k, name in enumerate(names) if counts[k] >= MIN_PER_CLASS or len(names) == 2}
+        told = ", ".join(f"{name} ({counts[k]})" for k, name in enumerate(names) if k not in chosen)
+        if not chosen:
+            raise ValueError(
+                f"classes: expected one with at least {MIN_PER_CLASS} examples, got {told}; take more {self.examples}"
+            )
+        if told and not self.quiet:
+            log.warning(
+                f"classes: {told} have fewer than {MIN_PER_CLASS} examples, so no target of their own; their examples "
+                "are among the rest"
+            )
+        self.classes = (names[0], names[1]) if len(names) == 2 else AGAINST_REST
+        if len(names) == 2:
+            del chosen[0]
+        targets = set_against_rest(split_targets(numbers[None], ["class"], self.split, groups, given, kept), chosen)
+        return add_controls(targets, self.seed) if self.control_labels else targets
+
+    def _require_own_names(self, names: Sequence[str]) -> None:
         if named := [name for name in names if is_control(name)]:
             raise ValueError(
                 f"targets: expected names other than {CONTROL}, which random labels have, got {', '.join(named)}; "
                 "rename them"
             )
-        targets = split_targets(labels, names, self.split, groups, given, kept)
-        return add_controls(targets, self.seed) if self.control_labels else targets
 
     def _require_classes(self, card: Card) -> None:
         """Refuse a split that has nothing to tell apart; validation can do without, and a control is random."""

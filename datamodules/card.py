@@ -10,6 +10,7 @@ from typing import Any
 
 MIN_PER_CLASS = 10  # a probe is not judged with fewer examples of a class
 CONTROL = "control"  # name of a label set that is random
+AGAINST_REST = ("of other classes", "of the class")  # what labels 0 and 1 are called with more than two classes
 MIN_GROUPS = 20  # of a test split: standard errors from fewer are rough
 
 

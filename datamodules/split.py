@@ -72,7 +72,7 @@ class GroupSplit:
 
         Args:
             groups: [N] group of each example; no group is in two splits.
-            labels: [N] in {0, 1}.
+            labels: [N] class of each example, numbered from 0; each split gets its share of every class.
             given: [N], `test` for examples that come from a test part; no group may have examples on both sides.
             seed: one of `seeds`; the first where None.
 
@@ -104,7 +104,7 @@ class GroupSplit:
     ) -> dict[str, np.ndarray]:
         above_0 = {name: share for name, share in share_of.items() if share > 0}
         names, member = np.unique(np.asarray(groups), return_inverse=True)
-        counts = np.zeros((len(names), 2))  # examples of each class in each group
+        counts = np.zeros((len(names), max(2, 1 + max(labels, default=0))))  # examples of each class in each group
         np.add.at(counts, (member, np.asarray(labels)), 1)
         shares = np.array(list(above_0.values()))
         wanted = shares[:, None] * counts.sum(0)  # [split, class]

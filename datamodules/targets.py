@@ -1,6 +1,7 @@
 """Targets: K named label sets on the same activations, each with its own train, val and test rows."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from datamodules.card import CONTROL, Count, TargetCard
 from datamodules.split import SPLITS, GroupSplit
 
 NO_SPLIT = len(SPLITS)  # split number of an example that a target leaves out
+MOST_CLASSES = 50  # each is a target, with a probe in every cell and a map of its own
+LONGEST_CLASS = 200  # characters of a name: longer ones leave no room for anything else on a page
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +82,7 @@ def split_targets(
     """Split every label set with every seed of a split.
 
     Args:
-        labels: [M, N] int64 in {0, 1}, the label sets.
+        labels: [M, N] int64 in {0, 1}, the label sets; or numbers of classes, see `set_against_rest`.
         names: [M], what their label 1 says.
         split: assigns groups to train, val and test, once for each of its seeds.
         groups: [N].
@@ -111,6 +114,104 @@ def split_targets(
             targets.append((label if len(seeds) == 1 else f"{label}, seed {seed}", label, seed))
     full, label, given_seeds = zip(*targets, strict=True)
     return Targets(full, label, given_seeds, labels.repeat_interleave(len(seeds), 0), parts, numbers)
+
+
+def number_classes(values: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """Number the values of N examples: [N] int64, and the names of the K classes, sorted.
+
+    Example:
+        >>> number_classes(["red", "blue", "red"])
+        (tensor([1, 0, 1]), ['blue', 'red'])
+    """
+    names, numbers = np.unique(np.asarray(values, dtype=object), return_inverse=True)
+    return torch.from_numpy(numbers.astype(np.int64)), list(names)
+
+
+def require_classes(values: Sequence[str], column: str) -> None:
+    """Check that the values of a column can be classes.
+
+    Raises:
+        ValueError: there are fewer than 2 or more than 50 different values, or a long one.
+    """
+    try:
+        _require_names(sorted({value.removeprefix(f"{column}: ") for value in values}))
+    except ValueError as error:
+        raise ValueError(f"dataset.target={column}: {error}, or name another column") from None
+
+
+def read_classes(labels: Tensor, names: str) -> tuple[Tensor, list[str]]:
+    """Check labels [N], of any dtype, that number the classes of a JSON list of K names: [N] int64, and the names.
+
+    Raises:
+        ValueError: the list is none of 2 to 50 different names, or the labels are not whole numbers from 0 to K - 1, or
+            are all the same.
+
+    Example:
+        >>> read_classes(torch.tensor([2.0, 0.0, 1.0]), '["red", "green", "blue"]')
+        (tensor([2, 0, 1]), ['red', 'green', 'blue'])
+    """
+    try:
+        read = json.loads(names)
+    except (ValueError, RecursionError):
+        read = None
+    if not (isinstance(read, list) and all(isinstance(name, str) and name for name in read)):
+        raise ValueError(
+            f"expected classes as a JSON list of K names, got {names[:80]}; write it with json.dumps, or leave it out"
+        )
+    if len(set(read)) < len(read):
+        raise ValueError(f"expected different names in classes, got {', '.join(read)[:200]}; rename them")
+    _require_names(read)
+    exact = labels.double()
+    wrong = ~((exact >= 0) & (exact < len(read)) & (exact == exact.floor()))
+    if wrong.any():
+        row = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"expected labels from 0 to {len(read) - 1}, one for each of the {len(read)} names of classes, got "
+            f"{labels[row].item()} in row {row}; number the classes from 0, or name them all"
+        )
+    if len(present := exact.unique()) == 1:
+        raise ValueError(
+            f"expected examples of at least 2 classes, got {read[int(present[0])]} in all {len(labels)} rows; add "
+            "examples of others"
+        )
+    return labels.long(), read
+
+
+def _require_names(names: list[str]) -> None:
+    if not 2 <= len(names) <= MOST_CLASSES:
+        shown = ", ".join(name[:40] for name in names[:5]) + (", ..." if len(names) > 5 else "")
+        raise ValueError(
+            f"expected 2 to {MOST_CLASSES} different classes, got {len(names)}: {shown}; take a coarser division, or "
+            "examples of more classes"
+        )
+    for name in names:
+        if len(name) > LONGEST_CLASS:
+            got = f"one of {len(name):,}, {name[:40]}[...]"
+            raise ValueError(f"expected names of classes of at most {LONGEST_CLASS} characters, got {got}; shorten it")
+
+
+def set_against_rest(numbered: Targets, names: Mapping[int, str]) -> Targets:
+    """Make of one set of class numbers a target for each class against the rest, on the same splits.
+
+    Args:
+        numbered: whose labels number the classes; one target for each seed of the split.
+        names: by number, of the classes that become targets.
+
+    Example:
+        >>> numbered = split_targets(torch.tensor([[0, 1, 2] * 4]), ["colour"], GroupSplit(0.25, 0.25), range(12))
+        >>> targets = set_against_rest(numbered, {0: "red", 2: "blue"})
+        >>> targets.names, targets.labels[:, :3].tolist()
+        (('red', 'blue'), [[1, 0, 0], [0, 0, 1]])
+    """
+    each = [(number, name, k) for number, name in names.items() for k in range(len(numbered.names))]
+    return replace(
+        numbered,
+        names=tuple(name + numbered.names[k].removeprefix(numbered.label[k]) for _, name, k in each),
+        label=tuple(name for _, name, _ in each),
+        seeds=tuple(numbered.seeds[k] for *_, k in each),
+        labels=torch.stack([(numbered.labels[k] == number).long() for number, _, k in each]),
+        splits=numbered.splits[[k for *_, k in each]],
+    )
 
 
 def add_controls(targets: Targets, seed: int = 0) -> Targets:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from probes.grids.grid_auroc import GridAUROC
     from probes.grids.logistic import LogisticGrid
     from probes.grids.mass_mean import MassMeanGrid
-    from probes.grids.minibatch import LinearGrid, MLPGrid
+    from probes.grids.minibatch import LinearGrid
+    from probes.grids.mlp import MLPGrid
     from probes.python.estimator import LinearProbe
     from probes.python.fit_grid import fit_grid
     from probes.python.fitted_grid import Best, FittedGrid, load_grid
@@ -85,7 +86,7 @@ _MODULES = {
     "LinearProbes": "probes.python.linear_probes",
     "LogisticFit": "probes.solver.logistic",
     "LogisticGrid": "probes.grids.logistic",
-    "MLPGrid": "probes.grids.minibatch",
+    "MLPGrid": "probes.grids.mlp",
     "MassMeanGrid": "probes.grids.mass_mean",
     "ProbeGrid": "probes.grids.grid",
     "Report": "probes.report.report",

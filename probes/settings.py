@@ -35,6 +35,7 @@ Penalty = Annotated[
     doc("a number above 0, a list of different ones, by_size or auto"),
 ]
 OnePenalty = Annotated[float, Gt(0), doc("a number above 0 (auto and lists are for probe=logistic)")]
+ClassWeight = Annotated[Literal["balanced"] | None, doc("balanced or null")]
 Baseline = Annotated[Text | None, doc("the name of a baseline, best, or null")]
 Metric = Literal["val/auc_best", "val/auc_mean", "test/auc_best", "test/auc_mean", "train/loss"]
 Terminal = Literal["full", "line"]
@@ -57,6 +58,7 @@ def check_logistic(
     tol: Tolerance = 1e-4,
     max_iter: NotNegative = 100,
     offset: Baseline = None,
+    class_weight: ClassWeight = None,
     batch_size: Count | None = None,
 ) -> None:
     """Hold the settings of `LogisticGrid`, and the `batch_size` of its data, against what it takes.
@@ -84,10 +86,11 @@ def check_logistic(
         raise ValueError(f"probe.max_iter: expected a whole number of at least 0, got {max_iter!r}")
     if offset is not None and not (isinstance(offset, str) and offset):
         raise ValueError(f"probe.offset: expected the name of a baseline, best, or null; got {offset!r}")
+    _require_class_weight(class_weight)
 
 
-def check_mass_mean(whiten: bool, batch_size: Count | None = None) -> None:
-    """Hold the setting of `MassMeanGrid`, and the `batch_size` of its data, against what it takes.
+def check_mass_mean(whiten: bool, class_weight: ClassWeight = None, batch_size: Count | None = None) -> None:
+    """Hold the settings of `MassMeanGrid`, and the `batch_size` of its data, against what it takes.
 
     >>> check_mass_mean(whiten=True)
 
@@ -97,9 +100,10 @@ def check_mass_mean(whiten: bool, batch_size: Count | None = None) -> None:
     require_whole_cells(batch_size)
     if not isinstance(whiten, bool):
         raise ValueError(f"probe.whiten: expected true or false, got {whiten!r}")
+    _require_class_weight(class_weight)
 
 
-def check_minibatch(l2: OnePenalty, hidden: Count = 1) -> None:
+def check_minibatch(l2: OnePenalty, hidden: Count = 1, class_weight: ClassWeight = None) -> None:
     """Hold the settings of `LinearGrid` and `MLPGrid` against what they take.
 
     Raises:
@@ -109,6 +113,7 @@ def check_minibatch(l2: OnePenalty, hidden: Count = 1) -> None:
         raise ValueError(f"probe.l2: expected a number above 0, got {l2}; auto and lists are for probe=logistic")
     if type(hidden) is not int or hidden < 1:
         raise ValueError(f"probe.hidden: expected a whole number of at least 1, got {hidden}")
+    _require_class_weight(class_weight)
 
 
 def require_whole_cells(batch_size: int | None) -> None:
@@ -184,6 +189,11 @@ def check_ckpt_path(path: Any) -> None:
             f"ckpt_path: expected a checkpoint, got {path!r}, which is not there; callbacks=checkpoint saves last.ckpt "
             "in the folder checkpoints of a run"
         )
+
+
+def _require_class_weight(class_weight: Any) -> None:
+    if class_weight not in (None, "balanced"):
+        raise ValueError(f"probe.class_weight: expected balanced or null, got {class_weight!r}; set one of these")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """The stages before activations: questions are answered, the answers labelled, and their exact answers found."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
@@ -79,9 +80,13 @@ def label_examples(
         tell(f"labels: {len(names)} of {len(verdicts)} answers could not be judged and are left out: {listed}")
     questions, answers = [questions[i] for i in judged], [answers[i] for i in judged]
     verdicts = [verdicts[i] for i in judged]
-    _check_classes(questions, answers, verdicts, unfinished)
+    if stages.dataset.target is None:
+        _check_classes(questions, answers, verdicts, unfinished)
     n, right = len(verdicts), sum(bool(verdict.right) for verdict in verdicts)
-    if stages.dataset.stated:
+    if stages.dataset.stated and stages.dataset.target:
+        counts = Counter(question.target for question in questions)
+        tell(f"classes: {', '.join(f'{name} ({count})' for name, count in sorted(counts.items()))}")
+    elif stages.dataset.stated:
         tell(f"labels: {right / n:.1%} of {n} statements are labelled 1")
     else:
         cut = sum(answer.finish == "length" for answer in answers)

@@ -124,11 +124,13 @@ def judge_by_substring(answer: str, question: Question) -> Verdict:
 
 
 def judge_as_given(answer: str, question: Question) -> Verdict:
-    """Take the label that came with the text.
+    """Take the label that came with the text. A text with a class counts as right, as its class is the target.
 
     >>> judge_as_given("", Question("q0", "g", "It rains.", (), label=True))
     Verdict(right=True, branch='given as 1')
     """
+    if question.target:
+        return Verdict(True, "its class")
     return Verdict(question.label, f"given as {int(bool(question.label))}")
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.precomputed.contents import Contents, Loaded, Source
 from datamodules.stream.store import TensorInMemory
+from datamodules.targets import number_classes
 
 NAME = "arrays"  # begins the messages
 
@@ -25,13 +26,15 @@ class Arrays:
 
     Attributes:
         acts: [N, L, T, D] in float16, bfloat16, float32 or float64.
-        labels: [N], 0 or 1 in any dtype; or [M, N], M label sets that are fitted together.
+        labels: [N], 0 or 1 in any dtype; or [M, N], M label sets that are fitted together; or [N] texts, the classes,
+            each of which against the rest is a target.
         groups: [N] numbers or texts, equal for examples that must stay in one split; each its own where None.
         valid: [N, T] bool, false where an example lacks a position; all have all where None.
         layers: [L] different whole numbers; 0 .. L - 1 where None.
         positions: [T] different names; `position 0` and so on where None.
         targets: [M] different names of what label 1 of each label set means; for one set a text will do.
         model, dataset, site: what people are shown.
+        classes: [K] names, where labels [N] number them from 0.
 
     Example:
         >>> Arrays(np.zeros((4, 1, 1, 2)), [0, 1, 0, 1], layers=[7]).site
@@ -48,6 +51,7 @@ class Arrays:
     model: str = "precomputed"
     dataset: str = "in memory"
     site: str = "activations"
+    classes: Sequence[str] | None = None
 
 
 def read_arrays(arrays: Arrays) -> Contents:
@@ -60,6 +64,9 @@ def read_arrays(arrays: Arrays) -> Contents:
         >>> read_arrays(Arrays(np.zeros((4, 1, 1, 2)), [0, 1, 0, 1], layers=[7])).layers
         (7,)
     """
+    if not isinstance(arrays.labels, Tensor) and _are_texts(labels := _as_array(arrays.labels, "labels")):
+        numbers, classes = number_classes(labels.tolist())
+        arrays = replace(arrays, labels=numbers, classes=classes)
     parts = {
         name: Loaded(as_tensor(value, name))
         for name in ("labels", "valid")
@@ -97,6 +104,12 @@ def as_tensor(values: Any, name: str) -> Tensor:
         return torch.from_numpy(array)
 
 
+def _are_texts(array: np.ndarray) -> bool:
+    """Whether an array [N] holds texts."""
+    texts = array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat))
+    return array.ndim == 1 and texts
+
+
 def _as_array(values: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(values)
@@ -131,7 +144,7 @@ def _to_host(values: Any) -> Any:
 def _list_names(arrays: Arrays) -> dict[str, Any]:
     """Names as plain lists, so that numpy's numbers, tuples and ranges will do."""
     names: dict[str, Any] = {}
-    for key in ("layers", "positions", "targets"):
+    for key in ("layers", "positions", "targets", "classes"):
         given = getattr(arrays, key)
         if given is None:
             continue
@@ -143,7 +156,7 @@ def _list_names(arrays: Arrays) -> dict[str, Any]:
         except TypeError:
             listed = [given]
         names[key] = [_as_number(one) if key == "layers" else one for one in listed]
-    for key in ("positions", "targets"):
+    for key in ("positions", "targets", "classes"):
         if key in names:
             names[key] = [str(one) if isinstance(one, np.str_) else one for one in names[key]]
     return names

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.stream.store import Store
+from datamodules.targets import read_classes
 
 AXES = "[N, L, T, D]"
 LONGEST = 200  # characters of a name: longer ones leave no room for anything else on a page
@@ -53,13 +54,14 @@ class Contents:
     Attributes:
         store: the activations, N examples.
         targets: [M], what label 1 of each label set means.
-        labels: [M, N] int64 in {0, 1}.
+        labels: [M, N] int64 in {0, 1}; with classes [1, N], numbers of classes.
         groups: [N] whole numbers, floats or texts, equal for examples that must stay in one split.
         valid: [N, T] bool, false where an example lacks a position.
         layers: [L] numbers of the rows.
         positions: [T] names of the columns.
         model, dataset, site: what people are shown.
         ids: [N] names of the examples; None where they have none.
+        classes: [K] names of the classes; None where the labels are 0 and 1.
     """
 
     store: Store
@@ -73,6 +75,7 @@ class Contents:
     dataset: str
     site: str
     ids: list[str] | None = None
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ class Source:
     Attributes:
         name: the file, the folder, or what else people know it by.
         parts: small tensors by name: labels, groups, valid.
-        names: model, dataset, site and target as texts; layers, positions and targets as lists, or as JSON lists in
-            texts.
+        names: model, dataset, site and target as texts; layers, positions, targets and classes as lists, or as JSON
+            lists in texts.
     """
 
     name: str
@@ -124,7 +127,8 @@ class Source:
         """
         N, L, T, _ = store.shape
         acts = f"acts {AXES} = {list(store.shape)}"
-        targets, labels = self._read_labels(N, acts)
+        classes = self.names.get("classes") is not None
+        targets, labels = self._read_classes(N, acts) if classes else self._read_labels(N, acts)
         if groups is None:
             groups = self._read_groups(N, acts)
         if valid is None:
@@ -143,6 +147,7 @@ class Source:
             self.names.get("dataset", dataset),
             self.names.get("site", site),
             ids,
+            tuple(targets) if classes else None,
         )
 
     def refuse(self, expected: str, got: object, do: str) -> NoReturn:
@@ -163,6 +168,20 @@ class Source:
         names = names or ([label] if M == 1 else [f"{label} of set {m}" for m in range(M)])
         of = [f" of {name}" if M > 1 else "" for name in names]
         return names, torch.stack([self._check_labels(*one) for one in zip(sets, of, strict=True)])
+
+    def _read_classes(self, N: int, acts: str) -> tuple[list[str], Tensor]:
+        """Return what each class is called, and the class of each example, [1, N] int64."""
+        if "targets" in self.names:
+            self.refuse("metadata targets or classes", "both", "leave one out")
+        if "labels" not in self.parts:
+            self.refuse("labels [N]", "none", "number the class of each example")
+        given, labels = self.names["classes"], self._load("labels", {"N": N}, acts)
+        try:
+            numbers, names = read_classes(labels, given if isinstance(given, str) else json.dumps(given, default=str))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+        of = f"{self.names['target']}: " if "target" in self.names else ""
+        return [of + name for name in names], numbers[None]
 
     def _check_labels(self, labels: Tensor, of: str) -> Tensor:
         """Return one label set of any dtype as int64; `of` names it in messages."""

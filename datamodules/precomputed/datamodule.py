@@ -28,8 +28,9 @@ class PrecomputedDataModule(GridDataModule):
     0 or 1 in any dtype; or `labels [M, N]`, M label sets that are fitted together. It may hold `groups [N]`, equal
     numbers for examples that must stay in one split, and `valid [N, T]` bool, false where an example lacks a position.
     Its metadata may name the rows and columns of the grid, `layers` and `positions`, as JSON lists of L whole numbers
-    and T strings, and the label sets, `targets`, as M strings. It may also give `model`, `dataset`, `site` and, with
-    one label set, `target` (what label 1 means), which are shown to people.
+    and T strings, and the label sets, `targets`, as M strings. With `classes`, a JSON list of K names, `labels [N]`
+    number the classes from 0, and each class against the rest is a target. It may also give `model`, `dataset`, `site`
+    and, with one label set, `target` (what label 1 means), which are shown to people.
 
     **Numpy's files** hold the same: see `read_npy` and `read_npz`. **A folder** holds a safetensors file for each
     example, with the hidden states of all its tokens, as vLLM writes them: see `read_folder`. **Arrays in memory** are
@@ -83,7 +84,10 @@ class PrecomputedDataModule(GridDataModule):
         if self.card:
             return
         self._contents = held = self._read()
-        targets = self.split_labels(held.labels, held.targets, held.groups)
+        if held.classes:
+            targets = self.split_classes(held.labels[0], held.classes, held.groups)
+        else:
+            targets = self.split_labels(held.labels, held.targets, held.groups)
         card = Card(
             model=held.model,
             dataset=held.dataset,

@@ -23,7 +23,7 @@ KINDS = {
     "|b1": "BOOL",
 }  # fmt: skip
 BESIDE = ("labels", "groups", "valid")
-NAMES = ("layers", "positions", "targets", "model", "dataset", "site", "target")
+NAMES = ("layers", "positions", "targets", "classes", "model", "dataset", "site", "target")
 MOST_NAMES = 10**6  # bytes of the names of a file
 
 
@@ -31,7 +31,8 @@ def read_npy(path: Path) -> Contents:
     """Read acts `[N, L, T, D]` from NAME.npy, streamed from where they are, and the rest from files beside it.
 
     NAME.labels.npy holds the labels; NAME.groups.npy and NAME.valid.npy may hold what a safetensors file holds under
-    these names. NAME.names.json may give layers, positions, targets, model, dataset, site and target, as an object.
+    these names. NAME.names.json may give layers, positions, targets, classes, model, dataset, site and target, as an
+    object.
 
     Raises:
         ValueError: a file is missing, is damaged, needs pickle, or does not match the description of

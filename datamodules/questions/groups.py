@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell
 
@@ -18,13 +19,28 @@ class UniqueText:
         rows: numbers of the rows that give its gold answers.
         group: name of its group; equal for texts with the same wording.
         gives: hash of the gold answers of its first row.
+        target: its class; empty where there are none.
         times: number of rows with this text.
     """
 
     rows: list[int]
     group: str
     gives: int
+    target: str = ""
     times: int = 0
+
+
+def read_patterns(group: object) -> dict[str, str] | None:
+    """Read `dataset.group` as texts with columns, each with a regular expression; None if it is not valid.
+
+    >>> read_patterns(["film", {"question": "^Who"}])
+    {'film': '', 'question': '^Who'}
+    """
+    held: dict[Any, Any] = {}
+    for one in group if isinstance(group, list | tuple) else [group] if group else []:
+        held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}
+    right = all(isinstance(text, str) and text for text in held) and all(isinstance(one, str) for one in held.values())
+    return held if right else None
 
 
 def name_groups(row: Row, patterns: Mapping[str, str]) -> list[str]:

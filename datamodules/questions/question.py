@@ -26,6 +26,7 @@ class Question:
             the first names it; empty: none.
         split: `train` or `test` where the set has both; empty: not yet split.
         label: label of a statement; None for a question, whose answer is labelled later.
+        target: class of the text, where classes are to be told apart; empty: whether it is right.
 
     Example:
         >>> Question("q0", "france", "What is the capital of France?", ("Paris",)).answers
@@ -41,6 +42,7 @@ class Question:
     options: tuple[tuple[str, ...], ...] = ()
     split: str = ""
     label: bool | None = None
+    target: str = ""
 
 
 class QuestionSet:
@@ -49,6 +51,7 @@ class QuestionSet:
     Attributes:
         name: shown to people.
         stated: whether the texts are statements with labels, so that no model answers.
+        target: column whose values are the classes to tell apart; None: right or wrong.
 
     Example:
         >>> questions = FileQuestions(path="questions.csv").load()  # doctest: +SKIP
@@ -58,6 +61,7 @@ class QuestionSet:
 
     name: str
     stated = False
+    target: str | None = None
 
     def fetch(self) -> None:
         """Download what is remote."""

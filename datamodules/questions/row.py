@@ -109,6 +109,15 @@ def format_cell(cell: Any) -> str:
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 
+def read_number(text: str) -> int:
+    """Read the number of an option, -1 where it is none; pandas writes 1.0 for 1 where a column has gaps.
+
+    >>> read_number("2"), read_number("1.0"), read_number("b")
+    (2, 1, -1)
+    """
+    return int(text.partition(".")[0]) if re.fullmatch(r"\d+(\.0+)?", text) else -1
+
+
 def _is_list(cell: object) -> bool:
     return isinstance(cell, list | tuple | np.ndarray)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from datamodules.questions.groups import Groups, UniqueText, name_groups
+from datamodules.questions.groups import Groups, UniqueText, name_groups, read_patterns
 from datamodules.questions.parquet_rows import list_names, pick_rows
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
-from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell, read_texts
+from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell, read_number, read_texts
 from datamodules.questions.words import fold_group, fold_name
 from datamodules.stream.ranges import Column, Columns, Count, Group, Options, Seed, Text
 
@@ -42,7 +42,9 @@ class RowQuestions(QuestionSet):
             must all be equal; or a list of such, any of which joins rows. With a regular expression, as in
             `{question: '^(?:\W*\w+){6}'}`, only what it matches must be equal, or what its brackets match: here the
             first six words. Rows without a value or a match are joined to none.
-        pattern: regular expression whose first match in an answer is its exact answer, for `spans=rule`.
+        target: column whose values, 2 to 50 of them, are classes for the probes to tell apart, each against the rest;
+            null: right or wrong. Rows without a value are left out.
+        pattern: regular expression whose first match in an answer is its exact answer.
         limit: keep this many questions, of train and of test each, drawn at random; all by default.
         seed: of the draw.
         name: shown to people.
@@ -55,6 +57,7 @@ class RowQuestions(QuestionSet):
     labels: Mapping[str, Sequence[Text]] | None = None
     first_option: int | None = None
     group: Group | None = None
+    target: Column | None = None
     pattern: str = ""
     limit: Count | None = None
     seed: Seed = 0
@@ -64,12 +67,13 @@ class RowQuestions(QuestionSet):
     def __post_init__(self) -> None:
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
         self.options, self.labels = self.options or [], self.labels or {}
-        self.pattern, self._group = str(self.pattern), _read_patterns(self.group)
+        self.pattern, self._group = str(self.pattern), read_patterns(self.group)
         limit = self.limit
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
             ("answer", "a column, or a list of columns", _are_texts(self.answer)),
             ("context", "a column, or null", isinstance(self.context, str | None)),
+            ("target", "a column, or null", self.target is None or isinstance(self.target, str)),
             ("options", "a list of columns, such as [a,b]", _are_texts(self.options)),
             ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", _are_labels(self.labels)),
             ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
@@ -106,7 +110,7 @@ class RowQuestions(QuestionSet):
 
     @property
     def _question_columns(self) -> list[str]:
-        named = [*find_columns(self.question), *self.answer, self.context, *(self.options or ())]
+        named = [*find_columns(self.question), *self.answer, self.context, *(self.options or ()), self.target]
         return [column for column in named if column]
 
     def read_list(self, cell: Any, column: str) -> Any:
@@ -145,7 +149,7 @@ class RowQuestions(QuestionSet):
         choice = choice or tuple((format_cell(read_cell(row, column)).strip(),) for column in self.options or ())
         golds = [gold for column in self.answer for gold in self._read_golds(read_cell(row, column), column, choice)]
         if self.first_option is not None:
-            golds = [choice[i][0] for gold in golds if 0 <= (i := _read_number(gold) - self.first_option) < len(choice)]
+            golds = [choice[i][0] for gold in golds if 0 <= (i := read_number(gold) - self.first_option) < len(choice)]
         if not golds:
             return "no gold answer"
         if choice:
@@ -167,6 +171,13 @@ class RowQuestions(QuestionSet):
             pattern=self.pattern,
             options=tuple(tuple(dict.fromkeys(option)) for option in choice),
         )
+
+    def _read_with_target(self, row: Row) -> Question | str:
+        record = self.read_record(row)
+        if self.target is None or isinstance(record, str):
+            return record
+        value = format_cell(read_cell(row, self.target)).strip()
+        return replace(record, target=f"{self.target}: {value}") if value else f"no {self.target}"
 
     def _read_golds(self, cell: Any, column: str, choice: tuple[tuple[str, ...], ...]) -> list[str]:
         if isinstance(cell, str) and (cell.strip(),) in choice:  # an option may look like a list
@@ -201,7 +212,7 @@ class RowQuestions(QuestionSet):
         skipped: dict[str, list[str]] = defaultdict(list)
         repeated, joined, contradicted, grouped = 0, 0, set(), 0
         for i, row in enumerate(rows):
-            record = self.read_record(row)
+            record = self._read_with_target(row)
             if isinstance(record, str):
                 skipped[record].append(self._name_row(split, i))
                 continue
@@ -210,10 +221,12 @@ class RowQuestions(QuestionSet):
                 grouped += 1
             key = blake2b(f"{record.text}\n{record.pattern}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
             gives = hash((record.answers, record.label))
-            held = found.setdefault(key, UniqueText([], record.group, gives))
+            held = found.setdefault(key, UniqueText([], record.group, gives, record.target))
             held.times += 1
             if held.times == 1:
                 held.rows.append(i)
+            elif held.target != record.target:
+                contradicted.add(key)
             elif held.gives == gives:
                 repeated += 1
             elif record.options or record.label is not None:
@@ -265,21 +278,13 @@ class RowQuestions(QuestionSet):
         self, split: str, rows: Sequence[Row] | Mapping[int, Row], unique: UniqueText, groups: Groups
     ) -> Question:
         """The question of one text, with the gold answers of all its rows."""
-        records = [record for i in unique.rows if isinstance(record := self.read_record(rows[i]), Question)]
+        records = [record for i in unique.rows if isinstance(record := self._read_with_target(rows[i]), Question)]
         golds = dict.fromkeys(gold for record in records for gold in record.answers)
         name, group = self._name_row(split, unique.rows[0]), groups.find(unique.group)
         return replace(records[0], id=name, split=split, group=group, answers=tuple(golds))
 
     def _name_row(self, split: str, row: int) -> str:
         return "-".join(filter(None, (self.name, split, f"{row:05d}")))
-
-
-def _read_patterns(group: object) -> dict[str, str] | None:
-    """Read `group` as texts with columns, each with a regular expression; None if it is not valid."""
-    held: dict[Any, Any] = {}
-    for one in group if isinstance(group, list | tuple) else [group] if group else []:
-        held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}
-    return held if all(isinstance(text, str) and text for text in held) and _are_texts([*held.values()]) else None
 
 
 def _are_texts(value: object) -> bool:
@@ -290,8 +295,3 @@ def _are_labels(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(word, str) and _are_texts(more or []) for word, more in value.items()
     )
-
-
-def _read_number(text: str) -> int:
-    """The number of an option; pandas writes 1.0 for 1 where a column has gaps."""
-    return int(text.partition(".")[0]) if re.fullmatch(r"\d+(\.0+)?", text) else -1

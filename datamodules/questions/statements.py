@@ -24,7 +24,7 @@ class FileStatements(FileQuestions):
 
     Attributes:
         text: column with the statement, or a text with columns in braces.
-        label: column with 0 or 1, or false or true.
+        label: column with 0 or 1, or false or true; not read where `target` names a column of classes.
 
     Example:
         >>> FileStatements(path="cities.csv").read_record({"statement": "[[Oslo]] is in Norway.", "label": 1}).text
@@ -36,7 +36,7 @@ class FileStatements(FileQuestions):
     stated = True
 
     def __post_init__(self) -> None:
-        self.question, self.answer = self.text, self.label
+        self.question, self.answer = self.text, self.target or self.label
         super().__post_init__()
 
     def read_record(self, row: Row) -> Question | str:
@@ -48,10 +48,10 @@ class FileStatements(FileQuestions):
         text = fill(self.text, row)
         if not text:
             return "no statement"
-        label = format_cell(read_cell(row, self.label)).strip()
-        if not label:
+        label = "" if self.target else format_cell(read_cell(row, self.label)).strip()
+        if not label and not self.target:
             return "no label"
-        if label.casefold() not in LABELS:
+        if label and label.casefold() not in LABELS:
             raise ValueError(
                 f"dataset.label: expected 0 or 1 in column {self.label}, got {label!r} for {text[:60]!r}; fix it, or "
                 "name another column"
@@ -64,7 +64,7 @@ class FileStatements(FileQuestions):
             text=plain,
             answers=(),
             pattern=_build_pattern(marked[1], text[: marked.start()]) if marked else WHOLE,
-            label=LABELS[label.casefold()],
+            label=LABELS[label.casefold()] if label else None,
         )
 
 

@@ -11,7 +11,7 @@ from probes.analysis.offset import make_offset
 from probes.analysis.reading import finite
 from probes.grids.exact_grid import ExactGrid
 from probes.report.run_folder import EXAMPLES, read_examples
-from probes.settings import Baseline, NotNegative, Penalty, Tolerance, check_logistic
+from probes.settings import Baseline, ClassWeight, NotNegative, Penalty, Tolerance, check_logistic
 from probes.solver.logistic import REASONS, LogisticFit, fit_logistic
 from probes.solver.penalty import choose_strongest_of_best, is_separated, list_penalties, mean_log_loss
 
@@ -35,6 +35,9 @@ class LogisticGrid(ExactGrid):
         offset: a baseline whose log-odds are added to those of each probe, while it is fitted and in its scores; see
             `make_offset`. `weight` and `bias` are the probe's part. The data that are tested have theirs from their
             own train rows. Needs examples.parquet in the folder of the datamodule.
+        class_weight: `balanced`: both classes weigh the same, in the fit and in the log-loss on the validation rows
+            that chooses among penalties, see `fit_logistic`; a score above 0 then says label 1 is likelier if both
+            classes are equally frequent. The scale of `standardize` stays that of all rows alike.
 
     Example:
         >>> LogisticGrid(l2=100).described
@@ -48,10 +51,12 @@ class LogisticGrid(ExactGrid):
         tol: Tolerance = 1e-4,
         max_iter: NotNegative = 100,
         offset: Baseline = None,
+        class_weight: ClassWeight = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # loggers get the whole configuration
-        check_logistic(l2, standardize, tol, max_iter, offset)
+        check_logistic(l2, standardize, tol, max_iter, offset, class_weight)
+        self.class_weight = class_weight
         self.l2, self.standardize, self.tol, self.max_iter, self.baseline = l2, standardize, tol, max_iter, offset
         if isinstance(l2, int | float):
             self._describe([l2], "")
@@ -59,7 +64,9 @@ class LogisticGrid(ExactGrid):
             self._describe([], " by size" if l2 == "by_size" else " by validation")
 
     def _describe(self, penalties: Sequence[float], how: str) -> None:
-        columns = "standardised" if self.standardize else "raw columns"
+        columns = ("standardised" if self.standardize else "raw columns") + (
+            ", balanced classes" if self.class_weight else ""
+        )
         ends = penalties and [min(penalties), max(penalties)]
         values = " to ".join(dict.fromkeys(map(_short, ends)))
         beside = f", beside {self.baseline}" if self.baseline else ""
@@ -152,6 +159,7 @@ class LogisticGrid(ExactGrid):
                 max_iter=self.max_iter,
                 standardize=self.standardize,
                 offset=None if offset is None else offset[k : k + at_once, None],
+                class_weight=self.class_weight,
             )
             for k in range(0, len(valid), at_once)
         ]
@@ -174,7 +182,8 @@ class LogisticGrid(ExactGrid):
             block, cells = {name: part.to(self.device) for name, part in block.items()}, block["cells"]
             probes = self._weights[:, :, cells], self._biases[:, :, cells]
             offset = None if self.offset is None else self.offset[:, block["examples"]]
-            loss[:, :, cells] = mean_log_loss(block["acts"], block["labels"], block["valid"], *probes, offset)
+            balanced = self.class_weight == "balanced"
+            loss[:, :, cells] = mean_log_loss(block["acts"], block["labels"], block["valid"], *probes, offset, balanced)
         loss = self.sum_over_ranks(loss)  # each cell from one rank: the same choice for any number of ranks
         self._chosen, self._losses = choose_strongest_of_best(loss), loss.nanmean(-1)
         for k, number in enumerate(self._chosen.tolist()):
@@ -202,6 +211,8 @@ class LogisticGrid(ExactGrid):
             "short": [self._place(k, cell) for k, cell in short.nonzero().tolist()],
             "train_auc_1": n_separated,
         }
+        if self.class_weight is not None:
+            self.fitted["class_weight"] = self.class_weight
         if self.baseline is not None:
             self.fitted["offset"] = self.baseline
         if self._losses is not None:

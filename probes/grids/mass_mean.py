@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from probes.grids.exact_grid import ExactGrid
-from probes.settings import check_mass_mean
+from probes.settings import ClassWeight, check_mass_mean
 from probes.solver.mass_mean import fit_mass_mean
 
 
@@ -13,23 +13,25 @@ class MassMeanGrid(ExactGrid):
 
     Args:
         whiten: apply the inverse of the covariance within the classes.
+        class_weight: `balanced`: the threshold is that of classes which are equally frequent. See `fit_mass_mean`.
 
     Example:
         >>> trainer = pl.Trainer(max_epochs=1)  # doctest: +SKIP
         >>> trainer.fit(MassMeanGrid(whiten=True), datamodule=data)  # doctest: +SKIP
     """
 
-    def __init__(self, whiten: bool = False) -> None:
+    def __init__(self, whiten: bool = False, class_weight: ClassWeight = None) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # loggers get the whole configuration
-        check_mass_mean(whiten)
-        self.whiten = whiten
-        self.described = "mass mean, whitened" if whiten else "mass mean"
+        check_mass_mean(whiten, class_weight)
+        self.whiten, self.class_weight = whiten, class_weight
+        self.described = f"mass mean{', whitened' if whiten else ''}{', balanced classes' if class_weight else ''}"
 
     def solve(self, block: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Fit by `fit_mass_mean`."""
         targets = zip(block["labels"], block["valid"], strict=True)
-        fits = [fit_mass_mean(block["acts"], labels, valid, self.whiten) for labels, valid in targets]
+        how = self.whiten, self.class_weight
+        fits = [fit_mass_mean(block["acts"], labels, valid, *how) for labels, valid in targets]
         weight, bias = (torch.stack(part) for part in zip(*fits, strict=True))
         labels = block["labels"][:, None]  # [K, 1, n]
         right, wrong = (labels > 0) & block["valid"], (labels == 0) & block["valid"]
@@ -46,3 +48,5 @@ class MassMeanGrid(ExactGrid):
         super().on_train_epoch_end()
         self.tell_beyond_float32((self.sum_over_ranks(self._odd) > 0).flatten())
         self.fitted = {"probe": "mass_mean", "whiten": self.whiten}
+        if self.class_weight is not None:
+            self.fitted["class_weight"] = self.class_weight

@@ -1,4 +1,4 @@
-"""Grids trained by gradient descent on mini-batches of examples, all cells at once: linear probes and small MLPs.
+"""Grids trained by gradient descent on mini-batches of examples, all cells at once; and linear probes of that kind.
 
 For more examples than memory holds, and for probes that have no exact solution. Three things make it converge:
 
@@ -18,13 +18,13 @@ from typing import Any, cast
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn.functional import gelu, softplus
+from torch.nn.functional import softplus
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from probes.analysis.best_epoch import BestEpoch
 from probes.grids.grid import ProbeGrid
-from probes.settings import Count, OnePenalty, check_minibatch
+from probes.settings import ClassWeight, OnePenalty, check_minibatch
 from probes.solver.inputs import has_odd_scale
 
 
@@ -42,6 +42,8 @@ class MinibatchGrid(ProbeGrid):
             1 / l2.
         optimizer: makes the optimizer from the parameters; elementwise ones leave the cells independent.
         scheduler: makes a learning rate schedule from the optimizer, stepped once an epoch; none by default.
+        class_weight: `balanced`: the rows of both classes weigh the same in the loss, see `fit_logistic`. Mean and
+            variance of the columns are those of all rows alike.
     """
 
     name: str
@@ -51,20 +53,25 @@ class MinibatchGrid(ProbeGrid):
     scale: Tensor  # [M, D]
     emphasis: Tensor  # [M], train rows for each one that is valid; 0 where a class is missing, and with it the probe
     decay: Tensor  # [M], l2 / (2 n); 0 likewise
+    class_weights: Tensor  # [2, M] of a row of label 0 and of label 1; only there where classes are weighed
 
     def __init__(
         self,
         l2: OnePenalty = 1.0,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        class_weight: ClassWeight = None,
     ) -> None:
         super().__init__()
         # Code does not belong in a checkpoint; loggers get the whole configuration.
         self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
-        check_minibatch(l2)
-        self.l2, self.optimizer, self.scheduler = l2, optimizer, scheduler
+        check_minibatch(l2, class_weight=class_weight)
+        self.l2, self.optimizer, self.scheduler, self.class_weight = l2, optimizer, scheduler, class_weight
         self._best: BestEpoch | None = None
-        self.described = f"linear by mini-batches, l2 = {l2:g}"
+        self._describe("linear by mini-batches")
+
+    def _describe(self, kind: str) -> None:
+        self.described = f"{kind}{', balanced classes' if self.class_weight else ''}, l2 = {self.l2:g}"
 
     @abstractmethod
     def logits(self, z: Tensor) -> Tensor:
@@ -82,6 +89,8 @@ class MinibatchGrid(ProbeGrid):
         self.register_buffer("scale", torch.ones(M, D))
         self.register_buffer("emphasis", torch.zeros(M))
         self.register_buffer("decay", torch.zeros(M))
+        if self.class_weight:
+            self.register_buffer("class_weights", torch.zeros(2, M))
 
     def unstandardised(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [M, .., D] and bias [M, ..] for activations as they are, from those for standardised ones."""
@@ -123,7 +132,11 @@ class MinibatchGrid(ProbeGrid):
         self.scale.copy_((variance + 4 * self.l2 / n[:, None]).rsqrt())
         self.emphasis.copy_((n_rows / n).where(fittable, 0))
         self.decay.copy_((self.l2 / (2 * n)).where(fittable, 0))
-        self.intercept.copy_((n_positive / (n - n_positive)).log().where(fittable, 0))
+        if self.class_weight:
+            self.class_weights.copy_(n / (2 * torch.stack((n - n_positive, n_positive)).clamp(min=1)))
+            self.intercept.zero_()  # the log-odds of classes that weigh the same
+        else:
+            self.intercept.copy_((n_positive / (n - n_positive)).log().where(fittable, 0))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the best epoch so far beside the last one."""
@@ -186,6 +199,8 @@ class MinibatchGrid(ProbeGrid):
         z = z.sub_(self.mean[:, None]).mul_(self.scale[:, None])
         logits = self.logits(z)
         losses = softplus(torch.where(labels == 1, -logits, logits)) * valid
+        if self.class_weight:
+            losses = losses * torch.where(labels == 1, *self.class_weights.flip(0)[..., None])
         objective = self.emphasis * losses.mean(1) + self.decay * self.squared_weights()
         loss = objective.sum()
         a_cell = loss.detach() / (self.emphasis > 0).sum()
@@ -208,7 +223,8 @@ class MinibatchGrid(ProbeGrid):
     @torch.no_grad()
     def on_train_end(self) -> None:
         """Go back to the best epoch, parameters and validation map; without validation, stay at the last."""
-        self.fitted = {"probe": self.name, **self.hparams, "epochs": self.current_epoch}
+        settings = {name: value for name, value in self.hparams.items() if value is not None}
+        self.fitted = {"probe": self.name, **settings, "epochs": self.current_epoch}
         if self._best is not None:
             for name, parameter in self.named_parameters():
                 parameter.copy_(self._best.parameters[name])
@@ -223,7 +239,7 @@ class LinearGrid(MinibatchGrid):
     """Linear probes whose optimum is that of `LogisticGrid`: the penalty acts on the weights of unscaled activations.
 
     Args:
-        l2, optimizer, scheduler: see `MinibatchGrid`.
+        l2, optimizer, scheduler, class_weight: see `MinibatchGrid`.
     """
 
     name = "minibatch"
@@ -245,55 +261,3 @@ class LinearGrid(MinibatchGrid):
         """Weight [K, L, T, D] and bias [K, L, T]."""
         weight, bias = self.unstandardised(self.slope, self.intercept)
         return {"weight": self.on_grid(weight), "bias": self.on_grid(bias)}
-
-
-class MLPGrid(MinibatchGrid):
-    """Probes with one hidden layer: w2·gelu(W1 z + b1) + b2.
-
-    Args:
-        hidden: width H of the hidden layer.
-        l2, optimizer, scheduler: see `MinibatchGrid`; the penalty acts on W1 and w2, for standardised activations.
-    """
-
-    name = "mlp"
-
-    def __init__(
-        self,
-        hidden: Count = 64,
-        l2: OnePenalty = 1.0,
-        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
-    ) -> None:
-        super().__init__(l2, optimizer, scheduler)
-        check_minibatch(l2, hidden)
-        self.hidden = hidden
-        self.described = f"mlp, {hidden} hidden, l2 = {self.l2:g}"
-
-    def make_parameters(self, K: int, L: int, T: int, D: int) -> None:
-        """Start at random, so that hidden units differ, with sums of variance about one in both layers."""
-        super().make_parameters(K, L, T, D)
-        M, H = K * L * T, self.hidden
-        self.weight_in = nn.Parameter(torch.randn(M, H, D) / D**0.5)
-        self.bias_in = nn.Parameter(torch.zeros(M, H))
-        self.weight_out = nn.Parameter(torch.randn(M, H) / H**0.5)
-
-    def logits(self, z: Tensor) -> Tensor:
-        """w2·gelu(W1 z + b1) + b2, with b2 the intercept."""
-        hidden = gelu(torch.baddbmm(self.bias_in[:, None], z, self.weight_in.mT))
-        return torch.baddbmm(self.intercept[:, None, None], hidden, self.weight_out[..., None])[..., 0]
-
-    def squared_weights(self) -> Tensor:
-        """|W1|² + |w2|²."""
-        return self.weight_in.square().sum((1, 2)) + self.weight_out.square().sum(1)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """weight_in [K, L, T, H, D], bias_in [K, L, T, H], weight_out [K, L, T, H] and bias_out [K, L, T]."""
-        weight_in, bias_in = self.unstandardised(self.weight_in, self.bias_in)
-        parts = {"weight_in": weight_in, "bias_in": bias_in, "weight_out": self.weight_out, "bias_out": self.intercept}
-        return {name: self.on_grid(part) for name, part in parts.items()}
-
-    @staticmethod
-    def score(acts: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> Tensor:
-        """Scores [K, N] of activations [N, D] by one cell's probes, whose tensors are those of `tensors` at [L, T]."""
-        hidden = gelu(acts @ weight_in.mT + bias_in[:, None])  # [K, N, H]
-        return (hidden @ weight_out[..., None])[..., 0] + bias_out[:, None]

@@ -33,6 +33,7 @@ def fit_grid(
     val: float = 0.15,
     test: float = 0.25,
     control_labels: bool = False,
+    classes: Sequence[str] | None = None,
     device: str | torch.device = "auto",
     model: str = "precomputed",
     dataset: str = "in memory",
@@ -47,7 +48,8 @@ def fit_grid(
     Args:
         acts: [N, L, T, D], a tensor on any device or an array, in float16, bfloat16, float32 or float64. It is not
             copied as a whole.
-        labels: [N], 0 or 1 in any dtype; or [M, N], M label sets that are fitted together.
+        labels: [N], 0 or 1 in any dtype; or [M, N], M label sets that are fitted together; or [N] texts, the classes,
+            each of which against the rest is a target.
         groups: [N] numbers or texts, equal for examples that must stay in one split, as those of one question.
         valid: [N, T] bool, false where an example lacks a position.
         layers: [L] numbers of the rows; 0 .. L - 1 by default.
@@ -58,6 +60,7 @@ def fit_grid(
         val: share of the examples for validation.
         test: share of the examples for test.
         control_labels: also fit random labels, whose map is what a probe can read of nothing.
+        classes: [K] names, where labels [N] number them from 0.
         device: where the probes are fitted: `auto` (the GPU where there is one), `cpu`, `cuda` or `cuda:1`.
         model, dataset, site: what people are shown.
         settings: of the probe, such as `l2` and `standardize` of `logistic`; see `LogisticGrid`, `MassMeanGrid`,
@@ -78,7 +81,7 @@ def fit_grid(
     named = make_probe(probe, settings)
     split = get_class("datamodules.split.GroupSplit")(val=val, test=test, seed=seeds if len(seeds) > 1 else seeds[0])
     arrays = get_class("datamodules.precomputed.arrays.Arrays")(
-        acts, labels, groups, valid, layers, positions, targets, model, dataset, site
+        acts, labels, groups, valid, layers, positions, targets, model, dataset, site, classes
     )
     datamodule: Any = get_class("datamodules.precomputed.PrecomputedDataModule")(
         arrays, split, batch_size=named.batch_size, seed=seeds[0], control_labels=control_labels

@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from probes.grids.grid import ProbeGrid
 from probes.grids.logistic import LogisticGrid
 from probes.grids.mass_mean import MassMeanGrid
-from probes.grids.minibatch import LinearGrid, MLPGrid
+from probes.grids.minibatch import LinearGrid
+from probes.grids.mlp import MLPGrid
 
 EPOCHS, BATCH, PATIENCE = 30, 256, 10
 

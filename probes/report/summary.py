@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from datamodules.card import Card
+from datamodules.card import AGAINST_REST, Card
 from probes.analysis.analysis import Analysis
 from probes.analysis.auc_map import AUCMap, choose_cell, headline
 from probes.analysis.observations import observe
 from probes.analysis.reading import finite, read_map
+from probes.analysis.several_classes import MeanOverClasses, average_classes
 from probes.report.findings import describe_best, print_findings
 from probes.report.map_files import MOST_MAPS, TABLE
 from probes.report.run_folder import SUMMARY
@@ -50,6 +51,8 @@ def print_maps(
         print_reading(console, _read(one, val, card, found))
     if len(shown) > MOST_MAPS:
         console.print("", f"{len(shown) - MOST_MAPS} more label sets are in {TABLE} and {SUMMARY}", sep="\n")
+    if (mean := _average(shown, by, card)) is not None:
+        console.print("", mean.describe(), sep="\n")
 
 
 def summarise(
@@ -77,7 +80,7 @@ def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: S
 
     `reading` is that of the one label set, or holds that of each by its name; `observations`, `val` and `test` alike.
     With several splits of a label set they are of the mean map, and `auc_sd` stands for `auc_se`. `analysis` is that of
-    the one target, or holds that of each by its name.
+    the one target, or holds that of each by its name. `mean_over_classes` is there with more than two classes.
     """
     shown = headline(maps["test"], card)
     by = _rankers(maps, card)
@@ -96,7 +99,12 @@ def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: S
         ),
         **{split: extent and _alone(extent) for split, extent in extents.items()},
         "analysis": _alone({one.test.target: one.to_json() for one in analyses}) if analyses else None,
+        **({} if (mean := _average(shown, by, card)) is None else {"mean_over_classes": mean._asdict()}),
     }
+
+
+def _average(test: Sequence[AUCMap], val: Sequence[AUCMap | None], card: Card) -> MeanOverClasses | None:
+    return average_classes(test, val) if card.classes == AGAINST_REST else None
 
 
 def _rankers(maps: Mapping[str, Sequence[AUCMap]], card: Card) -> list[AUCMap | None]:

@@ -1,9 +1,10 @@
 """Dual coordinate ascent: sweeps over the rows of a cell that carry logistic regression most of the way.
 
-The weights are w = ∑ s a (x - mean) / l2 with a coefficient a in (0, 1) for every row, and at the optimum a is what the
-row loses per unit of margin, a = sigmoid(-s logit). A sweep visits the rows in random order and, with all others held,
-gives each the coefficient for which this holds: a step that no line search could better, at the price of one read of
-the row, while a step on all weights at once costs a read of every row (Yu, Huang & Lin 2011, Machine Learning 85).
+The weights are w = ∑ s a (x - mean) / l2, where s is the weight that the row has in the loss, with the sign of its
+label, and a in (0, 1) is a coefficient of the row. At the optimum a = sigmoid(-sign(s) logit): what the loss of a row
+of weight 1 falls by per unit of margin. A sweep visits the rows in random order and, with all others held, gives each
+the coefficient for which this holds: a step that no line search could better, at the price of one read of the row,
+while a step on all weights at once costs a read of every row (Yu, Huang & Lin 2011, Machine Learning 85).
 
 The intercept carries no penalty and heavy columns hardly any for their size, which would leave these coefficients no
 freedom to move one by one. So the border's values v are held near where the last sweep left them, by a penalty that
@@ -62,8 +63,8 @@ class Ascent:
     """Coefficients of one label set, which stay from one penalty to the next."""
 
     def __init__(self, rows: Rows, lengths: Lengths, s: NDArray) -> None:
-        """Start at zero for signs s [n] in {-1, 0, 1}, where 0 takes a row out."""
-        self.rows, self.lengths, self.s = rows, lengths, s
+        """Start at zero for weights with the signs of the labels, s [n]; 0 takes a row out."""
+        self.rows, self.lengths, self.s, self.sign = rows, lengths, s, np.sign(s)
         self.used = np.flatnonzero(s)
         self.a = np.zeros(len(s))
         self.margin = np.full(len(s), UNTOUCHED)
@@ -91,7 +92,7 @@ class Ascent:
             state.v[:] = (near * centre + border.T @ (self.s * self.a)) * gain
             order = random.permutation(self.used)
             order = np.concatenate((order, order[: -len(order) % 4]))
-            error = sweep(rows.X, border, self.s, self.lengths, gain, l2, state, order)
+            error = sweep(rows.X, border, self.s, self.sign, self.lengths, gain, l2, state, order)
             centre = centre + FOLLOW * (state.v - centre)
             if error <= SETTLED:
                 break
@@ -140,7 +141,15 @@ def combine(X: NDArray, coefficients: NDArray, w: NDArray) -> None:
 
 @compiled
 def sweep(
-    X: NDArray, border: NDArray, s: NDArray, products: Lengths, gain: NDArray, l2: float, state: State, order: NDArray
+    X: NDArray,
+    border: NDArray,
+    s: NDArray,
+    sign: NDArray,
+    products: Lengths,
+    gain: NDArray,
+    l2: float,
+    state: State,
+    order: NDArray,
 ) -> float:
     """Visit the rows in `order`, four at a time, and set the coefficient of each; the largest error of a margin met.
 
@@ -179,7 +188,8 @@ def sweep(
                 rate += border[i, h] ** 2 * gain[h]
             for h in range(k):
                 logit += change[h] * (cross[k, h] - along[i] - along[order[o + h]] + mean_square)
-            now = s[i] * logit
+            now = sign[i] * logit
+            rate *= sign[i] * s[i]
             worst = max(worst, abs(now - margin[i]) / max(1.0, abs(now)))
             before = a[i]
             margin[i] = margin_of(now - rate * before, float(rate), float(margin[i]))

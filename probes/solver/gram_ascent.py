@@ -34,7 +34,7 @@ def ascend(G: Tensor, Z: Tensor, s: Tensor, live: Tensor, l2: Tensor, start: Ten
     Args:
         G: [n, n] float32 or float64, symmetric.
         Z: border [n, 1 + m], as in `newton_cg`.
-        s: [J, n] float64 in {-1, 0, 1}.
+        s: [J, n] float64: weight of the row with the sign of its label, 0 where a row does not count.
         live: [J] bool: which problems to solve.
         l2: [J] float64.
         start: the intercepts to start from, [J] float64.
@@ -104,7 +104,8 @@ def visit(
                 z[j] += G[k, h] * change[h, j]
         for j in range(len(l2)):
             if active[j] and s[k, j] != 0:
-                now = s[k, j] * z[j]
+                now = z[j] if s[k, j] > 0 else -z[j]
+                rate[j] *= abs(s[k, j])
                 error[j] = max(error[j], abs(now - margin[k, j]) / max(1.0, abs(now)))
                 margin[k, j] = margin_of(now - rate[j] * a[k, j], rate[j], margin[k, j])
                 before, a[k, j] = a[k, j], 1 / (1 + math.exp(margin[k, j]))

@@ -53,6 +53,12 @@ def align(
     return labels == 1, valid, offset, has_sets
 
 
+def require_class_weight(class_weight: object) -> None:
+    """Raise ValueError where `class_weight` is neither None nor "balanced"."""
+    if class_weight not in (None, "balanced"):
+        raise ValueError(f'class_weight must be None or "balanced", got {class_weight!r}')
+
+
 SMALLEST, LARGEST = 1e-18, 1e18  # of what activations may differ by: beyond, weights or scores leave float32
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from probes.solver.batches import Solved, room, solve_in_batches
-from probes.solver.inputs import align
+from probes.solver.inputs import align, require_class_weight
 from probes.solver.methods import bytes_of_cell, solve
 from probes.solver.newton import Optimum
 from probes.solver.precision import full_precision, off_mps
@@ -72,15 +72,16 @@ def fit_logistic(
     max_iter: int = 100,
     standardize: bool = False,
     offset: Tensor | None = None,
+    class_weight: str | None = None,
 ) -> LogisticFit:
-    """Fit one logistic regression per cell: minimise ∑ log(1 + exp(-s (x·w + b + o))) + l2/2 |w|² over its valid rows.
+    """Fit one logistic regression per cell: minimise ∑ c log(1 + exp(-s (x·w + b + o))) + l2/2 |w|² over valid rows.
 
-    Here s = 2 label - 1, o is the offset of the row, and the intercept b is not penalised: without offsets it is
-    scikit-learn's objective with C = 1/l2.
+    Here s = 2 label - 1, c is the weight of the row, 1 unless `class_weight` says otherwise, o is its offset, and the
+    intercept b is not penalised: without offsets it is scikit-learn's objective with C = 1/l2.
 
     A cell has converged once the 2-norm of the gradient with respect to (w, b), not divided by the number of rows, is
     at most `tol`, and its last Newton step changed no logit z by more than 0.001 max(1, |z|). Where `tol` is below
-    float64's resolution, 1e-12 of the norm at the start (w = 0, b = log-odds), that takes its place.
+    float64's resolution, 1e-12 of the norm at the start (w = 0, b = log-odds of the weights), that takes its place.
 
     A cell that cannot be fitted gets NaN, a reason, and does not touch the others. On the CPU a cell's result does not
     depend, to the last bit, on which other cells are fitted with it, nor on the number of threads.
@@ -97,12 +98,21 @@ def fit_logistic(
             those of the scaled problem.
         offset: log-odds o that are given for each row, floating, shaped like labels; none by default. The fit then says
             what the activations add to them. Large cells take longer with an offset.
+        class_weight: None, or "balanced" as in scikit-learn: among the n valid rows of a label set in a cell, one whose
+            class has m rows weighs c = n / (2 m). Both classes then count the same, as if they were equally frequent.
+            The scale of `standardize` stays that of all rows alike.
 
     Returns:
         The fit on the device of acts.
 
     Raises:
-        ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0.
+        ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, l2 not above 0,
+            another class_weight.
+
+    Example:
+        >>> acts, labels = torch.randn(480, 1000, 64), torch.arange(1000) < 100
+        >>> fit_logistic(acts, labels, l2=10.0, class_weight="balanced").weight.shape
+        torch.Size([480, 64])
     """
     labels, valid, offset, has_sets = align(acts, labels, valid, sets_allowed=True, offset=offset)
     has_path = getattr(l2, "ndim", 0) == 1 or (isinstance(l2, Sequence) and not isinstance(l2, str))
@@ -114,20 +124,23 @@ def fit_logistic(
         raise ValueError(f"l2 must be above 0 and finite, got {l2}; a separable cell has no optimum without a penalty")
     if not (tol >= 0 and max_iter >= 0):
         raise ValueError(f"tol and max_iter must be 0 or more, got {tol} and {max_iter}")
+    require_class_weight(class_weight)
+    balanced = class_weight == "balanced"
     (K, C, N), P, D = labels.shape, len(path), acts.shape[2]
     sign = torch.where(labels, 1, -1).to(torch.int8) * valid  # s of the objective; 0 takes a row out of every sum
     penalties = torch.tensor(path, dtype=torch.float64, device=acts.device)
 
     def solve_cells(cells: Tensor) -> Solved:
         with torch.no_grad():
-            return solve(acts, sign, penalties, tol, max_iter, standardize, cells, offset)
+            return solve(acts, sign, penalties, tol, max_iter, standardize, cells, offset, balanced)
 
     def solve_on_cpu(cell: int) -> Solved:
         of_cell = slice(cell, cell + 1)
         given = acts[of_cell].cpu().expand(C, -1, -1), sign[:, of_cell].cpu().expand(-1, C, -1)  # under its own number
         shift = None if offset is None else offset[:, of_cell].cpu().expand(-1, C, -1)
+        own = torch.tensor([cell])
         with torch.no_grad():
-            optimum, reason = solve(*given, penalties.cpu(), tol, max_iter, standardize, torch.tensor([cell]), shift)
+            optimum, reason = solve(*given, penalties.cpu(), tol, max_iter, standardize, own, shift, balanced)
         return Optimum(*(field.to(acts.device) for field in optimum)), reason.to(acts.device)
 
     if acts.is_cuda:

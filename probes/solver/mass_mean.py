@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probes.solver.inputs import NotFiniteError, align, has_odd_scale
+from probes.solver.inputs import NotFiniteError, align, has_odd_scale, require_class_weight
 from probes.solver.precision import full_precision, off_mps
 
 LEAST_SHRINKAGE = 1e-8  # keeps a covariance that Ledoit and Wolf would take as it is factorable in float64
@@ -14,7 +14,11 @@ ROUNDING = 1e-13  # a spread this small beside the activations themselves is tha
 @torch.no_grad()
 @full_precision()
 def fit_mass_mean(
-    acts: Tensor, labels: Tensor, valid: Tensor | None = None, whiten: bool = False
+    acts: Tensor,
+    labels: Tensor,
+    valid: Tensor | None = None,
+    whiten: bool = False,
+    class_weight: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fit one mass-mean probe per cell over its valid rows (Marks & Tegmark 2023, arXiv 2310.06824).
 
@@ -28,6 +32,10 @@ def fit_mass_mean(
     (2004, Journal of Multivariate Analysis 88:365): S alone is singular where N < D. Where no row differs from the mean
     of its class there is nothing to whiten, and Σ = I.
 
+    With `class_weight="balanced"` the classes count as equally frequent: the log-odds log(n1 / n0) are left out of the
+    bias. The direction stays the same, since Σ is taken to be that of both classes and all rows tell of it alike. The
+    plain threshold lies halfway in any case.
+
     A cell with one class only, or whose activations are above 1e18 or differ by less than 1e-18, gets NaN, and does not
     touch the others.
 
@@ -36,13 +44,16 @@ def fit_mass_mean(
         labels: 0 or 1 where valid, any dtype; broadcasts to [C, N].
         valid: bool, broadcasts to [C, N]; which rows count. All of them by default.
         whiten: apply the inverse of the covariance within the classes.
+        class_weight: None, or "balanced".
 
     Returns:
         weight [C, D] and bias [C] on the device of acts, float64 for float64 and float32 otherwise.
 
     Raises:
-        ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row.
+        ValueError: shapes that do not fit, labels other than 0 and 1, NaN or infinity in a valid row, another
+            class_weight.
     """
+    require_class_weight(class_weight)
     labels, valid, *_ = align(acts, labels, valid, sets_allowed=False)
     labels, valid = labels[0], valid[0]
     C, _, D = acts.shape
@@ -61,7 +72,7 @@ def fit_mass_mean(
             within = X - torch.where(y[:, None], mean_1, mean_0)
             if within.norm() > ROUNDING * X.norm():
                 w = _whitened(within, w)
-            log_odds = (y.sum() / (~y).sum()).log()
+            log_odds = 0.0 if class_weight == "balanced" else (y.sum() / (~y).sum()).log()
         weight[cell], bias[cell] = w, log_odds - w @ (mean_0 + mean_1) / 2
     return weight, bias
 

@@ -55,6 +55,7 @@ def solve(
     standardize: bool,
     cells: Tensor,
     offset: Tensor | None = None,
+    balanced: bool = False,
 ) -> tuple[Optimum, Tensor]:
     """Solve c cells with K label sets for P penalties each.
 
@@ -67,6 +68,7 @@ def solve(
         standardize: as in `fit_logistic`.
         cells: numbers of the cells, [c] int64.
         offset: [K, C, N] float64, added to the logits; none by default.
+        balanced: weigh rows so that both classes of a label set weigh the same, together as much as all its rows.
 
     Returns:
         The optimum, fields [c, P * K, ..] with the label sets varying fastest, NaN where there is none; and the number
@@ -87,6 +89,9 @@ def solve(
     constant = _constant(X, s != 0).expand_as(n_positive)
     odd = _has_odd_scale(X, used)[:, None] & (n_positive > 0) & (n_negative > 0) & ~constant
     live = (n_positive > 0) & (n_negative > 0) & ~constant & ~odd
+    if balanced:  # from here on s holds weights; of a class that is absent there is none
+        n_label = torch.where(s > 0, n_positive[..., None], n_negative[..., None]).clamp(min=1)
+        s = s * (n_positive + n_negative)[..., None].double() / (2 * n_label)
     causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
     each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
     if offset is not None:  # of rows that do not count it may be anything

@@ -32,13 +32,13 @@ class Optimum(NamedTuple):
 
 
 def log_odds(s: Tensor, live: Tensor, offset: Tensor | None = None) -> Tensor:
-    """Log of positive over negative rows, where every method starts its intercept: [c, k], 0 where not live.
+    """Log of the weight of positive over negative rows, where every intercept starts: [c, k], 0 where not live.
 
     With an offset 0, since offsets are log-odds that hold the base rate.
     """
     if offset is not None:
         return torch.zeros_like(live, dtype=torch.float64)
-    return torch.where(live, ((s > 0).double().sum(-1) / (s < 0).sum(-1)).log(), 0.0)
+    return torch.where(live, (s.clamp(min=0).sum(-1) / -s.clamp(max=0).sum(-1)).log(), 0.0)
 
 
 def newton(
@@ -55,8 +55,8 @@ def newton(
     """Newton's method on c cells with k label sets each, a system factored at every step.
 
     X [c, n, D] float64 with its columns centred, mean [c, D] what was taken off, gram XX' [c, n, n] for the dual system
-    or None for the primal one, s [c, k, n] in {-1, 0, 1}, live [c, k] which problems to solve, l2 [k], offset
-    [c, k, n] added to the logits.
+    or None for the primal one, s [c, k, n] weights of the rows with the signs of their labels, live [c, k] which
+    problems to solve, l2 [k], offset [c, k, n] added to the logits.
 
     The iterate u is the weight vector (primal) or the coefficients a of w = X'a (dual). A problem that is done stays
     where it is while the rest of its batch goes on.
@@ -66,12 +66,15 @@ def newton(
     w = X.new_zeros(*live.shape, D)
     b = log_odds(s, live, offset)
     logit = b[..., None].expand_as(s).clone() if offset is None else b[..., None] + offset
+    sign, weight = s.sign(), s.abs()
     moved = torch.full_like(b, torch.inf)
     iterations = torch.zeros_like(live, dtype=torch.int64)
     converged, goal = torch.zeros_like(live), moved
 
     for iteration in range(max_iter + 1):
-        residual = -s * torch.sigmoid(-s * logit)  # derivative of the loss by the logit: p - label, exact in both tails
+        residual = -s * torch.sigmoid(
+            -sign * logit
+        )  # of the loss by the logit: weight (p - label), exact in both tails
         gradient = residual @ X + l2[:, None] * w
         residual_sum = residual.sum(-1)
         # The caller's columns are not centred: their gradient is gradient + mean * residual_sum.
@@ -84,7 +87,7 @@ def newton(
         if iteration == max_iter or not live.any():
             break
 
-        curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * s.square()  # p (1 - p) on valid rows
+        curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * weight  # p (1 - p) on valid rows
         if gram is None:
             du, db = _primal_direction(X, gradient, residual_sum, curvature, l2)
             dw = du
@@ -96,11 +99,13 @@ def newton(
         t = step_length(s, logit, dlogit, l2 * (w * dw).sum(-1), l2 * dw.square().sum(-1), live)
         for value, change in ((u, du), (w, dw), (logit, dlogit), (b[..., None], db[..., None])):
             value += torch.where(live[..., None], t[..., None] * change, 0.0)
-        change = (t[..., None] * dlogit * s).abs() / logit.abs().clamp(min=1)  # far out a logit has few absolute digits
+        change = (t[..., None] * dlogit * sign).abs() / logit.abs().clamp(
+            min=1
+        )  # far out a logit has few absolute digits
         moved = torch.where(live, change.amax(-1), moved)
         iterations += live
 
-    objective = -(logsigmoid(s * logit) * s.square()).sum(-1) + l2 / 2 * w.square().sum(-1)
+    objective = -(logsigmoid(sign * logit) * weight).sum(-1) + l2 / 2 * w.square().sum(-1)
     b = b - (w * mean[:, None]).sum(-1)
     return Optimum(w, b, objective, gradient_norm, iterations, converged)
 

@@ -72,7 +72,7 @@ def newton_cg(
         Z: border [c, n, 1 + m] as from `border`.
         columns: numbers of the border's columns in X, [c, m].
         mean: what was taken off the columns, [c, D] float64.
-        s: [c, k, n] float64 in {-1, 0, 1}: sign of the label, 0 where a row does not count.
+        s: [c, k, n] float64: weight of the row with the sign of its label, 0 where a row does not count.
         live: [c, k] bool: which problems to solve.
         l2: [k] float64.
         tol: largest gradient norm of a converged problem.
@@ -97,12 +97,13 @@ def newton_cg(
     active, converged = live, torch.zeros_like(live)
     iterations = torch.zeros_like(live, dtype=torch.int64)
     factor, w, last, accuracy, steps = None, None, 0, 1.0, 0
+    sign, weight = s.sign(), s.abs()
     alike = bool((l2 == l2[0]).all())  # one factor cannot serve penalties far apart
     while True:
         if w is None and (steps >= max_iter or not (active & (moved > SETTLED)).any()):
             w = sum_of_rows(u, X) if isinstance(space, Combinations) else u
             logit = logits(w, X) + v @ Z64.mT + fixed
-        residual = -s * torch.sigmoid(-s * logit)
+        residual = -s * torch.sigmoid(-sign * logit)
         q = (residual if isinstance(space, Combinations) else sum_of_rows(residual, X)) + l2[:, None] * u
         q_border = residual @ Z64 + penalty * v
         if w is not None:
@@ -119,7 +120,7 @@ def newton_cg(
             last += 1
             if last > LAST_STEPS or steps >= max_iter or not active.any():
                 break
-        curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * s.square()
+        curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * weight
         farthest = float(torch.where(active, moved, 0.0).max())
         accuracy = (0.1 if farthest > 0.3 else 0.03) if w is None else min(0.1, max(1e-3, LEFT / max(farthest, LEFT)))
         patience = s.shape[-1] // CPU_PATIENCE[factor is not None]
@@ -152,13 +153,13 @@ def newton_cg(
         )
         if w is not None:
             w = w + torch.where(active[..., None], t * dw, 0.0)
-        change = (t * dlogit * s).abs() / logit.abs().clamp(min=1)
+        change = (t * dlogit * sign).abs() / logit.abs().clamp(min=1)
         moved = torch.where(active, change.amax(-1), moved)
         iterations = iterations + active
         steps += 1
 
     objective = (
-        -(logsigmoid(s * logit) * s.square()).sum(-1) + l2 / 2 * w.square().sum(-1) + (penalty * v * v).sum(-1) / 2
+        -(logsigmoid(sign * logit) * weight).sum(-1) + l2 / 2 * w.square().sum(-1) + (penalty * v * v).sum(-1) / 2
     )
     w = w.scatter_add(-1, columns[:, None].expand(-1, s.shape[1], -1), v[..., 1:])
     b = v[..., 0] - (w * mean[:, None]).sum(-1)

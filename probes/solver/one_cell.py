@@ -39,7 +39,7 @@ def solve_cell(rows: Rows, s: Tensor, live: Tensor, l2: Tensor, tol: float, max_
 
     Args:
         rows: the rows of the cell.
-        s: [K, n] float64 in {-1, 0, 1}: sign of the label, 0 where a row does not count.
+        s: [K, n] float64: weight of the row with the sign of its label, 0 where a row does not count.
         live: [K] bool: which label sets to solve.
         l2: [P] float64.
         tol: largest gradient norm of a converged problem.
@@ -78,6 +78,7 @@ def newton_steps(
     whether the problem converged.
     """
     X, border = rows.X, rows.border
+    sign, weight = np.sign(s), np.abs(s)
     penalty = np.full(border.shape[1], l2)
     penalty[0] = 0.0
     work = np.empty((2, len(w)), np.float64 if X.dtype == np.float64 else np.float32)
@@ -85,10 +86,10 @@ def newton_steps(
     factor, far, products, most = np.zeros((0, 0), np.float32), error > FAR and len(X) > X.shape[1], 0, STALE
     while True:
         logit = border @ v
-        evaluate(rows.stored, rows.centre, w / rows.scale, s, logit, gradient)
+        evaluate(rows.stored, rows.centre, w / rows.scale, s, sign, logit, gradient)
         gradient /= rows.scale
         gradient[rows.zeroed] = 0
-        wrong = 1 / (1 + np.exp(s * logit))  # probability of the other label
+        wrong = 1 / (1 + np.exp(sign * logit))  # probability of the other label
         g, g_border = gradient + l2 * w, border.T @ (-s * wrong) + penalty * v
         # The caller's columns are not centred: their gradient has the residuals' sum times the mean on top.
         full = g + rows.centre / rows.scale * g_border[0]
@@ -99,7 +100,7 @@ def newton_steps(
         still += settled
         if converged or steps == max_iter or still > LAST_STEPS or not math.isfinite(norm):
             break
-        curvature = wrong * (1 - wrong) * s * s
+        curvature = wrong * (1 - wrong) * weight
         try:
             block = np.linalg.inv(border.T @ (curvature[:, None] * border) + np.diag(penalty))
         except np.linalg.LinAlgError:  # nothing left to bend, or heavy columns alike
@@ -121,9 +122,9 @@ def newton_steps(
         slope, bend = l2 * (w @ dw) + (penalty * v) @ dv, l2 * (dw @ dw) + (penalty * dv) @ dv
         t = _step_length(s, logit, dlogit, float(slope), float(bend))
         w, v = w + t * dw, v + t * dv
-        moved = float((np.abs(t * dlogit * s) / np.maximum(1, np.abs(logit))).max())
+        moved = float((np.abs(t * dlogit * sign) / np.maximum(1, np.abs(logit))).max())
         steps += 1
-    loss = -(logsigmoid(torch.from_numpy(s * logit)).numpy() * s * s).sum()
+    loss = -(logsigmoid(torch.from_numpy(sign * logit)).numpy() * weight).sum()
     objective = loss + l2 / 2 * (w @ w) + (penalty * v) @ v / 2
     return w, v, float(objective), norm, steps, converged
 

@@ -38,7 +38,13 @@ def list_penalties(l2: float | Sequence[float] | str, width: int, n_train: int) 
 
 @full_precision()
 def mean_log_loss(
-    acts: Tensor, labels: Tensor, valid: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None = None
+    acts: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    offset: Tensor | None = None,
+    balanced: bool = False,
 ) -> Tensor:
     """Mean log-loss of probes over the valid rows, in nats.
 
@@ -49,6 +55,7 @@ def mean_log_loss(
         weight: [P, K, C, D], for P penalties.
         bias: [P, K, C].
         offset: [K, N], added to the scores; none by default.
+        balanced: take the mean of the two classes' mean losses, or that of the one class which has valid rows.
 
     Returns:
         [P, K, C] float64; NaN where there is no probe or no valid row.
@@ -58,7 +65,10 @@ def mean_log_loss(
     for cell, rows in enumerate(acts):  # one at a time: only one is ever held in float64
         scores = weight[:, :, cell].double() @ rows.double().mT + bias[:, :, cell, None].double()
         scores = scores if offset is None else scores + offset
-        loss[:, :, cell] = softplus(-sign * scores).where(valid[:, cell], torch.nan).nanmean(-1)
+        losses = softplus(-sign * scores).where(valid[:, cell], torch.nan)
+        if balanced:
+            losses = torch.stack([losses.where(sign == one, torch.nan).nanmean(-1) for one in (1, -1)], -1)
+        loss[:, :, cell] = losses.nanmean(-1)
     return loss
 
 

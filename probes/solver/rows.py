@@ -110,11 +110,13 @@ def lengths(X: NDArray, mean: NDArray) -> tuple[NDArray, NDArray]:
 
 
 @compiled
-def evaluate(X: NDArray, mean: NDArray, w: NDArray, s: NDArray, logit: NDArray, gradient: NDArray) -> None:
+def evaluate(
+    X: NDArray, mean: NDArray, w: NDArray, s: NDArray, sign: NDArray, logit: NDArray, gradient: NDArray
+) -> None:
     """Logits and the gradient of the loss in float64, from one read.
 
     logit [n] holds the border's part and gets w·(x - mean) added; gradient [D] becomes ∑ r (x - mean) with the
-    residuals r = -s sigmoid(-s logit).
+    residuals r = -s sigmoid(-sign logit), where s is the weight of the row with the sign of its label.
     """
     offset, total = 0.0, 0.0
     for j in range(X.shape[1]):
@@ -132,7 +134,7 @@ def evaluate(X: NDArray, mean: NDArray, w: NDArray, s: NDArray, logit: NDArray, 
         r[0], r[1], r[2], r[3] = t0, t1, t2, t3
         for k in range(4):
             logit[i + k] += r[k] - offset
-            r[k] = -s[i + k] / (1.0 + math.exp(s[i + k] * logit[i + k]))
+            r[k] = -s[i + k] / (1.0 + math.exp(sign[i + k] * logit[i + k]))
             total += r[k]
         r0, r1, r2, r3 = r[0], r[1], r[2], r[3]
         for j in range(X.shape[1]):

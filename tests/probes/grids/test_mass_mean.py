@@ -55,6 +55,21 @@ def test_plain_is_the_difference_of_the_means_with_the_threshold_halfway(N, D):
 
 
 @pytest.mark.parametrize(("N", "D"), SHAPES)
+def test_balanced_classes_move_the_threshold_to_equal_priors_and_no_direction(N, D):
+    acts, labels, valid = made(3, N, D)
+    for whiten in (False, True):
+        weight, bias = fit_mass_mean(acts, labels, valid, whiten=whiten, class_weight="balanced")
+        assert torch.equal(weight, fit_mass_mean(acts, labels, valid, whiten=whiten)[0])
+        for cell in range(3):  # the means lie equally far on both sides, as with equal priors in scikit-learn
+            X, y = rows(acts, labels, valid, cell)
+            scores = [X[y == one].mean(0) @ weight[cell].numpy() + bias[cell].item() for one in (0, 1)]
+            assert scores[1] == pytest.approx(-scores[0], rel=1e-9)
+            assert scores[1] > 0
+    with pytest.raises(ValueError, match='class_weight must be None or "balanced", got 2'):
+        fit_mass_mean(acts, labels, valid, class_weight=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("N", "D"), SHAPES)
 def test_whitened_is_the_discriminant_of_scikit_learn(N, D):
     acts, labels, valid = made(3, N, D)
     weight, bias = fit_mass_mean(acts, labels, valid, whiten=True)

@@ -11,7 +11,8 @@ from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from probes.analysis.auroc import auroc
-from probes.grids.minibatch import LinearGrid, MLPGrid
+from probes.grids.minibatch import LinearGrid
+from probes.grids.mlp import MLPGrid
 from probes.solver.logistic import fit_logistic
 from tests.support.cards import make_block, make_card
 from tests.support.trainers import quiet_trainer

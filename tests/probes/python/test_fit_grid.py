@@ -127,12 +127,25 @@ def test_texts_are_groups_and_names_may_be_numpys():
     assert named.card.layers == (4, 8)
 
 
+def test_classes_are_targets_against_the_rest(tmp_path):
+    tensors = make_tensors()
+    numbers = tensors["labels"] + (tensors["acts"][:, 0, 0, 1] > 0.5).long()
+    names = ["blue", "green", "red"]
+    run = run_the_command(tmp_path, tensors | {"labels": numbers}, "probe=mass_mean", classes=names)
+    grid = fit_grid(**tensors | {"labels": [names[k] for k in numbers.tolist()]}, **NAMES, probe="mass_mean")
+    check_equal(grid, run, tmp_path / "mine")
+    assert [one.target for one in grid.maps["test"]] == names
+    same = fit_grid(**tensors | {"labels": numbers}, **NAMES, classes=names, probe="mass_mean")
+    assert torch.equal(same.record.scores.nan_to_num(), grid.record.scores.nan_to_num())
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"labels": torch.zeros(3)}, r"arrays: expected labels \[N\] = \[320\] beside acts .*, got \[3\]; give one"),
         ({"labels": torch.zeros(N)}, "arrays: expected labels 0 and 1, got 0 in all 320 rows; add examples"),
-        ({"labels": ["yes"] * N}, "arrays: expected labels as numbers, got <U3; convert them"),
+        ({"labels": ["yes"] * N}, "arrays: expected 2 to 50 different classes, got 1: yes"),
+        ({"labels": [object()] * N}, "arrays: expected labels as numbers, got object; convert them"),
         ({"labels": [[0], [1, 2]]}, "arrays: expected labels as an array, got another value"),
         ({"acts": torch.zeros(N, D)}, r"arrays: expected acts \[N, L, T, D\], none of them 0, got \[320, 6\]; reshape"),
         ({"acts": np.zeros((N, 1, 1, 2), int)}, "arrays: expected acts in float16, .*, got torch.int64; convert it"),

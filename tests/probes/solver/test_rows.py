@@ -60,18 +60,19 @@ def test_passes_are_sums_over_rows(dtype):
     n = len(X)
     random = np.random.default_rng(0)
     w, start = random.normal(size=D), random.normal(size=n)
-    s = np.where(random.random(n) < 0.5, 1.0, -1.0) * (np.arange(n) < N)
+    sign = np.where(random.random(n) < 0.5, 1.0, -1.0) * (np.arange(n) < N)
+    s = sign * random.uniform(0.5, 20, n)
 
     np.testing.assert_allclose(moments(rows.X), (raw.sum(0), (raw**2).sum(0)), rtol=1e-12)
     np.testing.assert_allclose(lengths(rows.X, rows.mean), ((X**2).sum(1), raw @ rows.mean), rtol=1e-12)
 
     logit, gradient = start.copy(), np.empty(D)
-    evaluate(rows.X, rows.mean, w, s, logit, gradient)
+    evaluate(rows.X, rows.mean, w, s, sign, logit, gradient)
     np.testing.assert_allclose(logit, start + X @ w, rtol=1e-12)
-    np.testing.assert_allclose(gradient, X.T @ (-s / (1 + np.exp(s * logit))), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(gradient, X.T @ (-s / (1 + np.exp(sign * logit))), rtol=1e-10, atol=1e-12)
 
     working = np.float64 if dtype == torch.float64 else np.float32
-    t, v, curvature = start.copy(), np.empty(D, working), random.random(n) * s**2
+    t, v, curvature = start.copy(), np.empty(D, working), random.random(n) * sign**2
     product(rows.X, rows.mean, w.astype(working), curvature, t, v)
     rtol = 1e-10 if dtype == torch.float64 else 1e-4
     np.testing.assert_allclose(t, start + X @ w, rtol=rtol, atol=rtol)

@@ -32,7 +32,7 @@ SAMPLER += ["hydra.sweeper.sampler._target_=datamodules.split.GroupSplit"]  # ha
         (["+scores.maxbytes=3"], "scores.maxbytes", "did you mean scores.max_bytes?"),
         (["+cache.rot=a"], "cache.rot", "did you mean cache.root?"),
         (["+probe.toll=3"], "probe.toll", "did you mean probe.tol?"),
-        (["+probe.hidden=3"], "probe.hidden", "choose one of l2, max_iter, offset, standardize, tol"),
+        (["+probe.hidden=3"], "probe.hidden", "choose one of class_weight, l2, max_iter, offset, standardize, tol"),
         (
             ["probe=mlp", "+probe.optimizer.bettas=[0,0]"],
             "probe.optimizer.bettas",

@@ -1,0 +1,65 @@
+"""Several classes, each a target against the rest: their mean AUC, in one cell for all."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from datamodules.card import is_control
+from probes.analysis.auc_map import AUCMap, choose_cell
+
+
+class MeanOverClasses(NamedTuple):
+    """The best cell for all classes at once.
+
+    Attributes:
+        layer, position: the cell.
+        auc: mean test AUC of the classes in it.
+        n_classes: how many have a readable cell; the mean is theirs.
+        chosen_on: `val`, or `test` where no validation row can choose; the mean is then too high.
+    """
+
+    layer: int
+    position: str
+    auc: float
+    n_classes: int
+    chosen_on: str
+
+    def describe(self) -> str:
+        """Say it in a sentence."""
+        how = "chosen on validation rows" if self.chosen_on == "val" else "chosen on these rows, so too high"
+        return (
+            f"Mean of {self.n_classes} classes, each against the rest: in the best cell for all ({how}), layer "
+            f"{self.layer}, {self.position}, the mean test AUC is {self.auc:.3f}."
+        )
+
+
+def average_classes(test: Sequence[AUCMap], val: Sequence[AUCMap | None]) -> MeanOverClasses | None:
+    """Choose one cell for all classes by the mean of their validation AUCs.
+
+    Classes that no cell of the test map can read are left out, and cells that cannot be read for one of the others.
+
+    Args:
+        test: maps of the classes.
+        val: of the same; None where there is none.
+
+    Returns:
+        None with fewer than two classes, or where no cell can be read for all of them.
+    """
+    read = [one.readable().any() and not is_control(one.target) for one in test]
+    chosen = [one for one, here in zip(test, read, strict=True) if here]
+    if len(chosen) < 2:
+        return None
+    by = [one for one, here in zip(val, read, strict=True) if here and one is not None]
+    mean = _mean(chosen)
+    cell = choose_cell(mean, _mean(by) if len(by) == len(chosen) else None)
+    if cell is None:
+        return None
+    place = mean.layers[cell.row], mean.positions[cell.column]
+    return MeanOverClasses(*place, float(mean.auc[cell.cell]), len(chosen), cell.on)
+
+
+def _mean(maps: Sequence[AUCMap]) -> AUCMap:
+    """The mean map, NaN where one of the maps cannot be read."""
+    return replace(maps[0], auc=torch.stack([one.auc.where(one.readable(), torch.nan) for one in maps]).mean(0))
