@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datamodules.base import GridDataModule
     from datamodules.card import Card
     from datamodules.language.language_model import LanguageModel
+    from datamodules.language.notebook import Captured, ask, capture
     from datamodules.language.positions import Positions
     from datamodules.language.tokens import locate
     from datamodules.precomputed import PrecomputedDataModule
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActivationDataModule",
+    "Captured",
     "Card",
     "GridDataModule",
     "GroupSplit",
@@ -29,11 +31,14 @@ __all__ = [
     "Question",
     "QuestionSet",
     "Targets",
+    "ask",
+    "capture",
     "locate",
 ]
 
 _MODULES = {
     "ActivationDataModule": "datamodules.activations",
+    "Captured": "datamodules.language.notebook",
     "Card": "datamodules.card",
     "GridDataModule": "datamodules.base",
     "GroupSplit": "datamodules.split",
@@ -43,6 +48,8 @@ _MODULES = {
     "Question": "datamodules.questions.question",
     "QuestionSet": "datamodules.questions.question",
     "Targets": "datamodules.targets",
+    "ask": "datamodules.language.notebook",
+    "capture": "datamodules.language.notebook",
     "locate": "datamodules.language.tokens",
 }
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -274,8 +274,8 @@ def write_answers(answers: Sequence[Answer]) -> bytes:
     return buffer.getvalue()
 
 
-def read_answers(path: Path) -> list[Answer]:
-    """Read the answers of a Parquet file; numbers are kept in arrays of four bytes each, to save memory.
+def read_answers(path: Path | BinaryIO) -> list[Answer]:
+    """Read the answers of a Parquet file, open or not; numbers are kept in arrays of four bytes each, to save memory.
 
     >>> read_answers(Path("answers.parquet"))[0].text  # doctest: +SKIP
     'It rains.'
