@@ -124,6 +124,17 @@ def are_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
 
+def are_labels(value: object) -> bool:
+    """Whether a value maps words to lists of texts.
+
+    >>> are_labels({"yes": ["true"], "no": None}), are_labels(["yes"])
+    (True, False)
+    """
+    return isinstance(value, Mapping) and all(
+        isinstance(word, str) and are_texts(more or []) for word, more in value.items()
+    )
+
+
 def read_number(text: str) -> int:
     """Read the number of an option, -1 where it is none; pandas writes 1.0 for 1 where a column has gaps.
 

@@ -16,6 +16,7 @@ from datamodules.questions.parquet_rows import list_names, pick_rows
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
 from datamodules.questions.row import (
     Row,
+    are_labels,
     are_texts,
     fill,
     find_columns,
@@ -23,7 +24,7 @@ from datamodules.questions.row import (
     read_cell,
     read_number,
     read_texts,
-)  # fmt: skip
+)
 from datamodules.questions.unique_texts import TextHashes, UniqueTexts
 from datamodules.questions.words import fold_group, fold_name
 from datamodules.stream.ranges import Column, Columns, Count, Group, Options, Seed, Text
@@ -86,7 +87,7 @@ class RowQuestions(QuestionSet):
             ("context", "a column, or null", isinstance(self.context, str | None)),
             ("target", "a column, or null", self.target is None or isinstance(self.target, str)),
             ("options", "a list of columns, such as [a,b]", are_texts(self.options)),
-            ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", _are_labels(self.labels)),
+            ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", are_labels(self.labels)),
             ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
             ("group", "a column, a text with columns in braces, or a list of such", self._group is not None),
             ("name", "a text", isinstance(self.name, str)),
@@ -294,9 +295,3 @@ class RowQuestions(QuestionSet):
 
     def _name_row(self, split: str, row: int) -> str:
         return "-".join(filter(None, (self.name, split, f"{row:05d}")))
-
-
-def _are_labels(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(word, str) and are_texts(more or []) for word, more in value.items()
-    )
