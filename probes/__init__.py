@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from probes.grids.logistic import LogisticGrid
     from probes.grids.mass_mean import MassMeanGrid
     from probes.grids.minibatch import LinearGrid, MLPGrid
+    from probes.python.linear_probes import LinearProbes
     from probes.report.coincidence import Coincidence
     from probes.report.heatmap import Heatmap
     from probes.report.probes_file import load_probes
@@ -37,6 +38,7 @@ __all__ = [
     "GridAUROC",
     "Heatmap",
     "LinearGrid",
+    "LinearProbes",
     "LogisticFit",
     "LogisticGrid",
     "MLPGrid",
@@ -69,6 +71,7 @@ _MODULES = {
     "GridAUROC": "probes.grids.grid_auroc",
     "Heatmap": "probes.report.heatmap",
     "LinearGrid": "probes.grids.minibatch",
+    "LinearProbes": "probes.python.linear_probes",
     "LogisticFit": "probes.solver.logistic",
     "LogisticGrid": "probes.grids.logistic",
     "MLPGrid": "probes.grids.minibatch",
