@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.cache.cached_activations import CachedActivations
 from datamodules.language.device_settings import require_one_process
+from datamodules.language.identity import identify_reading
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.site_names import check_sites
@@ -152,6 +154,8 @@ class ActivationDataModule(GridDataModule):
                     files=[files[layer] for layer in layers],
                     positions=[cached.positions[column] for column in columns],
                 )
+            memory = Path(self.cache_root).expanduser() / "digests"
+            identity = identify_reading(self.model, stages.tokenizer, self.dataset.stated, memory)
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files
         store = Shards(self._cached.files, self._cached.positions)
@@ -170,6 +174,7 @@ class ActivationDataModule(GridDataModule):
             coincidence=tuple(tuple(None if share != share else share for share in row) for row in shares),
             n_valid=tuple(shown.sum(0).tolist()),
             cache=cache,
+            identity=identity,
         )
         self.serve(store, targets, valid, card)
         if not self.quiet:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from probes.grids.mass_mean import MassMeanGrid
     from probes.grids.minibatch import LinearGrid, MLPGrid
     from probes.python.linear_probes import LinearProbes
+    from probes.python.scorer import Scorer
     from probes.report.coincidence import Coincidence
     from probes.report.heatmap import Heatmap
     from probes.report.probes_file import load_probes
@@ -46,6 +47,7 @@ __all__ = [
     "ProbeGrid",
     "Report",
     "ScoreRecord",
+    "Scorer",
     "Scores",
     "auroc",
     "auroc_variance",
@@ -79,6 +81,7 @@ _MODULES = {
     "ProbeGrid": "probes.grids.grid",
     "Report": "probes.report.report",
     "ScoreRecord": "probes.report.record",
+    "Scorer": "probes.python.scorer",
     "Scores": "probes.analysis.scores",
     "auroc": "probes.analysis.auroc",
     "auroc_variance": "probes.analysis.auroc",

@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 from datamodules.language import generation
 from datamodules.language.capture import capture
 from datamodules.language.generation import generate_answers
-from datamodules.language.token_taps import STORE, TokenScores, TokenTaps, read_token_scores
+from datamodules.language.token_taps import STORE, TokenTaps
 from tests.support.families import DEPTH, FAMILIES, VOCABULARY, build
 
 CELLS = [2, 0, 2]  # layers of three probes: two of one layer, and not in order
