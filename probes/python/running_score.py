@@ -110,10 +110,11 @@ class RunningScore:
         """Which rows end here, [B] bool."""
         low = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         if self.stop_below is not None and len(self._steps) > self.at_least:
-            low = (self.ensemble.calibration.probability(self._steps[-1]) < self.stop_below).to(input_ids.device)
+            assert self._over is not None  # set by the first step
+            low = (self.ensemble.calibration.probability(self._steps[-1]) < self.stop_below) & ~self._over
+            self._over = self._over | low
+            low = low.to(input_ids.device)
         self._stopped = low if self._stopped is None else self._stopped | low
-        if self._over is not None:
-            self._over = self._over | low.to(self._over.device)
         return self._stopped
 
 

@@ -146,12 +146,10 @@ class Scorer:
 
     def __call__(self, question: str | Question, answer: str | None = None) -> ScoredAnswer:
         """Score one answer, read in one forward; or one statement, where the run was of statements."""
-        if (answer is None) != self.parts.stated:
-            raise ValueError(
-                "scorer: expected a statement alone, as in the run, got a question and an answer"
-                if self.parts.stated
-                else "scorer: expected a question and an answer, got a text alone; scorer.answer([question]) answers it"
-            )
+        if self.parts.stated and answer is not None:
+            raise ValueError("scorer: expected a statement alone, as those of the run, got an answer beside it")
+        if not self.parts.stated and answer is None:
+            raise ValueError("scorer: expected a question and its answer, got one text; scorer.answer([text]) answers")
         return self.score([question], None if answer is None else [answer])[0]
 
     def score(self, questions: Sequence[Question | str], answers: Sequence[str] | None) -> list[ScoredAnswer]:
