@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from probes.grids.logistic import LogisticGrid
     from probes.grids.mass_mean import MassMeanGrid
     from probes.grids.minibatch import LinearGrid, MLPGrid
+    from probes.python.estimator import LinearProbe
+    from probes.python.fit_grid import fit_grid
+    from probes.python.fitted_grid import Best, FittedGrid, load_grid
     from probes.python.linear_probes import LinearProbes
     from probes.python.scorer import Scorer
     from probes.report.coincidence import Coincidence
@@ -33,12 +36,15 @@ __all__ = [
     "AUCMap",
     "Areas",
     "Band",
+    "Best",
     "Chance",
     "Coincidence",
     "Comparison",
+    "FittedGrid",
     "GridAUROC",
     "Heatmap",
     "LinearGrid",
+    "LinearProbe",
     "LinearProbes",
     "LogisticFit",
     "LogisticGrid",
@@ -54,9 +60,11 @@ __all__ = [
     "auroc_with_variance",
     "band",
     "compare",
+    "fit_grid",
     "fit_logistic",
     "fit_mass_mean",
     "influences",
+    "load_grid",
     "load_probes",
     "load_scores",
     "measure_areas",
@@ -67,12 +75,15 @@ _MODULES = {
     "AUCMap": "probes.analysis.auc_map",
     "Areas": "probes.analysis.clusters",
     "Band": "probes.analysis.band",
+    "Best": "probes.python.fitted_grid",
     "Chance": "probes.analysis.chance",
     "Coincidence": "probes.report.coincidence",
     "Comparison": "probes.analysis.paired",
+    "FittedGrid": "probes.python.fitted_grid",
     "GridAUROC": "probes.grids.grid_auroc",
     "Heatmap": "probes.report.heatmap",
     "LinearGrid": "probes.grids.minibatch",
+    "LinearProbe": "probes.python.estimator",
     "LinearProbes": "probes.python.linear_probes",
     "LogisticFit": "probes.solver.logistic",
     "LogisticGrid": "probes.grids.logistic",
@@ -88,9 +99,11 @@ _MODULES = {
     "auroc_with_variance": "probes.analysis.auroc",
     "band": "probes.analysis.band",
     "compare": "probes.analysis.paired",
+    "fit_grid": "probes.python.fit_grid",
     "fit_logistic": "probes.solver.logistic",
     "fit_mass_mean": "probes.solver.mass_mean",
     "influences": "probes.analysis.clusters",
+    "load_grid": "probes.python.fitted_grid",
     "load_probes": "probes.report.probes_file",
     "load_scores": "probes.analysis.scores",
     "measure_areas": "probes.analysis.clusters",

@@ -98,8 +98,9 @@ def open_file(path: Path) -> Iterator[int]:
             os.close(file)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
+        kind = f"{suffix} file" if (suffix := path.suffix.lower()) in (".npy", ".npz") else "safetensors file"
         raise ValueError(
-            f"expected a safetensors file, got {cut_middle(path)}: {reason}; check the path, or write it again"
+            f"expected a {kind}, got {cut_middle(path)}: {reason}; check the path, or write it again"
         ) from error
 
 

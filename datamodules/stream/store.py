@@ -1,4 +1,4 @@
-"""Stores of activations on disk, and how the rows of some cells are read.
+"""Stores of activations, on disk or in memory, and how the rows of some cells are read.
 
 Bytes are read into a scratch buffer that fits the processor's cache; the wanted rows are then copied to their place.
 """
@@ -189,6 +189,35 @@ class TensorFile:
             for first in range(0, len(order), count)
         )
         for _ in each(read_part, parts):
+            pass
+
+
+class TensorInMemory:
+    """Activations `[N, L, T, D]` in a tensor on any device, which is not copied as a whole.
+
+    >>> TensorInMemory(torch.zeros(9, 2, 3, 4)).shape
+    (9, 2, 3, 4)
+    """
+
+    scratch = 0
+
+    def __init__(self, acts: Tensor) -> None:
+        N, L, T, D = acts.shape
+        self.acts, self.shape, self.dtype = acts.detach(), (N, L, T, D), acts.dtype
+
+    def enough(self, n: int) -> int:
+        """See `Store.enough`. As for the cache: more memory is not faster, and its first touch is slow."""
+        return 2**25
+
+    def read(self, cells: np.ndarray, rows: np.ndarray, out: Tensor, each: Starmap = starmap) -> None:
+        """See `Store.read`."""
+        T, index = self.shape[2], torch.from_numpy(rows).to(self.acts.device)
+
+        def read_cell(i: int, cell: int) -> None:
+            layer, position = divmod(cell, T)
+            out[i].copy_(self.acts[:, layer, position].index_select(0, index))
+
+        for _ in each(read_cell, enumerate(cells.tolist())):
             pass
 
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from probes.analysis.clusters import number_groups, sum_by_group
+from probes.analysis.shares import LEVEL, measure_share
 
-LEVEL = 0.95  # of intervals
+DRAWS = 1_000  # of noise
 STEPS = 100  # most Newton steps; fewer than 20 are needed
 
 
@@ -108,18 +108,84 @@ def expected_calibration_error(probability: Tensor, labels: Tensor, bins: int = 
     return float((np.abs(mean - rate) * n).sum() / n.sum())
 
 
-def tabulate_reliability(probability: Tensor, labels: Tensor, bins: int = 10) -> pd.DataFrame:
-    """Reliability in bins of equal mass: `n`, mean `probability`, `rate` of label 1; a row for each bin."""
+class CalibrationError(NamedTuple):
+    """An expected calibration error.
+
+    Attributes:
+        value: as `expected_calibration_error` gives it; noise makes it too high.
+        low, high: 95% interval of what it would be without noise.
+        chance: the value that probabilities without any error have on average on such rows.
+    """
+
+    value: float
+    low: float
+    high: float
+    chance: float
+
+
+def measure_calibration_error(
+    probability: Tensor, labels: Tensor, groups: Tensor | None = None, bins: int = 10
+) -> CalibrationError:
+    """`expected_calibration_error` with an interval that respects groups.
+
+    Noise of the share of label 1 in each bin is drawn with the covariance of the groups' sums. The interval is the
+    basic bootstrap's, which takes the noise's share of the value away; it begins at 0 where 5% of pure noise is as
+    large. In simulated draws of 300 to 400 rows it held the true error in about 90%.
+
+    Args:
+        probability: [n] in [0, 1].
+        labels: [n], 0 or 1.
+        groups: [n] integers, equal for examples of one group; each example its own by default.
+        bins: of equal mass.
+    """
+    value = expected_calibration_error(probability, labels, bins)
     probability, labels = _check(probability, labels)
-    order = probability.argsort(stable=True)
-    parts = [part for part in order.tensor_split(bins) if len(part)]
+    n, residual = len(labels), labels - probability
+    bin_of = torch.empty(n, dtype=torch.int64)
+    for number, part in enumerate(_bin(probability, bins)):
+        bin_of[part] = number
+    members = torch.nn.functional.one_hot(bin_of).double().mT  # [B, n]
+    sizes = members.sum(1, keepdim=True)
+    gaps = members @ residual / sizes[:, 0]
+    scale = (sizes / (sizes - 1)).sqrt().where(sizes > 1, 0)
+    deviations = members * (residual - gaps[bin_of]) * scale
+    numbers = torch.arange(n) if groups is None else number_groups(torch.as_tensor(groups).cpu(), residual)
+    sums = sum_by_group(deviations, numbers)  # [B, G]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(DRAWS, sums.shape[1], generator=generator, dtype=torch.float64) @ sums.mT / n
+    pure, drawn = noise.abs().sum(1), (gaps * sizes[:, 0] / n + noise).abs().sum(1)
+    tail = (1 - LEVEL) / 2
+    low, high = (max(0.0, 2 * value - float(drawn.quantile(q))) for q in (1 - tail, tail))
+    return CalibrationError(
+        value, low if value > float(pure.quantile(LEVEL)) else 0.0, max(high, value), float(pure.mean())
+    )
+
+
+def tabulate_reliability(
+    probability: Tensor, labels: Tensor, bins: int = 10, groups: Tensor | None = None
+) -> pd.DataFrame:
+    """Reliability in bins of equal mass, a row for each.
+
+    The columns are `n`, mean `probability`, `rate` of label 1, and `low` and `high`, its 95% interval (see
+    `measure_share`).
+    """
+    probability, labels = _check(probability, labels)
+    parts = _bin(probability, bins)
+    shares = [measure_share(labels[part] == 1, None if groups is None else groups[part]) for part in parts]
     return pd.DataFrame(
         {
-            "n": [len(part) for part in parts],
+            "n": [share.n for share in shares],
             "probability": [float(probability[part].mean()) for part in parts],
-            "rate": [float(labels[part].double().mean()) for part in parts],
+            "rate": [share.value for share in shares],
+            "low": [share.low for share in shares],
+            "high": [share.high for share in shares],
         }
     )
+
+
+def _bin(probability: Tensor, bins: int) -> list[Tensor]:
+    """Row numbers of each bin, lowest probabilities first."""
+    return [part for part in probability.argsort(stable=True).tensor_split(bins) if len(part)]
 
 
 def risk_coverage(probability: Tensor, labels: Tensor) -> pd.DataFrame:
@@ -157,7 +223,7 @@ class Threshold(NamedTuple):
     Attributes:
         value: an example is called right where its score is at least this.
         fpr: the false-alarm rate that was asked for.
-        low, high: 95% interval of the false-alarm rate that this threshold has on new examples.
+        low, high: 95% interval of the false-alarm rate that this threshold has on new examples; see `measure_share`.
         n_negative: validation rows of label 0 that it was chosen on.
     """
 
@@ -170,6 +236,16 @@ class Threshold(NamedTuple):
 
 def choose_threshold(scores: Tensor, labels: Tensor, groups: Tensor | None = None, fpr: float = 0.05) -> Threshold:
     """Choose the lowest threshold whose share of false alarms is at most `fpr` on these rows.
+
+    It is one of the scores: the k-th highest of label 0 with k = floor(n fpr), and where others equal it, the next one
+    above them. New examples of label 0 then reach it at a rate that is on average at most k / (n + 1), below `fpr`,
+    where examples are exchangeable. In one draw of rows the rate may be higher: `low` and `high` say how far.
+
+    Args:
+        scores: [n] finite.
+        labels: [n], 0 or 1.
+        groups: [n] integers, equal for examples of one group; each example its own by default.
+        fpr: in (0, 1).
 
     Raises:
         ValueError: a rate outside (0, 1); fewer than 1 / fpr rows of label 0, so that no row could be a false alarm.
@@ -194,21 +270,9 @@ def choose_threshold(scores: Tensor, labels: Tensor, groups: Tensor | None = Non
                 f"{int((negative == reached).sum())} of them are equal; choose another cell, or a higher rate"
             )
         reached = above.min()
-    found = int((negative >= reached).sum())
-    low, high = interval_of_share(found, n)
-    return Threshold(float(reached), fpr, low, high, n)
-
-
-def interval_of_share(found: int, n: float) -> tuple[float, float]:
-    """Interval of Clopper and Pearson (1934) of a share, `found` of n.
-
-    >>> [round(limit, 3) for limit in interval_of_share(1, 20)]
-    [0.001, 0.249]
-    """
-    tail = (1 - LEVEL) / 2
-    low = float(beta.ppf(tail, found, n - found + 1)) if found else 0.0
-    high = float(beta.ppf(1 - tail, found + 1, n - found)) if found < n else 1.0
-    return low, high
+    wrong = labels == 0
+    share = measure_share(scores[wrong] >= reached, None if groups is None else torch.as_tensor(groups)[wrong])
+    return Threshold(float(reached), fpr, share.low, share.high, n)
 
 
 def _check(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,4 +284,4 @@ def _check(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"expected finite scores, got {int((~scores.isfinite()).sum())} that are not; leave them out")
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(f"expected labels 0 and 1, got {np.unique(labels.numpy())[:5].tolist()}")
-    return scores.double().cpu(), labels.cpu()
+    return scores.double().cpu(), labels.cpu().long()

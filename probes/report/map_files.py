@@ -61,16 +61,10 @@ def write_heatmap(
         ValueError: marks or columns do not fit the maps, or vmin and vmax are not two AUC, the first below the second.
     """
     check_colours(vmin, vmax)
-    foot = "\n".join(map(show_text, foot.split("\n")))
     measured = [name for name in ("val", "test") if name in maps]
     tables = [tabulate(maps[name], columns if name == "test" else None) for name in measured]
     averaged = [one.table() for name in measured for one in headline(maps[name], card) if one.spread == "SD"]
-    figure = None
-    if kinds:
-        drawn = headline(maps[split], card)[:MOST_MAPS]
-        if marks is None:
-            marks = [Marks(block=find_block(one)) for one in drawn]
-        figure = draw(drawn, *caption(card, described, split), marks[:MOST_MAPS], foot, vmin, vmax)
+    figure = draw_maps(maps[split], card, described, split, marks, foot, vmin, vmax) if kinds else None
     for kind in UNDATED:
         if figure and kind in kinds:
             save_figure(figure, folder / f"heatmap.{kind}")
@@ -82,6 +76,24 @@ def write_heatmap(
     else:
         (folder / MEANS).unlink(missing_ok=True)  # of an earlier run into the same folder
     return figure
+
+
+def draw_maps(
+    maps: Sequence[AUCMap],
+    card: Card,
+    described: str,
+    split: str,
+    marks: Sequence[Marks | None] | None = None,
+    foot: str = "",
+    vmin: float = VMIN,
+    vmax: float = VMAX,
+) -> Figure:
+    """Draw the maps of one split as `write_heatmap` does, which says what the arguments are."""
+    drawn = headline(maps, card)[:MOST_MAPS]
+    if marks is None:
+        marks = [Marks(block=find_block(one)) for one in drawn]
+    foot = "\n".join(map(show_text, foot.split("\n")))
+    return draw(drawn, *caption(card, described, split), marks[:MOST_MAPS], foot, vmin, vmax)
 
 
 def tabulate(maps: Sequence[AUCMap], columns: Sequence[Mapping[str, Tensor]] | None = None) -> pd.DataFrame:

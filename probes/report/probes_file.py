@@ -48,7 +48,7 @@ def load_probes(path: str | Path) -> Probes:
     Raises:
         ValueError: the file was not written by a run, was damaged, or holds probes that are not linear.
     """
-    card, tensors = _read_file(Path(path))
+    card, tensors = read_tensors(Path(path))
     if (names := sorted(tensors)) != ["bias", "weight"]:
         raise ValueError(f"expected linear probes, got {path} with {', '.join(names)[:200]}; open it with safetensors")
     weight, bias = tensors["weight"], tensors["bias"]
@@ -65,8 +65,12 @@ def load_probes(path: str | Path) -> Probes:
     return Probes(weight, bias, found, auc)
 
 
-def _read_file(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The card as JSON, and the tensors by name."""
+def read_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Read the card as JSON, and the tensors by name, of probes of any kind.
+
+    Raises:
+        ValueError: the file was not written by a run, or can't be read.
+    """
     if path.exists() and not path.is_file():  # a pipe would wait for its writer
         what = "a folder" if path.is_dir() else "no regular file"
         raise ValueError(f"expected the probes of a run, got {path}, {what}; point to its {PROBES}")

@@ -30,13 +30,15 @@ class ScoreRecord(pl.Callback):
 
     Args:
         folder: where scores.safetensors goes; made if missing. If it holds examples.parquet, that is analysed too.
+            Where None, the scores stay in memory, in ``scores``, and nothing is analysed.
         max_bytes: of all scores; above it they are left out, and the run says so.
     """
 
-    def __init__(self, folder: Folder, max_bytes: Bytes = 1e9) -> None:
+    def __init__(self, folder: Folder | None, max_bytes: Bytes = 1e9) -> None:
         if not isinstance(max_bytes, int | float) or max_bytes < 0:
             raise ValueError(f"scores.max_bytes: expected a number of bytes of at least 0, got {max_bytes!r}")
-        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.folder, self.max_bytes = None if folder is None else Path(folder), max_bytes
+        self.scores: Scores | None = None  # of the last test or validation, on global rank zero
         self.parts: dict[str, Scores] = {}
         self._resumed: dict[str, Scores] = {}
         self._latest: Scores | None = None  # of the split that is being scored
@@ -93,30 +95,31 @@ class ScoreRecord(pl.Callback):
         """Write the file, and analyse the record."""
         if self._latest is not None:
             self.parts["test"] = self._sum_over_ranks(self._latest, pl_module.device)
-        scores = self._write(trainer, pl_module)
-        pl_module.analyses = (
-            [] if scores is None or "test" not in self.parts else analyse(scores, read_examples(self.folder))
-        )
+        self._write(trainer, pl_module)
+        pl_module.analyses = []
+        if self.scores is not None and self.folder is not None and "test" in self.parts:
+            pl_module.analyses = analyse(self.scores, read_examples(self.folder))
 
-    def _write(self, trainer: pl.Trainer, pl_module: Any) -> Scores | None:
-        """Write the scores on global rank zero, and return them; None on others, and where there are none."""
+    def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Put the scores together on global rank zero, and write them where there is a folder."""
         # Row numbers of other data would lead to other examples.
         self.parts = {split: one for split, one in self.parts.items() if one.card == pl_module.tested}
+        self.scores = None
         if not trainer.is_global_zero:
-            return None
+            return
         if self._left_out:
             log.warning(
                 f"scores: {self._left_out:,} bytes are more than scores.max_bytes = {self.max_bytes:,.0f}, and "
                 f"{SCORES} is left out; raise it to keep them"
             )
-            (self.folder / SCORES).unlink(missing_ok=True)  # of an earlier run into the same folder
+            if self.folder is not None:  # of an earlier run into the same folder
+                (self.folder / SCORES).unlink(missing_ok=True)
         elif self.parts:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            scores = join_parts(self.parts)
-            with whole_file(self.folder / SCORES) as path:
-                path.write_bytes(scores.to_bytes())
-            return scores
-        return None
+            self.scores = join_parts(self.parts)
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with whole_file(self.folder / SCORES) as path:
+                    path.write_bytes(self.scores.to_bytes())
 
     def _add(self, split: str, module: Any, outputs: dict[str, Tensor]) -> None:
         K, L, T, _ = module.tested.shape

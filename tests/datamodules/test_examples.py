@@ -127,7 +127,7 @@ def test_the_table_of_ones_own_activations(groups, tmp_path):
 
 
 def test_without_a_folder_and_by_a_quiet_rank_nothing_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.precomputed.write_table", lambda *_: pytest.fail("the table was made"))
+    monkeypatch.setattr("datamodules.precomputed.datamodule.write_table", lambda *_: pytest.fail("the table was made"))
     make(write(tmp_path / "own"))
     quiet = SimpleNamespace(
         is_global_zero=False,

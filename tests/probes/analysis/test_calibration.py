@@ -1,5 +1,7 @@
 """Probabilities, reliability, risk and thresholds of one score, held against scikit-learn and counts by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from probes.analysis.calibration import (
     choose_threshold,
     expected_calibration_error,
     fit_platt,
-    interval_of_share,
+    measure_calibration_error,
     risk_coverage,
     tabulate_reliability,
 )
+from probes.analysis.shares import find_limits
 
 
 def draw_scores(n=300, seed=0, scale=3.0):
@@ -99,7 +102,7 @@ def test_a_threshold_is_the_lowest_that_lets_few_enough_wrong_answers_pass():
     allowed = int(0.1 * len(negative))
     assert int((negative >= found.value).sum()) == allowed
     assert found.value in negative
-    assert (found.low, found.high) == interval_of_share(allowed, len(negative))
+    assert (found.low, found.high) == pytest.approx(find_limits(allowed / len(negative), len(negative)))
     assert found.n_negative == len(negative)
 
 
@@ -124,3 +127,50 @@ def test_a_threshold_that_no_row_reaches():
     assert choose_threshold(torch.arange(22.0), torch.tensor([0] * 20 + [1, 1]), fpr=0.05).value == 19
     with pytest.raises(ValueError, match="fpr: expected a rate between 0 and 1, got 1"):
         choose_threshold(scores, labels, fpr=1)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_interval_of_a_threshold_holds_its_rate(size):
+    """Over draws of rows, of 95% nominal; groups whose examples are alike would be too narrow if taken for rows."""
+    generator = torch.Generator().manual_seed(0)
+    G, held, alone, rates = 240 // size, 0, 0, []
+    for _ in range(300):
+        own = torch.randn(G * size, generator=generator, dtype=torch.float64)
+        scores = (0.7**0.5 * torch.randn(G, generator=generator).double().repeat_interleave(size)) + 0.3**0.5 * own
+        scores = own if size == 1 else scores
+        groups = torch.arange(G).repeat_interleave(size)
+        found = choose_threshold(scores, torch.zeros(G * size), groups, 0.05)
+        rates.append(rate := 0.5 * math.erfc(found.value / 2**0.5))
+        held += found.low <= rate <= found.high
+        of_rows = choose_threshold(scores, torch.zeros(G * size), None, 0.05)
+        alone += of_rows.low <= rate <= of_rows.high
+    assert 0.93 <= held / 300 <= 0.99
+    assert (alone / 300 < 0.9) == (size > 1)
+    assert np.mean(rates) == pytest.approx(12 / 241, abs=0.003)  # k / (n + 1), where rows are exchangeable
+
+
+def test_the_calibration_error_of_true_probabilities_is_no_more_than_chance():
+    generator = torch.Generator().manual_seed(0)
+    values, found, off = [], [], []
+    for _ in range(40):
+        logits = 1.5 * torch.randn(300, generator=generator, dtype=torch.float64)
+        labels = (torch.rand(300, generator=generator) < logits.sigmoid()).long()
+        found.append(measure_calibration_error(logits.sigmoid(), labels))
+        off.append(measure_calibration_error((logits * 2).sigmoid(), labels))
+        values.append(expected_calibration_error((logits * 2).sigmoid(), labels))
+    assert np.mean([one.low == 0 for one in found]) >= 0.85
+    assert np.mean([one.value for one in found]) == pytest.approx(np.mean([one.chance for one in found]), abs=0.008)
+    assert [one.value for one in off] == values
+    assert np.mean([one.low > 0 for one in off]) > 0.75
+    assert np.mean([one.low <= 0.1018 <= one.high for one in off]) >= 0.8  # what a million rows have
+
+
+def test_groups_widen_the_interval_of_a_calibration_error():
+    scores, labels, _ = draw_scores(90)
+    probability = (0.8 * (scores - 6)).sigmoid()  # off
+    alone = measure_calibration_error(probability, labels)
+    probability, labels, groups = (part.repeat_interleave(4) for part in (probability, labels, torch.arange(90)))
+    copied = measure_calibration_error(probability, labels, groups)
+    assert copied.value == pytest.approx(alone.value, abs=0.02)
+    taken_for_rows = measure_calibration_error(probability, labels)
+    assert copied.high - copied.low > 1.5 * (taken_for_rows.high - taken_for_rows.low)
