@@ -26,6 +26,7 @@ from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.site_names import check_sites
 from datamodules.language.sites import choose_layers
 from datamodules.language.stages import LanguageModelStages
+from datamodules.language.turns import TurnTokens, find_turns
 from datamodules.questions.near_duplicates import tell_near_duplicates
 from datamodules.questions.question import QuestionSet
 from datamodules.questions.split_by import KEYWORDS, find_tested, regroup, tell_groups
@@ -133,6 +134,7 @@ class ActivationDataModule(GridDataModule):
                 [answer.answer_ids for answer in examples.answers],
                 examples.span_tokens,
                 [answer.thought_ids for answer in examples.answers],
+                self._find_turns(stages, examples) if self.positions.need_turns else None,
             )
             columns = self.positions.columns
             tokens, valid = all_tokens[:, columns], all_valid[:, columns]
@@ -181,6 +183,13 @@ class ActivationDataModule(GridDataModule):
             texts = [question.text for question, shown in zip(examples.questions, kept.tolist(), strict=True) if shown]
             in_test = (targets.splits[0, kept] == SPLITS.index("test")).nonzero()[:, 0]
             tell_near_duplicates(texts, in_test.tolist(), log.info)
+
+    def _find_turns(self, stages: LanguageModelStages, examples: LabelledExamples) -> list[list[TurnTokens]]:
+        """Find what each role says in each prompt; statements have none."""
+        if self.dataset.stated:
+            return [[] for _ in examples.questions]
+        prompts = [answer.prompt_ids for answer in examples.answers]
+        return find_turns(self.model, stages.tokenizer, examples.questions, prompts)
 
     def _choose_rows(self, examples: LabelledExamples, valid: Tensor) -> Tensor:
         """Choose the examples that are split, [N] bool, and tell which are left out.
@@ -266,7 +275,7 @@ def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
             f"rule: expected rule=given for {dataset.name}, whose statements come with their labels, got one that "
             "looks for gold answers; set rule=given"
         )
-    if reads_labels and not dataset.stated:
+    if reads_labels and not dataset.stated and not dataset.answered:
         raise ValueError(
             f"rule=given: expected statements with labels, got the questions of {dataset.name}; choose another rule, "
             "such as rule=gold"

@@ -136,8 +136,8 @@ def write_examples(examples: LabelledExamples, tokens: Tensor, valid: Tensor, ta
             "logprobs": [answer.logprobs for answer in answers],
             "exact_answer": said[part],
             "exact_answer_by": [span.how for span in spans],
-            "first_token": tokens[part, :, 0].tolist(),
-            "last_token": tokens[part, :, 1].tolist(),
+            "first_token": tokens[part].amin(2).tolist(),
+            "last_token": tokens[part].amax(2).tolist(),
             "exact_answer_tokens": examples.span_tokens[part],
             "label_by": [verdict.branch for verdict in examples.verdicts[part]],
         }

@@ -8,10 +8,12 @@ from typing import Protocol
 
 from datamodules.card import MIN_PER_CLASS
 from datamodules.examples import LabelledExamples, Span, Verdict
+from datamodules.labels.rules import judge_as_given
 from datamodules.labels.span_check import check_spans
 from datamodules.labels.spans import Ask, SpanFinder, prepare_for_replies
 from datamodules.language.generation import Answer, cut_thinking, make_given_answers
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.responses import make_answers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.language.thinking import CURE
 from datamodules.language.tokens import find_tokens
@@ -71,7 +73,7 @@ def label_examples(
     n = len(questions)
     questions, answers = _drop_unfinished(stages.model, questions, answers, tell)
     unfinished = n - len(questions)
-    verdicts = rule(questions, [answer.text for answer in answers], ask)
+    verdicts = _judge(rule, questions, answers, ask)
     judged = [i for i, verdict in enumerate(verdicts) if verdict.right is not None]
     if len(judged) < len(verdicts):
         names = [questions[i].id for i, verdict in enumerate(verdicts) if verdict.right is None]
@@ -136,15 +138,30 @@ def collect_replies(
     return replies
 
 
+def _judge(rule: LabelRule, questions: Sequence[Question], answers: Sequence[Answer], ask: Ask) -> list[Verdict]:
+    """One verdict for each of N answers: its own label where it has one, else what the rule says."""
+    open_ = [i for i, question in enumerate(questions) if question.label is None]
+    judged = iter(rule([questions[i] for i in open_], [answers[i].text for i in open_], ask) if open_ else [])
+    return [
+        next(judged) if question.label is None else judge_as_given(answer.text, question)
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
 def _answer_questions(
     stages: LanguageModelStages, questions: list[Question], tell: Callable[[str], None]
 ) -> tuple[list[Question], list[Answer]]:
-    """Answer the questions that fit into the context, and log the others. Statements are used as answers."""
+    """Answer the questions that fit into the context, and log the others. Statements and responses are the answers."""
     texts = [question.text for question in questions]
-    statements = make_given_answers(stages.tokenizer, texts) if stages.dataset.stated else []
-    prompts = [] if stages.dataset.stated else stages.encode(texts)
-    room = 0 if stages.dataset.stated else stages.model.token_limit
-    lengths = [len(prompt) for prompt in prompts] or [len(one.prompt_ids) + len(one.answer_ids) for one in statements]
+    given: list[Answer] = []
+    if stages.dataset.stated:
+        given = make_given_answers(stages.tokenizer, texts)
+    elif stages.dataset.answered:
+        given = make_answers(stages.model, stages.tokenizer, questions, stages.encode, tell)
+    prompts = [] if given else stages.encode(texts)
+    room = 0 if given else stages.model.token_limit
+    lengths = [len(prompt) for prompt in prompts]
+    lengths += [len(one.prompt_ids) + len(one.thought_ids) + len(one.answer_ids) for one in given]
     fits = [i for i, length in enumerate(lengths) if length + room <= stages.running.context]
     context = f"{stages.running.context} tokens of context"
     fewer = "fewer model.max_new_tokens" + (" or model.thinking_tokens" if stages.model.thinking_tokens else "")
@@ -159,8 +176,8 @@ def _answer_questions(
         cure = "a model with a longer context" + (f" or {fewer}" if room else "") + " would keep them"
         tell(f"skipped {len(names)} of {len(questions)} texts, {limit} ({cure}): {_list_names(names)}")
     kept = [questions[i] for i in fits]
-    if stages.dataset.stated:
-        return kept, [statements[i] for i in fits]
+    if given:
+        return kept, [given[i] for i in fits]
     answers = stages.answer([question.id for question in kept], [prompts[i] for i in fits])
     return kept, [cut_thinking(stages.tokenizer, answer) for answer in answers]
 

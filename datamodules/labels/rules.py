@@ -128,7 +128,15 @@ def judge_as_given(answer: str, question: Question) -> Verdict:
 
     >>> judge_as_given("", Question("q0", "g", "It rains.", (), label=True))
     Verdict(right=True, branch='given as 1')
+
+    Raises:
+        ValueError: a question without a label.
     """
+    if question.label is None:
+        raise ValueError(
+            f"rule=given: expected a label of every response, got none for {question.id}; choose another rule, such as "
+            "rule=gold, which grades those without one"
+        )
     return Verdict(question.label, f"given as {int(bool(question.label))}")
 
 

@@ -32,7 +32,7 @@ class ActivationStage:
         ids: [N] names of the examples, for messages.
         answers: [N], whose prompt, thought and answer the model reads.
         names: [T] of the positions.
-        tokens: [N, T, 2] int64, first and last token of each position.
+        tokens: [N, T, 2] int64, first and last token of each position; the last first where it takes a maximum.
         valid: [N, T] bool; activations are zero where it is false.
         sites: possible outputs of the stage.
         layers: [L] block numbers.

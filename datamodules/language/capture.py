@@ -32,7 +32,7 @@ def capture(
         model: causal language model, whose head is not run, or an encoder.
         sequences: n token id sequences, prompt plus answer, of any lengths.
         tokens: [n, T, 2] int64, first and last token of each position; where they differ, the mean is taken of all
-            from one to the other.
+            from one to the other, or the elementwise maximum where the last comes first.
         sites: from `SITES`.
         layers: L block numbers.
 
@@ -83,9 +83,10 @@ class _TokenReader:
         first, last = tokens.to(device).unbind(-1)
         self.shape = (len(tokens), width)
         self.rows, self.at = torch.arange(len(tokens), device=device)[:, None], first
-        self.several = (last > first).any(0).nonzero()[:, 0].tolist()  # positions that are means somewhere
-        at = torch.arange(width, device=device)
-        self.within = (at >= first[:, self.several, None]) & (at <= last[:, self.several, None])  # [n, .., width]
+        self.several = (last != first).any(0).nonzero()[:, 0].tolist()  # positions that pool somewhere
+        self.largest = (last < first).any(0).tolist()  # [T] those that take a maximum
+        low, high, at = first.minimum(last), first.maximum(last), torch.arange(width, device=device)
+        self.within = (at >= low[:, self.several, None]) & (at <= high[:, self.several, None])  # [n, .., width]
 
     def __call__(self, tensor: Tensor) -> Tensor | torch.Size:
         """[n, T, D] of [n, width, D], or of the same with its first two axes in one; of another shape, the shape."""
@@ -95,6 +96,9 @@ class _TokenReader:
         tensor, device = tensor.reshape(n, width, -1), tensor.device
         taken = tensor[self.rows.to(device), self.at.to(device)]
         for t, within in zip(self.several, self.within.to(device).unbind(1), strict=True):
+            if self.largest[t]:
+                taken[:, t] = tensor.masked_fill(~within[..., None], -torch.inf).amax(1)
+                continue
             total = tensor.masked_fill(~within[..., None], 0).sum(1, dtype=torch.float32)
             taken[:, t] = (total / within.sum(1, keepdim=True)).to(taken.dtype)
         return taken

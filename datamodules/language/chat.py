@@ -1,4 +1,4 @@
-"""Chat templates: user turns to token ids, the token that ends a turn, and the clock that a template may read."""
+"""Chat templates: turns to token ids, the token that ends a turn, and the clock that a template may read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from datamodules.language.render_limit import RunawayTemplateError, limit_rendering
+from datamodules.questions.question import Turn
 
 PART = "{'type': 'text'"
 # Arguments of `apply_chat_template` that the template does not get: they would cut or pad the ids, or give no ids.
@@ -22,20 +23,21 @@ _FAILURES = (TemplateError, TypeError, ValueError, KeyError, IndexError, Attribu
 
 
 def encode_turns(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], arguments: Mapping[str, Any], today: date
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[str | Sequence[Turn]], arguments: Mapping[str, Any], today: date
 ) -> list[list[int]]:
-    """Token ids of N prompts, each text as the only user turn of a chat.
+    """Token ids of N prompts, each the turns of a chat, or a text as the only user turn.
 
     A template that loops over the parts of a turn drops a plain text; it then gets the text as a list of one part.
 
     Args:
         tokenizer: with a chat template.
-        texts: [N], at least one.
+        chats: [N], at least one.
         arguments: of the template; `add_generation_prompt` is true unless it is given.
         today: the date that the template sees.
 
     Raises:
-        ValueError: the template fails, runs away, or leaves a text out of its prompt.
+        ValueError: the template fails, runs away, or leaves a text out of its prompt. What the model said before may
+            be left out: templates drop its earlier thoughts.
 
     Example:
         >>> ids = encode_turns(tokenizer, ["Who wrote Faust?"], {}, date(2024, 7, 26))  # doctest: +SKIP
@@ -43,12 +45,19 @@ def encode_turns(
         True
     """
     problem = "a prompt without the question"
+    each = [[Turn("user", chat)] if isinstance(chat, str) else chat for chat in chats]
+    told = [[turn.text for turn in chat if turn.role != "assistant"] for chat in each]
     for as_parts in (False, True):
-        turns = [[{"role": "user", "content": [{"type": "text", "text": t}] if as_parts else t}] for t in texts]
+        turns = [
+            [{"role": t.role, "content": [{"type": "text", "text": t.text}] if as_parts else t.text} for t in chat]
+            for chat in each
+        ]
         try:
             rendered = _apply(tokenizer, turns, arguments, today, tokenize=False)
             written = any(PART in prompt for prompt in rendered)  # the list itself, as Python prints it
-            if not written and all(map(_holds, rendered, texts)):
+            if not written and all(
+                _holds(prompt, one) for prompt, ts in zip(rendered, told, strict=True) for one in ts
+            ):
                 return _apply(tokenizer, turns, arguments, today, tokenize=True)
         except RunawayTemplateError:
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from datamodules.language.adapter import CONFIG as ADAPTER_CONFIG
 from datamodules.language.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from datamodules.language.adapter import find_adapter, list_adapter_files
-from datamodules.language.chat import NOT_OF_TEMPLATES, encode_turns, find_turn_end, reads_clock
+from datamodules.language.chat import NOT_OF_TEMPLATES, find_turn_end, reads_clock
 from datamodules.language.checkpoint import Checkpoint, fetch_checkpoint, find_checkpoint, is_hub_id, require_checkpoint
 from datamodules.language.device_settings import check_layout
 from datamodules.language.digests import digest_files
+from datamodules.language.prompts import Asked, encode_prompts, unescape
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.ranges import Count, Dtype, NotNegative, Prompt, Text
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Day = date  # a setting of the model has the name as well
 DTYPES = get_args(Dtype)
 TEXTS = ("prompt", "chat_prompt", "base_prompt", "stop")  # in which \n and \t are a line break and a tab
-_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
 @dataclass
@@ -244,7 +244,7 @@ class LanguageModel:
     def find_stop_text(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
         """The text that ends an answer, if any."""
         if self.stop != "auto":
-            return self.stop and _unescape(self.stop)
+            return self.stop and unescape(self.stop)
         return None if self.chats(tokenizer) else "\n"
 
     def find_stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -255,40 +255,27 @@ class LanguageModel:
         ends: list[Any] = [tokenizer.eos_token_id, find_turn_end(tokenizer) if self.chats(tokenizer) else None]
         return sorted({token for token in ends if token is not None})
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
-        """Return token ids of the prompts for N questions; BOS as the tokenizer or template adds it, but only once.
+    def find_end(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """Return the token with which the model ends an answer: the end of a turn in a chat, else of the text."""
+        end = find_turn_end(tokenizer) if self.chats(tokenizer) else None
+        return tokenizer.eos_token_id if end is None else end  # pyright: ignore[reportReturnType]
 
-        Raises:
-            ValueError: the chat template fails, or leaves the question out.
-        """
-        chats = self.chats(tokenizer)
-        prompt = self.prompt or (self.chat_prompt or "{question}" if chats else self.base_prompt or "Q: {question}\nA:")
-        prompt = _unescape(prompt)
-        texts = [prompt.replace("{question}", question) for question in questions]
-        if chats:
-            every = encode_turns(tokenizer, texts, self.template or {}, _parse_day(self.date))
-        else:
-            every = tokenizer(texts).input_ids
-        eos, bos, encoded = tokenizer.eos_token_id, tokenizer.bos_token_id, []
-        for text, ids in zip(texts, every, strict=True):
-            ends = 0 if chats or len(ids) < 2 or ids[-1] != eos or text.endswith(str(tokenizer.eos_token)) else 1
-            begins = 0
-            while begins + 1 < len(ids) and ids[begins] == ids[begins + 1] == bos:
-                begins += 1
-            encoded.append(list(ids[begins : len(ids) - ends]))  # a prompt is continued, so it has no EOS at its end
-        return encoded
+    def encode(self, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked]) -> list[list[int]]:
+        """Return token ids of the prompts for N questions or chats, as `encode_prompts` says."""
+        return encode_prompts(self, tokenizer, asked)
+
+    @property
+    def day(self) -> Day:
+        """The date that chat templates see."""
+        return _parse_day(self.date)
 
     def writes_date(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts contain the current date; `date` is then used for it."""
-        return self.chats(tokenizer) and reads_clock(tokenizer, self.template or {}, _parse_day(self.date))
+        return self.chats(tokenizer) and reads_clock(tokenizer, self.template or {}, self.day)
 
     @property
     def _adapter_is_on_hub(self) -> bool:
         return self.adapter not in (None, "auto") and is_hub_id(str(self.adapter))
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text)
 
 
 def _parse_day(text: object) -> date:

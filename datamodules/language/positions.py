@@ -3,78 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import MinLen, Predicate, doc
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.language.position_rule import ROLES, Rule, build_rules
 from datamodules.language.tokens import decode, find_tokens
+from datamodules.language.turns import TurnTokens
 from datamodules.stream.ranges import are_different
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PARTS = ("prompt", "answer", "text", "whole", "exact_answer")
-FAR = 10**9  # tokens: no text is as long
 ROWS = ("exact_answer", "any", "common")
-_WORDS = {"first": 0, "before": -1, "last": 0, "after": 1}  # offset from the first token, and from the last
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One position.
-
-    Attributes:
-        name: of the column.
-        of: the run of tokens to count in: `prompt`, `answer` (the stop token included), `text` (the answer
-            without special tokens behind it), `whole` (prompt, thought and answer), or `exact_answer`. The thought is
-            what a model writes before its answer; only `whole` counts it.
-        at: which token of the run: a number from 0, or from the end as -1, -2, .., within the run; `first`, `last`;
-            `before` or `after` the run; or the `mean` over the run.
-        offset: number of tokens to move on, or back if negative; the result may be outside the run.
-        find: a text; the run is then the tokens of this text within `of`.
-        nth: which occurrence of the text, from 0, or from the end if negative.
-
-    Example:
-        >>> Rule("last", of="answer", at=-1).name
-        'last'
-    """
-
-    name: str
-    of: str
-    at: int | str = 0
-    offset: int = 0
-    find: str | None = None
-    nth: int = -1
-
-    def __post_init__(self) -> None:
-        where = f"positions.rules: {self.name}: expected"
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"positions.rules: expected a name for each, got {self.name!r}")
-        if self.of not in PARTS:
-            raise ValueError(f"{where} of among {', '.join(PARTS)}; got {self.of!r}")
-        if type(self.at) is not int and self.at not in (*_WORDS, "mean"):
-            raise ValueError(f"{where} at to be a whole number, first, last, before, after or mean; got {self.at!r}")
-        if type(self.offset) is not int or type(self.nth) is not int:
-            raise ValueError(f"{where} offset and nth to be whole numbers, got {self.offset!r} and {self.nth!r}")
-        if max(abs(self.offset), abs(self.at) if isinstance(self.at, int) else 0) >= FAR:
-            raise ValueError(f"{where} at and offset below {FAR:,}, got {self.at} and {self.offset}")
-        if self.at == "mean" and self.offset:
-            raise ValueError(f"{where} no offset of a mean, got {self.offset}; leave it out")
-        if self.find is not None and (self.of == "exact_answer" or not self.find or not isinstance(self.find, str)):
-            raise ValueError(f"{where} find to be a text in the prompt, the answer or the whole, got {self.find!r}")
-
-    def pick(self, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """First and last token, [N] each, of runs from `first` to `last` [N]; does not check bounds."""
-        if self.at == "mean":
-            return first, last
-        if isinstance(self.at, str):
-            at = (first if self.at in ("first", "before") else last) + _WORDS[self.at]
-        else:
-            at = first + self.at if self.at >= 0 else last + 1 + self.at
-        return at + self.offset, at + self.offset
-
 
 _LIST = doc("a list of rules such as {name: end, of: answer, at: -1}, all different")
 MoreRules = Annotated[Sequence[Rule | Mapping[str, Any]], Predicate(are_different), _LIST]
@@ -107,7 +49,7 @@ class Positions:
         rows: Literal["exact_answer", "any", "common"] = "exact_answer",
         also: MoreRules = (),
     ) -> None:
-        self.rules, more = _build_rules(rules, "positions.rules"), _build_rules(also, "positions.also")
+        self.rules, more = build_rules(rules, "positions.rules"), build_rules(also, "positions.also")
         if type(into_prompt) is not bool:
             raise ValueError(f"positions.into_prompt: expected true or false, got {into_prompt!r}")
         if rows not in ROWS:
@@ -134,6 +76,11 @@ class Positions:
         """Whether a column uses the exact answer."""
         return any(rule.of == "exact_answer" for rule in self.rules)
 
+    @property
+    def need_turns(self) -> bool:
+        """Whether a rule that is read counts in what a role says in the prompt."""
+        return any(rule.of in ROLES for rule in self.read)
+
     def resolve(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -141,6 +88,7 @@ class Positions:
         answers: Sequence[Sequence[int]],
         spans: Sequence[tuple[int, int] | None],
         thoughts: Sequence[Sequence[int]] | None = None,
+        turns: Sequence[Sequence[TurnTokens]] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Resolve every rule that is read, R with those of `also`, for N examples.
 
@@ -150,11 +98,16 @@ class Positions:
             answers: [N] token ids of each answer, the stop token included.
             spans: [N] first and last token of the exact answer, counted within the answer; None where there is none.
             thoughts: [N] token ids between prompt and answer, part of neither; none by default.
+            turns: [N] tokens of what each role says in the prompt, from `find_turns`; needed where `need_turns`.
 
         Returns:
             tokens [N, R, 2] int64, first and last token in prompt, thought and answer, 0 where invalid; they differ
-            where a rule takes a mean. valid [N, R] bool. A position that an example does not have is invalid there,
-            never another token. `columns` says which of them are columns.
+            where a rule takes a mean. Where it takes a maximum, the last token comes first: so all that reads or names
+            activations tells the two apart. valid [N, R] bool. A position that an example does not have is invalid
+            there, never another token. `columns` says which of them are columns.
+
+        Raises:
+            ValueError: a rule needs turns, and there are none.
         """
         import torch
 
@@ -169,17 +122,17 @@ class Positions:
             "whole": (zero, whole - 1),
             "exact_answer": (exact[:, 0], exact[:, 1]),
         }
-        if any(rule.of == "text" for rule in self.read):
+        if any(rule.of in ("text", *ROLES) for rule in self.read):
             runs["text"] = (before, whole - 1 - _count_special_at_end(tokenizer, answers))
         tokens, valid = [], []
         for rule in self.read:
-            first, last = runs[rule.of]
+            first, last = _pick_turns(rule, turns, runs["text"]) if rule.of in ROLES else runs[rule.of]
             if rule.find is not None:
                 texts = {"prompt": prompts, "answer": answers, "text": answers}.get(rule.of)
                 texts = texts or [[*p, *t, *a] for p, t, a in zip(prompts, thoughts, answers, strict=True)]
                 found = torch.tensor([_find_text(tokenizer, ids, rule) or (1, 0) for ids in texts])
                 first, last = first + found[:, 0], first + found[:, 1]
-            lower = zero if self.into_prompt or rule.of in ("prompt", "whole") else before
+            lower = zero if self.into_prompt or rule.of in ("prompt", "whole", *ROLES) else before
             upper = prompt if rule.of == "prompt" else whole
             start, stop = rule.pick(first, last)
             if self.into_prompt and rule.of == "exact_answer" and (rule.at, rule.offset) == ("after", 0):
@@ -189,7 +142,8 @@ class Positions:
                 reaches_back = self.into_prompt and rule.of in ("answer", "text") and rule.find is None
                 at = start - rule.offset
                 here &= (at <= last) & ((at >= first) | reaches_back)
-            tokens.append(torch.where(here[:, None], torch.stack((start, stop), 1), 0))
+            ends = (stop, start) if rule.at == "max" else (start, stop)
+            tokens.append(torch.where(here[:, None], torch.stack(ends, 1), 0))
             valid.append(here)
         return torch.stack(tokens, 1), torch.stack(valid, 1)
 
@@ -230,26 +184,23 @@ class Positions:
         return torch.ones(len(valid), dtype=torch.bool)
 
 
-def _build_rules(rules: Any, key: str) -> list[Rule]:
-    if (
-        not isinstance(rules, Sequence)
-        or isinstance(rules, str)
-        or not all(isinstance(rule, Rule | Mapping) for rule in rules)
-    ):
-        raise ValueError(f"{key}: expected a list of rules such as {{name: end, of: answer, at: -1}}, got {rules}")
-    return [rule if isinstance(rule, Rule) else _build_rule(rule) for rule in rules]
+def _pick_turns(
+    rule: Rule, turns: Sequence[Sequence[TurnTokens]] | None, text: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """First and last token, [N] each, of the turn of the role of a rule; the text of the answer is the last one."""
+    import torch
 
-
-def _build_rule(attributes: Mapping[str, Any]) -> Rule:
-    given: dict[str, Any] = {str(key): value for key, value in attributes.items()}
-    try:
-        if isinstance(given["name"], int):
-            given["name"] = str(given["name"])  # -1, without quotation marks
-        return Rule(**given)
-    except (KeyError, TypeError):
+    if turns is None:
         raise ValueError(
-            f"positions.rules: expected name, of, and what it needs of at, offset, find and nth; got {', '.join(given)}"
-        ) from None
+            f"positions.rules: {rule.name}: expected prompts whose turns are known, got {rule.of} without them; take "
+            "a position over the prompt or the answer"
+        )
+    said = [[run for role, *run in each if role == rule.of] for each in turns]
+    if rule.of == "assistant":
+        said = [[*runs, run] for runs, run in zip(said, torch.stack(text, 1).tolist(), strict=True)]
+    found = [runs[rule.nth] if -len(runs) <= rule.nth < len(runs) else [1, 0] for runs in said]
+    first, last = torch.tensor(found).reshape(-1, 2).unbind(1)
+    return first, last
 
 
 def _count_special_at_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> Tensor:

@@ -17,6 +17,7 @@ from datamodules.language.cache.cached_activations import CachedActivations, dig
 from datamodules.language.cache.shards import SHARD
 from datamodules.language.generation import Answer, read_answers
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.prompts import Asked
 from datamodules.language.running_model import RunningModel
 from datamodules.language.stage_runner import StageRunner
 from datamodules.questions.question import QuestionSet
@@ -59,11 +60,11 @@ class LanguageModelStages:
         """Configuration of the language part."""
         return self.running.config
 
-    def encode(self, questions: Sequence[str], settings: LanguageModel | None = None) -> list[array]:
-        """Token ids, int32, of the prompts for N question texts.
+    def encode(self, questions: Sequence[Asked], settings: LanguageModel | None = None) -> list[array]:
+        """Token ids, int32, of the prompts for N question texts or chats.
 
         Args:
-            questions: [N].
+            questions: [N] texts, or the turns of chats.
             settings: the model with other prompts.
         """
         parts = (questions[start : start + SHARD] for start in range(0, len(questions), SHARD))

@@ -24,7 +24,14 @@ from datamodules.stream.ranges import File, Text
 
 log = logging.getLogger(__name__)
 
-KINDS = ("csv", "jsonl", "parquet")
+KINDS = ("csv", "jsonl", "parquet", "auto")
+SUFFIXES: dict[str, Literal["csv", "jsonl", "parquet"]] = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
 
 
 @dataclass(kw_only=True)
@@ -37,7 +44,7 @@ class FileQuestions(RowQuestions):
     Attributes:
         path: the file, or the train file.
         test_path: the test file; null: all splits are made from `path`.
-        kind: `csv` (with a header), `jsonl` (an object a line) or `parquet`.
+        kind: `csv` (with a header), `jsonl` (an object a line) or `parquet`; `auto`: as the name of the file ends.
         encoding: of text files.
 
     Example:
@@ -47,7 +54,7 @@ class FileQuestions(RowQuestions):
 
     path: File
     test_path: File | None = None
-    kind: Literal["csv", "jsonl", "parquet"] = "csv"
+    kind: Literal["csv", "jsonl", "parquet", "auto"] = "csv"
     encoding: Text = "utf-8"
 
     def __post_init__(self) -> None:
@@ -58,6 +65,13 @@ class FileQuestions(RowQuestions):
         self.name = self.name or Path(self.path).stem
         if self.kind not in KINDS:
             raise ValueError(f"dataset.kind: expected one of {', '.join(KINDS)}; got {self.kind!r}")
+        if self.kind == "auto":
+            ending = Path(self.path).suffix.lower()
+            if ending not in SUFFIXES:
+                raise ValueError(
+                    f"dataset.kind: expected csv, jsonl or parquet, which the name of {self.path} does not tell; set it"
+                )
+            self.kind = SUFFIXES[ending]
         if self.test_path is not None and Path(self.test_path).resolve() == Path(self.path).resolve():
             raise ValueError(f"dataset.test_path: expected another file than dataset.path, got {self.path} twice")
 

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
-from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell
+from datamodules.questions.row import Row, are_texts, fill, find_columns, format_cell, read_cell
 
 LONGEST = 100  # characters of a group's name; a whole context may be one
 
@@ -25,6 +26,18 @@ class UniqueText:
     group: str
     gives: int
     times: int = 0
+
+
+def read_patterns(group: object) -> dict[str, str] | None:
+    """Read the option `group` as texts with columns, each with a regular expression; None if it is not valid.
+
+    >>> read_patterns(["film", {"question": "^Who"}])
+    {'film': '', 'question': '^Who'}
+    """
+    held: dict[Any, Any] = {}
+    for one in group if isinstance(group, list | tuple) else [group] if group else []:
+        held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}
+    return held if all(isinstance(text, str) and text for text in held) and are_texts([*held.values()]) else None
 
 
 def name_groups(row: Row, patterns: Mapping[str, str]) -> list[str]:

@@ -1,14 +1,50 @@
 """Question records, and the interface of question sets."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 log = logging.getLogger(__name__)
 
 LISTED = 20  # rows named in a line
 Tell = Callable[[str], None]  # takes a line for people
+
+
+class Turn(NamedTuple):
+    """One message of a chat.
+
+    >>> Turn("user", "Who wrote Faust?").role
+    'user'
+    """
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer from elsewhere.
+
+    Attributes:
+        text: of the answer.
+        finish: `stop` if its author ended it, `length` if it was cut off; None where nothing says.
+        turns: the messages before it; empty where it answers the question alone.
+        prompt_ids: token ids that the answering model read; empty where they are not known.
+        ids: token ids that it wrote, the stop token included; empty where they are not known.
+        logprobs: natural log-probability of each of `ids`; empty where they are not known.
+
+    Example:
+        >>> Response("Goethe.", finish="stop").ids
+        ()
+    """
+
+    text: str
+    finish: Literal["stop", "length"] | None = None
+    turns: tuple[Turn, ...] = ()
+    prompt_ids: Sequence[int] = ()
+    ids: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -25,7 +61,8 @@ class Question:
         options: what the question lets one choose from, the gold answer among them, each with its spellings, of which
             the first names it; empty: none.
         split: `train` or `test` where the set has both; empty: not yet split.
-        label: label of a statement; None for a question, whose answer is labelled later.
+        label: label of a statement or a response; None for a question whose answer is labelled later.
+        response: the answer from elsewhere; None where the model answers.
 
     Example:
         >>> Question("q0", "france", "What is the capital of France?", ("Paris",)).answers
@@ -41,14 +78,22 @@ class Question:
     options: tuple[tuple[str, ...], ...] = ()
     split: str = ""
     label: bool | None = None
+    response: Response | None = None
+
+    @property
+    def content(self) -> str:
+        """What tells it from the other questions of its set: its text, its pattern and its response."""
+        of_response = f"\n{self.response!r}" if self.response else ""
+        return f"{self.text}\n{self.pattern}{of_response}"
 
 
 class QuestionSet:
-    """A named set of questions, or of statements with labels.
+    """A named set of questions, of statements with labels, or of questions with their answers.
 
     Attributes:
         name: shown to people.
         stated: whether the texts are statements with labels, so that no model answers.
+        answered: whether each question comes with a response, so that no model answers.
 
     Example:
         >>> questions = FileQuestions(path="questions.csv").load()  # doctest: +SKIP
@@ -58,6 +103,7 @@ class QuestionSet:
 
     name: str
     stated = False
+    answered = False
 
     def fetch(self) -> None:
         """Download what is remote."""

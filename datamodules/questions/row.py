@@ -109,6 +109,15 @@ def format_cell(cell: Any) -> str:
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 
+def are_texts(value: object) -> bool:
+    """Whether a value is a list of texts.
+
+    >>> are_texts(["a"]), are_texts("a")
+    (True, False)
+    """
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
 def _is_list(cell: object) -> bool:
     return isinstance(cell, list | tuple | np.ndarray)
 

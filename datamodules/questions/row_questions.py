@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from datamodules.questions.groups import Groups, UniqueText, name_groups
+from datamodules.questions.groups import Groups, UniqueText, name_groups, read_patterns
 from datamodules.questions.parquet_rows import list_names, pick_rows
 from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
-from datamodules.questions.row import Row, fill, find_columns, format_cell, read_cell, read_texts
+from datamodules.questions.row import Row, are_texts, fill, find_columns, format_cell, read_cell, read_texts
 from datamodules.questions.words import fold_group, fold_name
 from datamodules.stream.ranges import Column, Columns, Count, Group, Options, Seed, Text
 
@@ -64,13 +64,13 @@ class RowQuestions(QuestionSet):
     def __post_init__(self) -> None:
         self.answer = [self.answer] if isinstance(self.answer, str) else self.answer
         self.options, self.labels = self.options or [], self.labels or {}
-        self.pattern, self._group = str(self.pattern), _read_patterns(self.group)
+        self.pattern, self._group = str(self.pattern), read_patterns(self.group)
         limit = self.limit
         for key, expected, right in (
             ("question", "a column, or a text with columns in braces", isinstance(self.question, str)),
-            ("answer", "a column, or a list of columns", _are_texts(self.answer)),
+            ("answer", "a column, or a list of columns", are_texts(self.answer)),
             ("context", "a column, or null", isinstance(self.context, str | None)),
-            ("options", "a list of columns, such as [a,b]", _are_texts(self.options)),
+            ("options", "a list of columns, such as [a,b]", are_texts(self.options)),
             ("labels", "spellings by label word, such as {a: [], b: []}, yes and no quoted", _are_labels(self.labels)),
             ("first_option", "a whole number, or null", type(self.first_option) in (int, type(None))),
             ("group", "a column, a text with columns in braces, or a list of such", self._group is not None),
@@ -141,12 +141,16 @@ class RowQuestions(QuestionSet):
         if not text:
             return "no question"
         context = self.context and format_cell(self.read_list(read_cell(row, self.context), self.context)).strip()
+        return self._build_record(row, text, f"{context}\n{text}" if context else text)
+
+    def _build_record(self, row: Row, asked: str, text: str, graded: bool = True) -> Question | str:
+        """The record of a row that asks this, in a text with its context; one that is not graded needs no gold."""
         choice = tuple((word, *read_texts(list(more or ()))) for word, more in (self.labels or {}).items())
         choice = choice or tuple((format_cell(read_cell(row, column)).strip(),) for column in self.options or ())
         golds = [gold for column in self.answer for gold in self._read_golds(read_cell(row, column), column, choice)]
         if self.first_option is not None:
             golds = [choice[i][0] for gold in golds if 0 <= (i := _read_number(gold) - self.first_option) < len(choice)]
-        if not golds:
+        if graded and not golds:
             return "no gold answer"
         if choice:
             if not all(option[0] for option in choice):
@@ -157,12 +161,12 @@ class RowQuestions(QuestionSet):
             golds = [
                 option[0] for option in choice if {gold.casefold() for gold in golds} & set(map(str.casefold, option))
             ]
-            if len(golds) != 1:
+            if graded and len(golds) != 1:
                 return "a gold answer that is none of the options"
         return Question(
             id="",
-            group=fold_group(text),
-            text=f"{context}\n{text}" if context else text,
+            group=fold_group(asked),
+            text=text,
             answers=tuple(dict.fromkeys(golds)),
             pattern=self.pattern,
             options=tuple(tuple(dict.fromkeys(option)) for option in choice),
@@ -201,14 +205,17 @@ class RowQuestions(QuestionSet):
         skipped: dict[str, list[str]] = defaultdict(list)
         repeated, joined, contradicted, grouped = 0, 0, set(), 0
         for i, row in enumerate(rows):
-            record = self.read_record(row)
+            try:
+                record = self.read_record(row)
+            except ValueError as error:
+                raise ValueError(f"{error} (row {self._name_row(split, i)})") from None
             if isinstance(record, str):
                 skipped[record].append(self._name_row(split, i))
                 continue
             for shared in name_groups(row, self._group or {}):
                 groups.join(record.group, shared)
                 grouped += 1
-            key = blake2b(f"{record.text}\n{record.pattern}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            key = blake2b(record.content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
             gives = hash((record.answers, record.label))
             held = found.setdefault(key, UniqueText([], record.group, gives))
             held.times += 1
@@ -274,21 +281,9 @@ class RowQuestions(QuestionSet):
         return "-".join(filter(None, (self.name, split, f"{row:05d}")))
 
 
-def _read_patterns(group: object) -> dict[str, str] | None:
-    """Read `group` as texts with columns, each with a regular expression; None if it is not valid."""
-    held: dict[Any, Any] = {}
-    for one in group if isinstance(group, list | tuple) else [group] if group else []:
-        held |= {one: ""} if isinstance(one, str) else dict(one) if isinstance(one, Mapping) else {"": None}
-    return held if all(isinstance(text, str) and text for text in held) and _are_texts([*held.values()]) else None
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-
-
 def _are_labels(value: object) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(word, str) and _are_texts(more or []) for word, more in value.items()
+        isinstance(word, str) and are_texts(more or []) for word, more in value.items()
     )
 
 

@@ -34,7 +34,7 @@ def regroup(questions: Sequence[Question], said: Sequence[str | None], by: str) 
     """
     if by not in ("gold", "exact_answer"):
         return list(questions)
-    texts = said if by == "exact_answer" else [question.answers[0] for question in questions]
+    texts = said if by == "exact_answer" else [next(iter(question.answers), None) for question in questions]
     groups = Groups()
     for question, text in zip(questions, texts, strict=True):
         if text is not None and text.strip():

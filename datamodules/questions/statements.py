@@ -48,14 +48,9 @@ class FileStatements(FileQuestions):
         text = fill(self.text, row)
         if not text:
             return "no statement"
-        label = format_cell(read_cell(row, self.label)).strip()
-        if not label:
+        label = read_label(row, self.label)
+        if label is None:
             return "no label"
-        if label.casefold() not in LABELS:
-            raise ValueError(
-                f"dataset.label: expected 0 or 1 in column {self.label}, got {label!r} for {text[:60]!r}; fix it, or "
-                "name another column"
-            )
         marked = MARKED.search(text)
         plain = MARKED.sub(r"\1", text)
         return Question(
@@ -64,8 +59,25 @@ class FileStatements(FileQuestions):
             text=plain,
             answers=(),
             pattern=_build_pattern(marked[1], text[: marked.start()]) if marked else WHOLE,
-            label=LABELS[label.casefold()],
+            label=label,
         )
+
+
+def read_label(row: Row, column: str) -> bool | None:
+    """Read a label of 0 or 1, or of false or true; None where the cell is empty.
+
+    >>> read_label({"label": 1.0}, "label")
+    True
+
+    Raises:
+        ValueError: a label that is neither.
+    """
+    label = format_cell(read_cell(row, column)).strip()
+    if label and label.casefold() not in LABELS:
+        raise ValueError(
+            f"dataset.label: expected 0 or 1 in column {column}, got {label!r}; fix it, or name another column"
+        )
+    return LABELS[label.casefold()] if label else None
 
 
 def _build_pattern(phrase: str, before: str) -> str:

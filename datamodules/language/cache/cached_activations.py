@@ -68,7 +68,7 @@ def digest_positions(tokens: Tensor, valid: Tensor) -> list[str]:
     """Compute a digest of each position from the tokens that it reads, not from its name.
 
     Args:
-        tokens: [N, T, 2] int64, first and last token of each position.
+        tokens: [N, T, 2] int64, first and last token of each position; the last first where it takes a maximum.
         valid: [N, T] bool.
 
     Returns:
