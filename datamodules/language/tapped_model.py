@@ -1,6 +1,5 @@
 """A language model with probes on it: writes answers, or reads given ones, and scores every token in the same pass."""
 
-from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -10,10 +9,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.language.generation import Answer, cut_thinking, generate_answers, make_given_answers
 from datamodules.language.language_model import LanguageModel
-from datamodules.language.positions import Rule
+from datamodules.language.position_rule import Rule
+from datamodules.language.prompts import Asked
+from datamodules.language.responses import make_answers
 from datamodules.language.running_model import RunningModel
 from datamodules.language.token_taps import TokenScores, TokenTaps, read_token_scores
-from datamodules.language.tokens import decode
+from datamodules.questions.question import Question, Response
 
 Result = TypeVar("Result")
 
@@ -24,7 +25,7 @@ def reads_prompt(rule: Rule) -> bool:
     >>> reads_prompt(Rule("last_q", of="prompt", at="last")), reads_prompt(Rule("q", of="prompt", at="mean"))
     (False, True)
     """
-    if rule.of in ("answer", "text", "exact_answer"):
+    if rule.of in ("answer", "text", "exact_answer") or (rule.of == "assistant" and rule.nth == -1):
         return False
     return rule.of != "prompt" or rule.at not in ("last", -1) or rule.offset != 0 or rule.find is not None
 
@@ -91,9 +92,14 @@ class TappedModel:
         """The probes as hooks on the model, for `with`."""
         return TokenTaps(self.running.network, *self.taps)
 
-    def fits(self, prompt: Sequence[int]) -> bool:
-        """Whether a prompt leaves room for an answer in the context of the model."""
-        return len(prompt) + self.model.token_limit <= self.running.context
+    def fits(self, prompt: Sequence[int], room: int | None = None) -> bool:
+        """Whether a prompt leaves room for an answer, by default the longest, in the context of the model."""
+        return len(prompt) + (self.model.token_limit if room is None else room) <= self.running.context
+
+    @staticmethod
+    def join(answer: Answer) -> list[int]:
+        """Token ids of prompt, thought and answer."""
+        return [*answer.prompt_ids, *answer.thought_ids, *answer.answer_ids]
 
     def answer(self, prompts: Sequence[list[int]]) -> list[tuple[Answer, TokenScores]]:
         """Answer N prompts greedily, as a run does; thinking is cut off.
@@ -124,7 +130,12 @@ class TappedModel:
 
     def read(self, answers: Sequence[Answer]) -> list[TokenScores]:
         """Score every token of N answers and their prompts, by teacher forcing."""
-        sequences = [[*one.prompt_ids, *one.thought_ids, *one.answer_ids] for one in answers]
+        sequences = [self.join(one) for one in answers]
+        if long := [len(ids) for ids in sequences if not self.fits(ids, 0)]:
+            raise ValueError(
+                f"answer: expected at most {self.running.context} tokens of prompt and answer, which the model reads, "
+                f"got {long[0]}; shorten it"
+            )
 
         def read(batch: list[int]) -> list[TokenScores]:
             with TokenTaps(self.running.network, *self.taps._replace(whole_prompt=True)) as taps:
@@ -132,15 +143,24 @@ class TappedModel:
 
         return self._run(sequences, read, 0)
 
-    def give(self, prompts: Sequence[list[int]], texts: Sequence[str], ending: int | None) -> list[Answer]:
-        """Answers with given texts to N prompts, as the model would have written them.
+    def give(self, questions: Sequence[Question]) -> list[Answer]:
+        """The responses of N questions as answers, see `make_answers`."""
+        return make_answers(self.model, self.tokenizer, questions, self.encode, lambda line: None)
+
+    def encode(self, asked: Sequence[Asked]) -> list[list[int]]:
+        """Token ids of the prompts for N questions or chats."""
+        return self.model.encode(self.tokenizer, asked)
+
+    def write_as_model(self, text: str, blank: bool) -> Response:
+        """A text as the response that the model would have written: with the stop text, and a blank before it.
 
         Args:
-            prompts: token ids.
-            texts: of the answers; after a prompt that ends in a word a blank comes before the first one.
-            ending: token that ends an answer; None: nothing is added.
+            text: of the answer.
+            blank: whether answers of this model begin with a blank.
         """
-        return [self._give(prompt, text, ending) for prompt, text in zip(prompts, texts, strict=True)]
+        stop = self.model.find_stop_text(self.tokenizer)
+        before = " " if blank and not text[:1].isspace() else ""
+        return Response(f"{before}{text}{stop if stop and stop not in text else ''}", finish="stop")
 
     def state(self, texts: Sequence[str]) -> list[Answer]:
         """N statements, which are read as they are."""
@@ -162,18 +182,6 @@ class TappedModel:
             return generate_answers(self.running.network, self.tokenizer, given, limit, stop, stop_ids)
 
         return [cut_thinking(self.tokenizer, answer).text for answer in self._run(prompts, write, limit)]
-
-    def _give(self, prompt: list[int], text: str, ending: int | None) -> Answer:
-        before = decode(self.tokenizer, prompt, special=True)
-        bare = self.model.chats(self.tokenizer) or text[:1].isspace() or before[-1:].isspace()
-        wanted = text if bare else f" {text}"
-        ways = [list(self.tokenizer(way, add_special_tokens=False).input_ids) for way in (wanted, text)]
-        same = (ids for ids in ways if decode(self.tokenizer, [*prompt, *ids], special=True) == before + wanted)
-        ids = next(same, ways[0])
-        if ending is not None and ids[-1:] != [ending]:
-            ids.append(ending)
-        shown = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Answer(prompt, ids, array("f"), "given", str(shown))
 
     def _run(
         self, sequences: Sequence[Sequence[int]], compute: Callable[[list[int]], list[Result]], written: int

@@ -10,6 +10,7 @@ from torch import Tensor
 from datamodules.card import Card
 from probes.analysis.calibration import Calibration, Threshold, choose_threshold, fit_platt
 from probes.analysis.scores import Rows
+from probes.analysis.shares import Share, measure_share
 from probes.python.linear_probes import CellProbe, LinearProbes
 
 
@@ -23,7 +24,7 @@ class Ensemble:
         offset: of the score.
         calibration: from the score to a probability.
         threshold: of the score.
-        tested: how many test rows of label 0 reach it, and how many there are; None without test rows.
+        tested: share of test rows of label 0 that reach it; None without test rows.
 
     Example:
         >>> ensemble = choose_ensemble(LinearProbes.load("outputs/latest"), n=3)  # doctest: +SKIP
@@ -36,7 +37,7 @@ class Ensemble:
     offset: float
     calibration: Calibration
     threshold: Threshold
-    tested: tuple[int, int] | None = None
+    tested: Share | None = None
 
     @property
     def name(self) -> str:
@@ -117,24 +118,26 @@ def choose_ensemble(
 
 
 def choose_ensembles(
-    probes: LinearProbes, n: int, fpr: float, target: str | None, plain: Collection[str], exact: bool
+    probes: LinearProbes, n: int, fpr: float, target: str | None, exact: Collection[str], plain: Collection[str]
 ) -> list[Ensemble]:
     """Choose the best cells and, where these read the exact answer, the best that do not, for answers without one.
 
     Args:
         probes, n, fpr, target: as `choose_ensemble` takes them.
-        plain: positions that need no exact answer.
-        exact: whether the others may be chosen.
+        exact: positions that need the exact answer and may be chosen.
+        plain: those that need none.
 
     Raises:
         ValueError: no cell can be chosen.
     """
-    if not exact and not set(plain) & set(probes.card.positions):
+    allowed = {*exact, *plain}
+    if not allowed & set(probes.card.positions):
         raise ValueError(
-            "run: expected a position that needs no exact answer, as only gold answers find those of this run, got "
-            f"{', '.join(probes.card.positions)}; run with spans.rule=pattern, options or number, or more positions"
+            "run: expected a position that can be read in new answers, got "
+            f"{', '.join(probes.card.positions)}; those of exact answers need spans that find them without the gold "
+            "answer, and a maximum is no score of tokens; run with more positions"
         )
-    best = choose_ensemble(probes, n, fpr, None if exact else plain, target)
+    best = choose_ensemble(probes, n, fpr, allowed, target)
     if all(cell.position in plain for cell in best.cells):
         return [best]
     try:
@@ -166,8 +169,9 @@ def fit_ensemble(probes: LinearProbes, cells: Sequence[CellProbe], fpr: float = 
         offset = sum(line.offset for line in lines) / len(lines)
     combined = combine(scores, gains, offset)
     threshold = choose_threshold(combined, labels, groups, fpr)
-    wrong = combine(test[0][test[1] == 0], gains, offset)
-    tested = (int((wrong >= threshold.value).sum()), len(wrong)) if len(wrong) else None
+    wrong = test[1] == 0
+    reached = combine(test[0][wrong], gains, offset) >= threshold.value
+    tested = measure_share(reached, test[2][wrong]) if len(reached) else None
     return Ensemble(tuple(cells), gains, offset, fit_platt(combined, labels, groups), threshold, tested)
 
 

@@ -1,6 +1,5 @@
 """The parts of a run, rebuilt from its folder: its model, positions and finder of exact answers."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from probes.jobs.command.targets import ALLOWED, refuse_other_targets
 from probes.report.run_folder import EXAMPLES, read_examples
 
 CONFIG = ".hydra/config.yaml"
+RESPONSES = "datamodules.questions.responses.FileResponses"
 PARTS = ("model", "positions", "spans")
 ASKING = {"number", "model"}  # ways to find an exact answer that need nothing of the question
 
@@ -31,12 +31,14 @@ class RunParts:
         cfg: its configuration of `PARTS`, and `cache_root`.
         examples: its table.
         stated: whether it read statements, so that no model answered.
+        answered: whether its answers came from elsewhere.
     """
 
     folder: Path
     cfg: DictConfig
     examples: pd.DataFrame
     stated: bool
+    answered: bool
 
     def build(self, part: str) -> Any:
         """Instantiate one of `PARTS`.
@@ -76,11 +78,9 @@ class RunParts:
         return folder if folder.is_dir() else None
 
     @property
-    def ending(self) -> int | None:
-        """The token that ends most of the run's answers; None where the model ended none."""
-        ended = self.examples[self.examples["finish"] == "stop"]["answer_ids"]
-        counts = Counter(int(ids[-1]) for ids in ended if len(ids))
-        return counts.most_common(1)[0][0] if counts else None
+    def begins_blank(self) -> bool:
+        """Whether most answers of the run begin with a blank, as those behind a prompt without one at its end do."""
+        return bool(self.examples["answer"].str.match(r"\s").mean() > 0.5)
 
 
 def read_parts(folder: Path, card: Card, overrides: Sequence[str], allowed: Sequence[str], loaded: bool) -> RunParts:
@@ -114,6 +114,7 @@ def read_parts(folder: Path, card: Card, overrides: Sequence[str], allowed: Sequ
             whole.model.device = None  # where the run ran; this machine may be another
         if loaded and "id" in whole.model:
             whole.model.update({"id": "loaded/model", "gguf": None, "adapter": None, "name": card.model})
+        answered = str(OmegaConf.select(whole, "dataset._target_")) == RESPONSES
         root = str(whole.cache.root)
         for part in PARTS:
             whole[part] = OmegaConf.to_container(whole[part], resolve=True)
@@ -125,4 +126,4 @@ def read_parts(folder: Path, card: Card, overrides: Sequence[str], allowed: Sequ
     examples = read_examples(folder)
     if examples is None or not {"prompt_ids", "answer_ids", "finish"} <= set(examples):
         raise FileNotFoundError(f"run: expected {folder / EXAMPLES} with the answers of the run, got none; run again")
-    return RunParts(folder, cfg, examples, stated=card.targets[0].label == "label")
+    return RunParts(folder, cfg, examples, card.targets[0].label == "label", answered)

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +118,14 @@ def score_answers(
 
 def score_batch(scorer: Scorer, questions: Sequence[Any], rule: Any) -> Iterator[tuple[str, ScoredAnswer]]:
     """Score the answers to those questions that fit into the context; yields each with the group of its question."""
-    if scorer.parts.stated:
-        found = scorer.score(questions, None)
+    tapped = scorer.tapped
+    if scorer.parts.stated or questions[0].response is not None:
+        given = tapped.state([one.text for one in questions]) if scorer.parts.stated else tapped.give(questions)
+        questions, given = keep_fitting(tapped, questions, given, list(map(tapped.join, given)), room=0)
+        found = scorer.judge(questions, given, tapped.read(given)) if questions else []
     else:
-        fitting = [scorer.tapped.fits(prompt) for prompt in scorer.encode(questions)]
-        if names := [one.id for one, fits in zip(questions, fitting, strict=True) if not fits]:
-            log.info(
-                f"score: {len(names)} questions leave no room for an answer and are left out: {', '.join(names[:20])}"
-            )
-        questions = [one for one, fits in zip(questions, fitting, strict=True) if fits]
+        prompts = tapped.encode([one.text for one in questions])
+        questions, prompts = keep_fitting(tapped, questions, prompts, prompts, room=None)
         found = scorer.answer(questions) if questions else []
     labels: list[bool | None] = [one.label for one in questions]
     open_ = [i for i, one in enumerate(questions) if one.label is None and one.answers]
@@ -135,6 +135,14 @@ def score_batch(scorer: Scorer, questions: Sequence[Any], rule: Any) -> Iterator
             labels[i] = verdict.right
     for question, one, label in zip(questions, found, labels, strict=True):
         yield question.group, replace(one, label=None if label is None else bool(label))
+
+
+def keep_fitting(tapped: Any, questions: Sequence[Any], parts: list[Any], ids: list[Any], room: int | None) -> Any:
+    """Keep the questions, and their parts, whose token ids leave room in the context of the model; tell the others."""
+    fits = [tapped.fits(one, room) for one in ids]
+    if names := [one.id for one, there in zip(questions, fits, strict=True) if not there]:
+        log.info(f"score: {len(names)} texts are too long for the context and left out: {', '.join(names[:20])}")
+    return list(compress(questions, fits)), list(compress(parts, fits))
 
 
 def read_overrides() -> tuple[bool, list[str]]:

@@ -9,13 +9,8 @@ from torch import Tensor
 
 from datamodules.card import MIN_PER_CLASS, Card
 from probes.analysis.auroc import auroc_with_variance
-from probes.analysis.calibration import (
-    aurc,
-    expected_calibration_error,
-    interval_of_share,
-    risk_coverage,
-    tabulate_reliability,
-)
+from probes.analysis.calibration import measure_calibration_error, risk_coverage, tabulate_reliability
+from probes.analysis.shares import Share, measure_share
 from probes.python.ensemble import Ensemble
 from probes.python.scored_answer import ScoredAnswer
 from probes.python.scored_page import draw_curve
@@ -82,16 +77,15 @@ class Outcome:
         found |= {"judged": n, "right": right}
         if not n:
             return found
-        alarms = int(((label == 0) & (decision == 1)).sum())
-        risk = risk_coverage(probability, label)
+        risk = risk_coverage(probability, label)["risk"].to_list()
+        wrong = label == 0
         found |= {
-            "ece": expected_calibration_error(probability, label),
-            "aurc": aurc(probability, label),
-            "risk": {str(one): risk["risk"].tolist()[max(0, math.ceil(one * n - 1e-9) - 1)] for one in COVERAGES},
-            "false_alarms": alarms,
-            "false_alarm_rate": alarms / (n - right) if n > right else None,
-            "false_alarm_interval": list(interval_of_share(alarms, n - right)) if n > right else None,
+            "calibration_error": measure_calibration_error(probability, label, group)._asdict(),
+            "aurc": sum(risk) / n,
+            "risk": {str(one): risk[max(0, math.ceil(one * n - 1e-9) - 1)] for one in COVERAGES},
         }
+        if n > right:
+            found["false_alarms"] = measure_share(decision[wrong] == 1, group[wrong])._asdict()
         if min(right, n - right) >= MIN_PER_CLASS:
             held = torch.ones(n, dtype=torch.bool)
             auc, variance = auroc_with_variance(probability, label, held, group)
@@ -107,6 +101,7 @@ class Outcome:
                 "answers": self.counts[one.name],
                 "threshold": one.threshold._asdict(),
                 "calibration": one.calibration._asdict(),
+                "false_alarms_in_test": one.tested and one.tested._asdict(),
             }
             for one in self.ensembles
         ]
@@ -126,12 +121,8 @@ def describe_outcome(outcome: Outcome) -> dict[str, str]:
         p = float(one.calibration.probability(torch.tensor(one.threshold.value, dtype=torch.float64)))
         name = "cell" if i == 0 else "cell where there is no exact answer"
         shown[name] = f"{one.name}, {n:,} answers, threshold {one.threshold.value:.3g} (probability {p:.2f})"
-    if tested := outcome.ensembles[0].tested:
-        low, high = interval_of_share(*tested)
-        shown["false alarms in the run's test"] = (
-            f"{tested[0]} of {tested[1]} wrong answers, {tested[0] / tested[1]:.1%} (95%: {low:.1%} to {high:.1%}; "
-            f"{found['fpr']:.1%} asked for)"
-        )
+    if outcome.ensembles[0].tested:
+        shown["false alarms in the run's test"] = _describe_alarms(outcome.ensembles[0].tested, found["fpr"])
     if missing := found["answers"] - found["scored"]:
         shown["without a score"] = f"{missing:,}, which lack the position"
     shown["called right"] = f"{found['called_right']:,} of {found['scored']:,}"
@@ -141,17 +132,21 @@ def describe_outcome(outcome: Outcome) -> dict[str, str]:
     if "auc" in found:
         se = "" if found["auc_se"] is None else f" ± {found['auc_se']:.3f}"
         shown["AUC"] = f"{found['auc']:.3f}{se}"
-    shown["expected calibration error"] = f"{found['ece']:.3f}"
+    error = found["calibration_error"]
+    shown["calibration error"] = f"{error['value']:.3f} (95%: {error['low']:.3f} to {error['high']:.3f})"
     shown["area under risk and coverage"] = f"{found['aurc']:.3f}"
     for coverage, risk in found["risk"].items():
         shown[f"wrong among the most probable {float(coverage):.0%}"] = f"{risk:.1%}"
-    if found["false_alarm_rate"] is not None:
-        low, high = found["false_alarm_interval"]
-        shown["false alarms"] = (
-            f"{found['false_alarms']:,} of {found['judged'] - found['right']:,} wrong answers, "
-            f"{found['false_alarm_rate']:.1%} (95%: {low:.1%} to {high:.1%}; {found['fpr']:.1%} asked for)"
-        )
+    if "false_alarms" in found:
+        shown["false alarms"] = _describe_alarms(Share(**found["false_alarms"]), found["fpr"])
     return shown
+
+
+def _describe_alarms(share: Share, asked: float) -> str:
+    return (
+        f"{round(share.value * share.n):,} of {share.n:,} wrong answers, {share.value:.1%} (95%: {share.low:.1%} to "
+        f"{share.high:.1%}; {asked:.1%} asked for)"
+    )
 
 
 def draw_outcome(outcome: Outcome) -> list[str]:

@@ -17,6 +17,7 @@ from datamodules.language.positions import Positions
 from datamodules.language.tapped_model import KeptModel, TappedModel, Taps, reads_prompt
 from datamodules.language.token_taps import TokenScores
 from datamodules.language.tokens import cut_text, find_tokens
+from datamodules.language.turns import find_turns
 from datamodules.questions.question import Question
 from probes.python.ensemble import Ensemble, Way, choose_ensembles, fit_ensemble
 from probes.python.linear_probes import LinearProbes
@@ -127,8 +128,10 @@ class Scorer:
         if cell is not None:
             ensembles = [fit_ensemble(probes, [probes.cell(*cell, target)], fpr)]
         else:
-            plain = [rule.name for rule in parts.build("positions").rules if rule.of != "exact_answer"]
-            ensembles = choose_ensembles(probes, cells, fpr, target, plain, parts.finds_exact_answers)
+            readable = [rule for rule in parts.build("positions").rules if rule.at != "max"]
+            exact, plain = ({one.name for one in readable if (one.of == "exact_answer") is of} for of in (True, False))
+            exact = exact if parts.finds_exact_answers else set()
+            ensembles = choose_ensembles(probes, cells, fpr, target, exact, plain)
         scorer = cls(probes, parts, running, ensembles)
         if loaded is not None or not probes.card.identity:
             scorer.require_same_scores()
@@ -152,14 +155,14 @@ class Scorer:
             raise ValueError("scorer: expected a question and its answer, got one text; scorer.answer([text]) answers")
         return self.score([question], None if answer is None else [answer])[0]
 
-    def score(self, questions: Sequence[Question | str], answers: Sequence[str] | None) -> list[ScoredAnswer]:
-        """Score given answers to N questions, or N statements where `answers` is None."""
+    def score(self, questions: Sequence[Question | str], answers: Sequence[str] | None = None) -> list[ScoredAnswer]:
+        """Score answers to N questions; their responses, or N statements, where `answers` is None."""
         asked = _number(questions)
-        if answers is None:
-            given = self.tapped.state([question.text for question in asked])
-        else:
-            given = self.tapped.give(self.encode(asked), answers, self.parts.ending)
-        return self.judge(asked, given, self.tapped.read(given))
+        if answers is not None:
+            given = [self.tapped.write_as_model(one, self.parts.begins_blank) for one in answers]
+            asked = [replace(one, response=response) for one, response in zip(asked, given, strict=True)]
+        found = self.tapped.state([one.text for one in asked]) if self.parts.stated else self.tapped.give(asked)
+        return self.judge(asked, found, self.tapped.read(found))
 
     def answer(self, questions: Sequence[Question | str]) -> list[ScoredAnswer]:
         """Answer N questions greedily, as the run did, and score the answers in the same pass."""
@@ -168,12 +171,8 @@ class Scorer:
                 "scorer.answer: expected a run of questions, got one of statements; call scorer(statement)"
             )
         asked = _number(questions)
-        written = self.tapped.answer(self.encode(asked))
+        written = self.tapped.answer(self.tapped.encode([one.text for one in asked]))
         return self.judge(asked, [answer for answer, _ in written], [scores for _, scores in written])
-
-    def encode(self, questions: Sequence[Question]) -> list[list[int]]:
-        """Token ids of the prompts for N questions."""
-        return self.tapped.model.encode(self.tokenizer, [question.text for question in questions])
 
     def hook(
         self, stop_below: float | None = None, at_least: int = 1, on_token: Callable[[Tensor], object] | None = None
@@ -222,7 +221,8 @@ class Scorer:
             for answer, span in zip(answers, spans, strict=True)
         ]
         ids = [[getattr(answer, name) for answer in answers] for name in ("prompt_ids", "answer_ids", "thought_ids")]
-        at, valid = self.positions.resolve(self.tokenizer, ids[0], ids[1], places, ids[2])
+        turns = find_turns(self.tapped.model, self.tokenizer, questions, ids[0]) if self.positions.need_turns else None
+        at, valid = self.positions.resolve(self.tokenizer, ids[0], ids[1], places, ids[2], turns)
         columns = dict(zip(self.positions.names, self.positions.columns, strict=True))
         records = []
         for i, (question, answer, scores) in enumerate(zip(questions, answers, tokens, strict=True)):
@@ -277,8 +277,8 @@ class Scorer:
         way = self.ways[0]
         cell = way.ensemble.cells[0]
         known = choose_recorded(self.probes, self.parts.examples, cell, CHECKED)
-        asked = known.table[known.table["finish"] != "given"]
-        prompts = self.tapped.model.encode(self.tokenizer, list(asked["question"])) if len(asked) else []
+        asked = known.table[:0] if self.parts.stated or self.parts.answered else known.table
+        prompts = self.tapped.encode(list(asked["question"])) if len(asked) else []
         if prompts != [ids.tolist() for ids in asked["prompt_ids"]]:
             raise ValueError(
                 f"model: expected {self.probes.card.model} as the run read it, got another prompt, chat template or "
