@@ -5,6 +5,7 @@ has the mean of their scores.
 """
 
 import copy
+import inspect
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -78,6 +79,7 @@ class TokenTaps:
             )
         self.model, self.site, self.whole_prompt = model, site, whole_prompt
         self._decoder = get_decoder(model)
+        self._takes_places = "position_ids" in inspect.signature(self._decoder.forward).parameters
         self._cells = {layer: [c for c, one in enumerate(layers) if one == layer] for layer in dict.fromkeys(layers)}
         stream = model.config.get_text_config(decoder=True).hidden_size
         self._places = {layer: find_place(site, blocks[layer], stream) for layer in self._cells}
@@ -147,10 +149,15 @@ class TokenTaps:
             pad: any token.
         """
         self._steps = []
-        side = {} if cache is None else {"past_key_values": _select_rows(cache, at)}
-        self.model.generate(  # type: ignore[operator]
-            input_ids=ids[at], attention_mask=mask[at], do_sample=False, max_new_tokens=1, pad_token_id=pad, **side
-        )
+        ids, mask = ids[at], mask[at]
+        if cache is None:
+            self.model.generate(  # type: ignore[operator]
+                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=1, pad_token_id=pad
+            )
+        else:  # the head and what surrounds a step of `generate` would cost more than the step
+            place = {"position_ids": mask.sum(1, keepdim=True) - 1} if self._takes_places else {}
+            side = _select_rows(cache, at)
+            self._decoder(input_ids=ids[:, -1:], attention_mask=mask, past_key_values=side, use_cache=True, **place)
         for row, i in zip(self.take()[:, -1:], rows, strict=True):
             self._rows[i].append(row)
 
@@ -171,9 +178,11 @@ class TokenTaps:
                 f"site: expected {self.site} of block {missed[0]} to be computed, got a forward without it"
             )
         device = next(iter(self._now.values())).device
-        self._steps.append(torch.cat([self._now[layer].to(device) for layer in self._cells], -1))
-        if len(self._places) > 1:
-            self._steps[-1] = self._steps[-1][..., self._order.to(device)]
+        if len(self._now) == 1:
+            self._steps.append(self._now[next(iter(self._cells))])
+            return
+        scores = torch.cat([self._now[layer].to(device) for layer in self._cells], -1)
+        self._steps.append(scores[..., self._order.to(device)])
 
     def _add_hook(self, module: nn.Module, side: str, layer: int) -> torch.utils.hooks.RemovableHandle:
         # Any: blocks take their input by position or by name, and return a tensor or a tuple that starts with it.

@@ -27,7 +27,7 @@ from probes.python.running_score import RunningScore
 from probes.python.scored_answer import ScoredAnswer
 
 CHECKED = 4  # recorded examples that are read again
-SAME = 0.25  # standard deviations of the scores: another batch or device moves them by less, other weights by more
+SAME = 0.1  # standard deviations of the scores: another batch moves them by less, other weights by more
 
 
 class Scorer:
@@ -37,8 +37,7 @@ class Scorer:
     could find it, the best cells that need none judge instead; `cell` of a record says which did.
 
     Attributes:
-        probes: of the run.
-        parts: of the run.
+        probes, parts: of the run.
         tapped: the model with the probes on it.
         ways: how answers are judged, the first where it can.
 
@@ -139,7 +138,7 @@ class Scorer:
 
     @property
     def network(self) -> Any:
-        """The loaded model of transformers."""
+        """The loaded model."""
         return self.tapped.running.network
 
     @property
