@@ -27,7 +27,7 @@ from probes.python.running_score import RunningScore
 from probes.python.scored_answer import ScoredAnswer
 
 CHECKED = 4  # recorded examples that are read again
-SAME = 0.1  # standard deviations of the scores: another batch moves them by less, other weights by more
+SAME = 0.2  # standard deviations of the scores: another batch or device moves them by less, other weights by more
 
 
 class Scorer:

@@ -96,7 +96,7 @@ def test_a_given_answer_is_read_as_the_model_would_have_written_it(folder, score
 def test_the_exact_answer_is_found_where_a_pattern_says_how(folder, probes, scorer):
     """Texts alone have no pattern; they are judged by the best cell that needs no exact answer."""
     exact = Scorer.load(folder, cell=(7, "exact_answer_last"))
-    questions, examples, _ = find_recorded(probes, folder, probes.cell(7, "exact_answer_last"))
+    questions, _, _ = find_recorded(probes, folder, probes.cell(7, "exact_answer_last"))
     found = exact.answer(questions)
     assert {one.cell for one in found} == {"7:exact_answer_last"}
     for one in found:
@@ -104,7 +104,9 @@ def test_the_exact_answer_is_found_where_a_pattern_says_how(folder, probes, scor
         first, last = one.read_at
         assert one.exact_answer.endswith("".join(one.tokens[first : last + 1]).strip())
         assert one.score == pytest.approx(one.token_scores[last], abs=1e-5)
-    with pytest.raises(ValueError, match="^cell: expected questions whose exact answers are found without gold answer"):
+    with pytest.raises(
+        ValueError, match=r"^cell: expected questions whose exact answers are found without gold answer"
+    ):
         exact.answer([questions[0].text])
     assert scorer.answer([questions[0].text])[0].exact_answer is None
 
@@ -124,7 +126,10 @@ def test_several_cells_have_the_mean_of_their_calibrated_log_odds(folder, probes
     labels, groups = rows[0][1:]
     lines = [fit_platt(*one) for one in rows]
     odds = torch.stack([line.slope * one[0].double() + line.offset for line, one in zip(lines, rows, strict=True)])
-    calibration, threshold = fit_platt(odds.mean(0), labels, groups), choose_threshold(odds.mean(0), labels, groups, 0.1)
+    calibration, threshold = (
+        fit_platt(odds.mean(0), labels, groups),
+        choose_threshold(odds.mean(0), labels, groups, 0.1),
+    )
     assert way.ensemble.threshold.value == pytest.approx(threshold.value, abs=1e-5)
     one = scorer.answer(["In which town was Sukade Ning born?"])[0]
     singles = [Scorer.load(folder, cell=(cell.layer, cell.position)) for cell in way.ensemble.cells]
@@ -143,11 +148,13 @@ def test_a_model_of_transformers_is_taken_if_it_is_that_of_the_run(folder, score
     other = build_demo_model(prompt="{question}", dtype="float32").load("cpu")
     for parameter in other.parameters():
         parameter.mul_(1.02)
-    with pytest.raises(ValueError, match="^model: expected probegrid demo model as the run read it, got other weights: "):
+    with pytest.raises(
+        ValueError, match=r"^model: expected probegrid demo model as the run read it, got other weights: "
+    ):
         Scorer.load(folder, other, tokenizer)
     with pytest.raises(ValueError, match=r"got another dtype \(bfloat16 instead of float32\)"):
         Scorer.load(folder, other.bfloat16(), tokenizer)
-    with pytest.raises(ValueError, match="^tokenizer: expected that of the model, got none"):
+    with pytest.raises(ValueError, match=r"^tokenizer: expected that of the model, got none"):
         Scorer.load(folder, network)
 
 
@@ -216,12 +223,12 @@ def test_what_a_configuration_may_not_name_is_refused(folder, tmp_path):
         Scorer.load(run)
     cfg.datamodule._target_ = "datamodules.precomputed.PrecomputedDataModule"
     OmegaConf.save(cfg, path)
-    with pytest.raises(ValueError, match="^run: expected a run on a language model, got one on activations from"):
+    with pytest.raises(ValueError, match=r"^run: expected a run on a language model, got one on activations from"):
         Scorer.load(run)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="config.yaml, which says what the model read, got none"):
+    with pytest.raises(FileNotFoundError, match=r"config.yaml, which says what the model read, got none"):
         Scorer.load(run)
-    with pytest.raises(ValueError, match="^scorer: expected a question and its answer, got one text"):
+    with pytest.raises(ValueError, match=r"^scorer: expected a question and its answer, got one text"):
         Scorer.load(folder)("A question alone?")
-    with pytest.raises(ValueError, match="^cells: expected a whole number above 0, got 0"):
+    with pytest.raises(ValueError, match=r"^cells: expected a whole number above 0, got 0"):
         Scorer.load(folder, cells=0)
