@@ -84,7 +84,9 @@ def score_answers(
         scorer = scorer.without_exact_answers()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = Outcome(str(run), card, dataset.name, [way.ensemble for way in scorer.ways])
+    known = set(scorer.parts.examples["question"])
+    seen = sum(one.text in known for one in questions)
+    outcome = Outcome(str(run), card, dataset.name, [way.ensemble for way in scorer.ways], seen)
     lines: list[int] = []  # where each record begins in scores.jsonl
     with (
         (folder / "scores.jsonl").open("wb") as records,

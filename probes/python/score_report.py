@@ -28,6 +28,7 @@ class Outcome:
         card: of the run.
         dataset: name of the set that is scored.
         ensembles: those that may judge.
+        seen: how many of its texts the run had too; scores of those are too good.
 
     Example:
         >>> outcome = Outcome("outputs/latest", card, "cities", ensembles)  # doctest: +SKIP
@@ -35,7 +36,8 @@ class Outcome:
         >>> outcome.measure()["auc"]  # doctest: +SKIP
     """
 
-    def __init__(self, run: str, card: Card, dataset: str, ensembles: list[Ensemble]) -> None:
+    def __init__(self, run: str, card: Card, dataset: str, ensembles: list[Ensemble], seen: int = 0) -> None:
+        self.seen = seen
         self.run, self.card, self.dataset, self.ensembles = run, card, dataset, ensembles
         self.counts = {one.name: 0 for one in ensembles}
         self._probability, self._label, self._decision = array("d"), array("b"), array("b")
@@ -105,7 +107,13 @@ class Outcome:
             }
             for one in self.ensembles
         ]
-        return {"run": self.run, "model": self.card.model, "dataset": self.dataset, "judges": cells} | self.measure()
+        return {
+            "run": self.run,
+            "model": self.card.model,
+            "dataset": self.dataset,
+            "seen": self.seen,
+            "judges": cells,
+        } | self.measure()
 
 
 def describe_outcome(outcome: Outcome) -> dict[str, str]:
@@ -116,6 +124,8 @@ def describe_outcome(outcome: Outcome) -> dict[str, str]:
         "probes of": f"{outcome.run}, {card.site}, fitted on {card.dataset}",
         "answers to": f"{outcome.dataset}, {found['answers']:,}",
     }
+    if outcome.seen:
+        shown["of the run's own texts"] = f"{outcome.seen:,}, whose scores are too good: probes were fitted on some"
     for i, one in enumerate(outcome.ensembles):
         n = outcome.counts[one.name]
         p = float(one.calibration.probability(torch.tensor(one.threshold.value, dtype=torch.float64)))

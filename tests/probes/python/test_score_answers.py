@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 import torch
 
@@ -62,6 +63,8 @@ def test_files_hold_every_answer_with_its_label(scored):
     assert found["auc"] == pytest.approx(float(auroc(probability, labels.long())), abs=1e-9)
     assert found["false_alarms"]["value"] == pytest.approx(float(above[~labels].double().mean()))
     assert found["false_alarms"]["n"] == int((~labels).sum())
+    known = set(pd.read_parquet(folder.parents[1] / "run/examples.parquet")["question"])
+    assert found["seen"] == sum(one["question"] in known for one in records)
     assert found["called_right"] == int(above.sum())
     assert f"{found['auc']:.3f}" in out
     assert "10.0% asked for" in out
@@ -178,7 +181,7 @@ def test_answers_without_a_score_come_last_and_have_no_part_in_the_numbers():
     calibration, threshold = Calibration(1.0, 0.0, 0.1, 0.1), Threshold(0.5, 0.05, 0.0, 0.2, 40)
     ensemble = Ensemble((), (), 0.0, calibration, threshold)
     card = Card("m", "d", "resid_post", (4,), ("last",), 8, targets=(), n_valid=(9,))
-    outcome = Outcome("run", card, "set", [ensemble])
+    outcome = Outcome("run", card, "set", [ensemble], seen=2)
     outcome.counts = {"4:last": 0, "": 0}
     for p, label in ((0.9, True), (None, False), (0.2, False), (0.6, False)):
         none = {"score": None, "decision": None} if p is None else {"decision": p > 0.5}
@@ -189,6 +192,7 @@ def test_answers_without_a_score_come_last_and_have_no_part_in_the_numbers():
     assert found["aurc"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
     assert found["risk"] == {"0.5": pytest.approx(1 / 2), "0.8": pytest.approx(2 / 3)}
     assert found["false_alarms"]["value"] == 0.5
+    assert describe_outcome(outcome)["of the run's own texts"].startswith("2, whose scores are too good")
     assert describe_outcome(outcome)["without a score"] == "1, which lack the position"
 
 

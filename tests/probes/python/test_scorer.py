@@ -100,6 +100,8 @@ def test_the_exact_answer_is_found_where_a_pattern_says_how(folder, probes, scor
     found = exact.answer(questions)
     assert {one.cell for one in found} == {"7:exact_answer_last"}
     for one in found:
+        assert one.exact_answer is not None
+        assert one.read_at is not None
         assert one.exact_answer in one.answer
         first, last = one.read_at
         assert one.exact_answer.endswith("".join(one.tokens[first : last + 1]).strip())
@@ -134,7 +136,7 @@ def test_several_cells_have_the_mean_of_their_calibrated_log_odds(folder, probes
     one = scorer.answer(["In which town was Sukade Ning born?"])[0]
     singles = [Scorer.load(folder, cell=(cell.layer, cell.position)) for cell in way.ensemble.cells]
     alone = [single.answer(["In which town was Sukade Ning born?"])[0] for single in singles]
-    expected = sum(line.slope * a.score + line.offset for line, a in zip(lines, alone, strict=True)) / 3
+    expected = sum(line.slope * (a.score or 0) + line.offset for line, a in zip(lines, alone, strict=True)) / 3
     assert one.score == pytest.approx(expected, abs=1e-4)
     assert one.probability == pytest.approx(float(calibration.probability(torch.tensor(expected))), abs=1e-4)
 
@@ -147,7 +149,7 @@ def test_a_model_of_transformers_is_taken_if_it_is_that_of_the_run(folder, score
     assert own.answer([text]) == scorer.answer([text])
     other = build_demo_model(prompt="{question}", dtype="float32").load("cpu")
     for parameter in other.parameters():
-        parameter.mul_(1.02)
+        parameter.mul_(1.1)
     with pytest.raises(
         ValueError, match=r"^model: expected probegrid demo model as the run read it, got other weights: "
     ):
