@@ -2,12 +2,13 @@
 
     python -m tests.benchmarks.bench_score [FILE.gguf]
 
-Greedy answers in batches of 16, as the answers stage makes them, without probes and with those of `experiment=score`:
-one cell, or three cells and the three that need no exact answer, of six layers. The models are the embedded one, a
-Llama with random weights, and one from a GGUF file if it is named; on a GPU also the shape of a 7B Llama. Answers of
-one length, and such that end early, as those of a real model do. Turns are short and alternate; each pair gives one
-ratio, of the process's CPU time on a CPU and of the clock on a GPU. The medians and the quartiles of these ratios are
-printed, and the gap between a second pass that reads the same answers again.
+Probes as `experiment=score` has them: one cell, or three cells and the three that need no exact answer, of six layers.
+The models are the embedded one, a Llama with random weights, and one from a GGUF file if it is named; on a GPU also the
+shape of a 7B Llama. First single steps of a batch of 16, with and without probes in turns, which a busy machine can
+measure too; the time that hooks take to be set is in them, though generation sets them once. Then whole answers, as the
+answers stage writes them: 32 tokens each, and as they end; here the last tokens take a step of their own. Last, what a
+second pass over the same answers would cost. Each pair gives one ratio, of the process's CPU time on a CPU and of the
+clock on a GPU; the medians and the quartiles of these ratios are printed.
 """
 
 import statistics
@@ -22,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.language.demo import build_demo_model
-from datamodules.language.generation import generate_answers
+from datamodules.language.generation import _make_row_cache, generate_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.sites import find_blocks
 from datamodules.language.token_taps import TokenTaps, read_token_scores
 from datamodules.questions.sets.cities import build_city_questions
 from tests.benchmarks.bench_capture import LAYERS, SEVEN, SMALL, made
 
-BATCH, LONGEST, PAIRS = 16, 32, 9
+BATCH, LONGEST, PAIRS, STEPS = 16, 32, 9, 60
 
 
 def ask(model: Any, tokenizer: Any, prompts: list[list[int]], ends: list[int], taps: TokenTaps | None) -> Any:
@@ -44,10 +45,12 @@ def draw_taps(model: Any, n: int) -> TokenTaps:
     return TokenTaps(model, "resid_post", layers, torch.randn(n, width), torch.zeros(n))
 
 
-def compare(plain: Callable[[], object], other: Callable[[], object], clock: Callable[[], float]) -> list[float]:
+def compare(
+    plain: Callable[[], object], other: Callable[[], object], clock: Callable[[], float], pairs: int
+) -> list[float]:
     """Ratios of the time of `other` to that of `plain`, a pair in turns each; the first pair is not counted."""
     ratios = []
-    for turn in range(PAIRS + 1):
+    for turn in range(pairs + 1):
         order = (plain, other) if turn % 2 else (other, plain)
         taken = {}
         for run in order:
@@ -59,15 +62,41 @@ def compare(plain: Callable[[], object], other: Callable[[], object], clock: Cal
     return ratios
 
 
+def read_clock() -> float:
+    """Seconds: of the clock on a GPU, else of the process."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+@torch.inference_mode()
+def measure_steps(console: Console, name: str, model: Any) -> None:
+    """Print what probes add to one step of a batch."""
+    ids = torch.randint(3, 1000, (BATCH, LONGEST), device=model.device)
+    cache = _make_row_cache(model)
+    assert cache is not None
+    model(input_ids=ids, past_key_values=cache, use_cache=True)
+
+    def step() -> None:
+        model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+        cache.crop(-1)
+
+    for cells in (1, 6):
+        taps = draw_taps(model, cells)
+
+        def tapped(taps: TokenTaps = taps) -> None:
+            with taps:
+                step()
+            taps.take()
+
+        low, middle, high = statistics.quantiles(compare(step, tapped, read_clock, STEPS), n=4)
+        console.print(f"{name}, a step, {cells} probes: {middle:.3f} ({low:.3f} to {high:.3f})")
+
+
 def measure(console: Console, name: str, model: Any, tokenizer: Any, prompts: list[list[int]], ends: list[int]) -> None:
     """Print the table of one model."""
-
-    def clock() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
-
+    measure_steps(console, name, model)
     model.generation_config.eos_token_id = None
     table = Table(title=f"{name}, {len(prompts)} answers", title_justify="left", box=None)
     for column in ("answers", "probes", "median of the ratios", "quartiles"):
@@ -85,7 +114,7 @@ def measure(console: Console, name: str, model: Any, tokenizer: Any, prompts: li
             def plain(stops: list[int] = stops) -> None:
                 ask(model, tokenizer, prompts, stops, None)
 
-            ratios = compare(plain, tapped, clock)
+            ratios = compare(plain, tapped, read_clock, PAIRS)
             low, middle, high = statistics.quantiles(ratios, n=4)
             table.add_row(kind, str(cells), f"{middle:.3f}", f"{low:.3f} to {high:.3f}")
     answers = ask(model, tokenizer, prompts, ends, None)
@@ -98,7 +127,7 @@ def measure(console: Console, name: str, model: Any, tokenizer: Any, prompts: li
         with again:
             read_token_scores(again, [[*one.prompt_ids, *one.answer_ids] for one in answers])
 
-    ratios = compare(lambda: ask(model, tokenizer, prompts, ends, None), read, clock)
+    ratios = compare(lambda: ask(model, tokenizer, prompts, ends, None), read, read_clock, PAIRS)
     low, middle, high = statistics.quantiles(ratios, n=4)
     table.add_row("as they end", "second pass", f"{middle:.3f}", f"{low:.3f} to {high:.3f}")
     console.print(table)
