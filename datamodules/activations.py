@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,14 +12,13 @@ from torch import Tensor
 from datamodules.base import GridDataModule
 from datamodules.card import MIN_PER_CLASS, Card
 from datamodules.examples import LabelledExamples, write_examples
-from datamodules.labels.judge import Judge
-from datamodules.labels.labelling import LabelRule, label_examples
+from datamodules.labels.labelling import LabelRule, label_examples, require_rule_for
 from datamodules.labels.report import summarise_labels, write_label_report
-from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.cache.cached_activations import CachedActivations
 from datamodules.language.device_settings import require_one_process
+from datamodules.language.identity import identify_reading
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
 from datamodules.language.site_names import check_sites
@@ -89,7 +89,7 @@ class ActivationDataModule(GridDataModule):
                     f"{group}: expected a configuration with a _target_, got {part or 'an empty one'}; start its file "
                     "with defaults: [NAME], where NAME is an existing configuration"
                 )
-        _require_rule_for(dataset, rule)
+        require_rule_for(dataset, rule)
         _require_groups_for(dataset, positions, split.by)
         if not isinstance(cache_root, str) or not cache_root:
             raise ValueError(f"cache.root: expected a folder, got {cache_root!r}; name one")
@@ -160,6 +160,8 @@ class ActivationDataModule(GridDataModule):
                     files=[files[layer] for layer in layers],
                     positions=[cached.positions[column] for column in columns],
                 )
+            memory = Path(self.cache_root).expanduser() / "digests"
+            identity = identify_reading(self.model, stages.tokenizer, self.dataset.stated, memory)
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files
         store = Shards(self._cached.files, self._cached.positions)
@@ -178,6 +180,7 @@ class ActivationDataModule(GridDataModule):
             coincidence=tuple(tuple(None if share != share else share for share in row) for row in shares),
             n_valid=tuple(shown.sum(0).tolist()),
             cache=cache,
+            identity=identity,
         )
         self.serve(store, targets, valid, card)
         if not self.quiet:
@@ -262,23 +265,6 @@ class ActivationDataModule(GridDataModule):
             path = self.keep("exact_answers.html", lambda: write_span_page(stages.tokenizer, examples).encode())
             if path:
                 log.info(f"exact answers: see {path}")
-
-
-def _require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
-    """Raise ValueError where the rule does not fit: statements have no gold answers, and questions have no labels."""
-    if not isinstance(rule, TextRule | Judge):
-        return
-    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is judge_as_given
-    if dataset.stated and not reads_labels:
-        raise ValueError(
-            f"rule: expected rule=given for {dataset.name}, whose statements come with their labels, got one that "
-            "looks for gold answers; set rule=given"
-        )
-    if reads_labels and not dataset.stated and not dataset.answered:
-        raise ValueError(
-            f"rule=given: expected statements with labels, got the questions of {dataset.name}; choose another rule, "
-            "such as rule=gold"
-        )
 
 
 def _require_groups_for(dataset: QuestionSet, positions: Positions, by: str) -> None:

@@ -96,6 +96,8 @@ class Card:
             example has both; None where the tokens are not known.
         n_valid: [T], how many examples have the position, of those that the targets do not leave out.
         cache: keys of the cache entries that were read, by stage.
+        identity: what the activations depend on beside the texts, by part: digests of weights, tokenizer and prompt,
+            and the dtype. Empty in cards of older versions, and for activations from elsewhere.
 
     Example:
         >>> Card("gpt2", "cities", "resid_post", (0, 4), ("first", "last"), 768, targets=(), n_valid=(9, 9)).shape
@@ -114,6 +116,7 @@ class Card:
     classes: tuple[str, str] = ("wrong", "right")
     coincidence: tuple[tuple[float | None, ...], ...] | None = None
     cache: Mapping[str, str] = field(default_factory=dict)
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -255,6 +258,7 @@ def _list_rules(card: Card) -> list[tuple[str, bool]]:
         ("counts", all(_are_counts([n, ones]) and ones <= n for n, ones in ((c.n, c.n_positive) for c in counts))),
         ("groups", _are_counts([count.n_groups for count in counts if count.n_groups is not None])),
         ("cache", isinstance(card.cache, Mapping) and _are_texts([*card.cache, *card.cache.values()])),
+        ("identity", isinstance(card.identity, Mapping) and _are_texts([*card.identity, *card.identity.values()])),
     ]
 
 

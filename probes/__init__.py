@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from probes.report.probes_file import load_probes
     from probes.report.record import ScoreRecord
     from probes.report.report import Report
+    from probes.scoring.scorer import Scorer
     from probes.solver.logistic import LogisticFit, fit_logistic
     from probes.solver.mass_mean import fit_mass_mean
 
@@ -53,6 +54,7 @@ __all__ = [
     "ProbeGrid",
     "Report",
     "ScoreRecord",
+    "Scorer",
     "Scores",
     "auroc",
     "auroc_variance",
@@ -91,6 +93,7 @@ _MODULES = {
     "ProbeGrid": "probes.grids.grid",
     "Report": "probes.report.report",
     "ScoreRecord": "probes.report.record",
+    "Scorer": "probes.scoring.scorer",
     "Scores": "probes.analysis.scores",
     "auroc": "probes.analysis.auroc",
     "auroc_variance": "probes.analysis.auroc",

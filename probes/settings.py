@@ -25,6 +25,7 @@ NotNegative = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]  # what Lightning and numpy take
 Positive = Annotated[float, Gt(0)]
 Tolerance = Annotated[float, Ge(0)]
+Rate = Annotated[float, Gt(0), Lt(1)]
 Area = Annotated[float, Ge(0), Le(1)]  # under a curve
 Bytes = Annotated[float, Ge(0), doc("a number of bytes of at least 0")]
 Text = Annotated[str, MinLen(1)]

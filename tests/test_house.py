@@ -30,6 +30,8 @@ ALLOWED = {
     "probes.jobs": {"probes.analysis", "probes.report", "probes.settings"},
 }  # fmt: skip
 
+SCORER = "probes.scoring.scorer"  # brings a language model and probes together
+
 
 def files() -> Iterator[Path]:
     for package in PACKAGES:
@@ -113,7 +115,8 @@ def test_imports_are_found_wherever_they_stand():
 
 def test_the_packages_meet_in_the_card_alone():
     assert find_offences("datamodules", set(), "probes") == []
-    assert find_offences("probes", {"datamodules.card"}, "datamodules") == []
+    offences = find_offences("probes", {"datamodules.card"}, "datamodules")
+    assert {line.partition(" imports ")[0] for line in offences} == {SCORER}  # the one file that needs both
 
 
 @pytest.mark.parametrize("folder", ALLOWED)

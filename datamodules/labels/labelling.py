@@ -9,7 +9,8 @@ from typing import Protocol
 
 from datamodules.card import MIN_PER_CLASS
 from datamodules.examples import LabelledExamples, Span, Verdict
-from datamodules.labels.rules import judge_as_given
+from datamodules.labels.judge import Judge
+from datamodules.labels.rules import TextRule, judge_as_given
 from datamodules.labels.span_check import check_spans
 from datamodules.labels.spans import Ask, SpanFinder, prepare_for_replies
 from datamodules.language.generation import Answer, cut_thinking, make_given_answers
@@ -18,7 +19,7 @@ from datamodules.language.responses import make_answers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.language.thinking import CURE
 from datamodules.language.tokens import find_tokens
-from datamodules.questions.question import LISTED, Question, Tell
+from datamodules.questions.question import LISTED, Question, QuestionSet
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,27 @@ class LabelRule(Protocol):
     def __call__(self, questions: Sequence[Question], answers: Sequence[str], ask: Ask) -> list[Verdict]:
         """Return one verdict for each."""
         ...
+
+
+def require_rule_for(dataset: QuestionSet, rule: LabelRule) -> None:
+    """Check that a rule fits a set: statements have no gold answers, and questions have no labels.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not isinstance(rule, TextRule | Judge):
+        return
+    reads_labels = isinstance(rule, TextRule) and getattr(rule.rule, "func", rule.rule) is judge_as_given
+    if dataset.stated and not reads_labels:
+        raise ValueError(
+            f"rule: expected rule=given for {dataset.name}, whose statements come with their labels, got one that "
+            "looks for gold answers; set rule=given"
+        )
+    if reads_labels and not dataset.stated and not dataset.answered:
+        raise ValueError(
+            f"rule=given: expected statements with labels, got the questions of {dataset.name}; choose another rule, "
+            "such as rule=gold"
+        )
 
 
 def label_examples(

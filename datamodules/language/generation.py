@@ -19,12 +19,13 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 from transformers.cache_utils import DynamicLayer
 
-from datamodules.language.thinking import count_thought, find_answer, opens_block
+from datamodules.language.stop_text import StopText
+from datamodules.language.thinking import count_thought, opens_block
+from datamodules.language.token_taps import TokenTaps
 
 CHUNK = 16  # tokens between two checks for answers that have ended; a check costs a small part of a step
 VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers
@@ -74,34 +75,6 @@ class _ChosenLogprobs(LogitsProcessor):
         return scores
 
 
-class _Stops(StoppingCriteria):
-    """Ends an answer where its text holds `stop` outside its thinking; keeps how many tokens it has then.
-
-    Args:
-        tokenizer: of the model.
-        stop: the text.
-        width: tokens of `input_ids` before those that are new.
-        begun: for each row what was written before, and whether its prompt opens a block of thinking.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: str, width: int, begun: Sequence[tuple[list[int], bool]]
-    ) -> None:
-        self.tokenizer, self.stop, self.width, self.begun = tokenizer, stop, width, begun
-        self.lengths: dict[int, int] = {}
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        for row, new in enumerate(input_ids[:, self.width :].tolist()):
-            if row in self.lengths:
-                continue
-            written, opened = self.begun[row]
-            text = str(self.tokenizer.decode([*written, *new]))
-            start = find_answer(text, opened)
-            if start is not None and self.stop in text[start:]:
-                self.lengths[row] = len(written) + len(new)
-        return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
-
-
 @torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel,
@@ -110,6 +83,7 @@ def generate_answers(
     max_new_tokens: int,
     stop: str | None = None,
     stop_ids: Sequence[int] = (),
+    taps: TokenTaps | None = None,
 ) -> list[Answer]:
     """Answer a batch of prompts greedily. Every `CHUNK` tokens, answers that have ended leave the batch.
 
@@ -120,6 +94,8 @@ def generate_answers(
         max_new_tokens: longest answer, in tokens.
         stop: text that ends an answer, beside stop tokens.
         stop_ids: tokens that end an answer, beside those in the model's settings.
+        taps: keep the scores of every token of an answer, and of the last one of its prompt, see `TokenTaps.collect`.
+            No step of generation reads the last token of an answer, so those that lack it have one more step.
 
     Returns:
         one `Answer` a prompt, in order.
@@ -144,7 +120,7 @@ def generate_answers(
     rows, cache = list(range(len(prompts))), _make_row_cache(model)
     while rows:
         done = len(written[rows[0]])
-        stops = [_Stops(tokenizer, stop, ids.shape[1], [(written[i], opened[i]) for i in rows])] if stop else []
+        stops = [StopText(tokenizer, stop, ids.shape[1], [(written[i], opened[i]) for i in rows])] if stop else []
         chosen = _ChosenLogprobs()
         with _keep_head_contiguous(model):
             longer: Tensor = model.generate(  # type: ignore[operator]
@@ -162,14 +138,21 @@ def generate_answers(
                 **({} if cache is None else {"past_key_values": cache}),
             )
         new, new_logprobs = longer[:, ids.shape[1] :].tolist(), torch.stack(chosen.steps, dim=1).tolist()
+        counts = []
         for row, i in enumerate(rows):
             ends = [one.lengths[row] - done for one in stops if row in one.lengths]
             ends += [n for n, token in enumerate(new[row], 1) if token in ends_answer][:1]
             n = min(ends, default=len(new[row]))  # padding follows the end
+            counts.append(n)
             written[i] += new[row][:n]
             logprobs[i] += new_logprobs[row][:n]
             ended |= {i} if ends else set()
         going = [row for row, i in enumerate(rows) if i not in ended and len(written[i]) < max_new_tokens]
+        if taps is not None:
+            read = taps.keep(rows, counts, len(new[0]), [width - len(prompts[i]) for i in rows])
+            if at := [row for row in range(len(rows)) if row not in going and not read[row]]:
+                whole = torch.cat([mask, mask.new_ones(len(rows), len(new[0]))], dim=1)
+                taps.read_last([rows[row] for row in at], at, longer, whole, cache, pad)
         rows = [rows[row] for row in going]
         if rows and cache is not None:
             cache.batch_select_indices(torch.tensor(going))

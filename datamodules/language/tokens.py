@@ -5,6 +5,7 @@ Indices come from decoding the stored ids token by token, never from tokenising 
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -76,6 +77,17 @@ def decode_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tup
     text = decode(tokenizer, ids)
     starts = (_measure_growth(tokenizer, ids[:i], text, False)[0] for i in range(len(ids)))
     return text, [(start, _find_end(tokenizer, ids, i, text, False)) for i, start in enumerate(starts)]
+
+
+def cut_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Cut the decoded ids into the text of each; a character that spans several tokens is in the first.
+
+    >>> cut_text(tokenizer, tokenizer("It is Paris.").input_ids)  # doctest: +SKIP
+    ['It', ' is', ' Paris', '.']
+    """
+    text, ranges = decode_tokens(tokenizer, ids)
+    ends = list(accumulate((end for _, end in ranges), max, initial=0))
+    return [text[start:end] for start, end in pairwise(ends)]
 
 
 def _find_end(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], i: int, text: str, special: bool) -> int:

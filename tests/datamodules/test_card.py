@@ -95,6 +95,7 @@ def test_json_says_every_field_by_its_name():
         "classes": ["no", "yes"],
         "coincidence": [[1.0, 0.25, None], [0.25, 1.0, 0.5], [None, 0.5, 1.0]],
         "cache": {"answers": "a1", "activations": "b2"},
+        "identity": {},
     }
 
 

@@ -1,0 +1,173 @@
+"""The command `experiment=score`: scores new answers by the probes of a run, into files and a page."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from probes.report.console import PlainConsole
+from probes.scoring.score_report import Outcome, describe_outcome, draw_outcome, print_outcome
+from probes.scoring.scored_answer import COLUMNS, ScoredAnswer
+from probes.scoring.scored_page import SHOWN, write_page
+from probes.scoring.scorer import Scorer
+from probes.settings import Count, Folder, Rate, Text
+
+BATCH = 256  # answers between two writes
+OWN = ("run", "dataset", "rule", "score", "model", "site", "cache", "folder", "allow_targets", "experiment", "hydra")
+log = logging.getLogger(__name__)
+
+
+def score_answers(
+    run: Folder,
+    folder: Folder,
+    dataset: Any,
+    rule: Any,
+    model: Any = None,
+    site: Text | None = None,
+    fpr: Rate = 0.05,
+    cells: Count = 1,
+    max_new_tokens: Count | None = None,
+    allow_targets: Sequence[Text] = (),
+) -> None:
+    """Answer the questions of a set with the model of a run, or take their given answers, and score the answers.
+
+    Writes scores.csv, scores.jsonl with the tokens, score.html and score.json. The first two are written batch by
+    batch, so that an interrupted command leaves what it scored.
+
+    Args:
+        run: folder of the run.
+        folder: where the files go; made if missing.
+        dataset: the set.
+        rule: says which answers are right, where there are gold answers.
+        model: counts if the command line names one; it must read texts as that of the run does.
+        site: likewise.
+        fpr: share of wrong answers that may be called right.
+        cells: how many of the best cells judge together.
+        max_new_tokens: longest answer; that of the run by default.
+        allow_targets: see `allow_targets` of a run.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: another model, site, prompt or kind of set than that of the run; names what differs.
+
+    Example:
+        >>> score_answers("outputs/latest", "outputs/scored", dataset, TextRule(judge_by_gold))  # doctest: +SKIP
+    """
+    named, changes = read_overrides()
+    scorer = Scorer.load(
+        run,
+        model if named else None,
+        fpr=fpr,
+        cells=cells,
+        max_new_tokens=max_new_tokens,
+        overrides=() if named else changes,
+        allow_targets=allow_targets,
+    )
+    card = scorer.probes.card
+    if site is not None and site != card.site and _was_given("site"):
+        raise ValueError(f"site: expected {card.site}, where the probes of the run read, got {site}; leave it out")
+    if dataset.stated != scorer.parts.stated:
+        kinds = ("questions", "statements")
+        raise ValueError(
+            f"dataset: expected {kinds[scorer.parts.stated]}, as those of the run, got {dataset.name}, a set of "
+            f"{kinds[dataset.stated]}; choose another set or run"
+        )
+    dataset.fetch()
+    questions = dataset.load(log.info)
+    if not all(map(scorer.parts.can_locate, questions)):
+        scorer = scorer.without_exact_answers()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = set(scorer.parts.examples["question"])
+    seen = sum(one.text in known for one in questions)
+    outcome = Outcome(str(run), card, dataset.name, [way.ensemble for way in scorer.ways], seen)
+    lines: list[int] = []  # where each record begins in scores.jsonl
+    with (
+        (folder / "scores.jsonl").open("wb") as records,
+        (folder / "scores.csv").open("w", encoding="utf-8", newline="") as table,
+    ):
+        writer = csv.writer(table)
+        writer.writerow(COLUMNS)
+        for start in range(0, len(questions), BATCH):
+            for group, one in score_batch(scorer, questions[start : start + BATCH], rule):
+                lines.append(records.tell())
+                records.write(json.dumps(one.to_json(), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                writer.writerow(one.to_row())
+                outcome.add(one, group)
+            records.flush()
+            table.flush()
+            if len(questions) > BATCH:
+                log.info(f"score: {min(start + BATCH, len(questions)):,} of {len(questions):,} answers")
+    if not lines:
+        raise ValueError("dataset: expected texts that fit into the context of the model, got none; take shorter ones")
+    order = outcome.rank()
+    order = order[:: -(-len(order) // SHOWN)]
+    about, figures = describe_outcome(outcome), draw_outcome(outcome)
+    with (folder / "score.html").open("w", encoding="utf-8") as page:
+        page.writelines(write_page(about, figures, read_lines(folder / "scores.jsonl", [lines[i] for i in order])))
+    (folder / "score.json").write_text(json.dumps(outcome.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
+    console = PlainConsole()
+    print_outcome(console, outcome)
+    for name in ("scores.csv", "scores.jsonl", "score.html"):
+        console.print(str(folder / name), soft_wrap=True)
+
+
+def score_batch(scorer: Scorer, questions: Sequence[Any], rule: Any) -> Iterator[tuple[str, ScoredAnswer]]:
+    """Score the answers to those questions that fit into the context; yields each with the group of its question."""
+    tapped = scorer.tapped
+    if scorer.parts.stated or questions[0].response is not None:
+        given = tapped.state([one.text for one in questions]) if scorer.parts.stated else tapped.give(questions)
+        questions, given = keep_fitting(tapped, questions, given, list(map(tapped.join, given)), room=0)
+        found = scorer.judge(questions, given, tapped.read(given)) if questions else []
+    else:
+        prompts = tapped.encode([one.text for one in questions])
+        questions, prompts = keep_fitting(tapped, questions, prompts, prompts, room=None)
+        found = scorer.answer(questions) if questions else []
+    labels: list[bool | None] = [one.label for one in questions]
+    open_ = [i for i, one in enumerate(questions) if one.label is None and one.answers]
+    if open_:
+        verdicts = rule([questions[i] for i in open_], [found[i].answer for i in open_], scorer.ask)
+        for i, verdict in zip(open_, verdicts, strict=True):
+            labels[i] = verdict.right
+    for question, one, label in zip(questions, found, labels, strict=True):
+        yield question.group, replace(one, label=None if label is None else bool(label))
+
+
+def keep_fitting(tapped: Any, questions: Sequence[Any], parts: list[Any], ids: list[Any], room: int | None) -> Any:
+    """Keep the questions, and their parts, whose token ids leave room in the context of the model; tell the others."""
+    fits = [tapped.fits(one, room) for one in ids]
+    if names := [one.id for one, there in zip(questions, fits, strict=True) if not there]:
+        log.info(f"score: {len(names)} texts are too long for the context and left out: {', '.join(names[:20])}")
+    return list(compress(questions, fits)), list(compress(parts, fits))
+
+
+def read_overrides() -> tuple[bool, list[str]]:
+    """Whether the command line names a model, and the settings of the run's model that it changes.
+
+    Raises:
+        ValueError: it changes what the run has settled.
+    """
+    given = [one.lstrip("+~") for one in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+    for one in given:
+        if (top := one.partition("=")[0].partition(".")[0].partition("@")[0]) not in OWN:
+            raise ValueError(f"{top}: expected as the run had it, got {one}; leave it out of experiment=score")
+    return any(one.startswith("model=") for one in given), [one for one in given if one.startswith("model.")]
+
+
+def read_lines(path: Path, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Records of a JSON lines file, by where they begin; one at a time, as there may be many."""
+    with path.open("rb") as file:
+        for place in places:
+            file.seek(place)
+            yield json.loads(file.readline())
+
+
+def _was_given(group: str) -> bool:
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return any(one.lstrip("+~").startswith((f"{group}=", f"{group}.")) for one in given)

@@ -1,0 +1,238 @@
+"""`experiment=score`, the page and the running score, on a run of the embedded model."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+import torch
+
+from datamodules.card import Card
+from probes import Scorer, auroc
+from probes.analysis.calibration import Calibration, Threshold
+from probes.scoring.ensemble import Ensemble
+from probes.scoring.score_report import Outcome, describe_outcome
+from probes.scoring.scored_answer import COLUMNS, ScoredAnswer
+from probes.scoring.scored_page import write_page
+from tests.probes.scoring.test_scorer import CLOSE, RUN
+from tests.support.runs import run_here
+
+HOSTILE = "</style><script>alert('x')</script>\u202e\x1b[31m\"'&\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Holds `run`, a run on the embedded model, and `scored`, where new questions were scored."""
+    place = tmp_path_factory.mktemp("score")
+    status, _, err = run_here(place, *RUN)
+    assert status == 0, err
+    return place
+
+
+def score(place, name, *overrides):
+    """The command of `experiment=score` in a folder of its own."""
+    return run_here(place / name, "experiment=score", f"run={place}/run", *overrides)
+
+
+@pytest.fixture(scope="module")
+def scored(place):
+    status, out, err = score(place, "scored", "dataset.limit=120", "dataset.seed=9", "score.fpr=0.1")
+    assert status == 0, err
+    return place / "scored/run", out
+
+
+def test_files_hold_every_answer_with_its_label(scored):
+    folder, out = scored
+    records = [json.loads(line) for line in (folder / "scores.jsonl").read_text("utf-8").splitlines()]
+    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(COLUMNS)
+    assert len(rows) == len(records) == 120
+    for row, one in zip(rows, records, strict=True):
+        assert (row["id"], row["answer"], row["cell"]) == (one["id"], one["answer"], one["cell"])
+        assert float(row["score"]) == pytest.approx(one["score"], rel=1e-8)
+        assert row["decision"] == str(int(one["score"] >= one["threshold"]))
+        assert row["label"] == str(int(one["label"]))
+        assert "".join(one["tokens"]) == one["answer"]
+    found = json.loads((folder / "score.json").read_text())
+    labels = torch.tensor([one["label"] for one in records])
+    probability = torch.tensor([one["probability"] for one in records], dtype=torch.float64)
+    above = torch.tensor([one["decision"] for one in records])
+    assert found["auc"] == pytest.approx(float(auroc(probability, labels.long())), abs=1e-9)
+    assert found["false_alarms"]["value"] == pytest.approx(float(above[~labels].double().mean()))
+    assert found["false_alarms"]["n"] == int((~labels).sum())
+    known = set(pd.read_parquet(folder.parents[1] / "run/examples.parquet")["question"])
+    assert found["seen"] == sum(one["question"] in known for one in records)
+    assert found["called_right"] == int(above.sum())
+    assert f"{found['auc']:.3f}" in out
+    assert "10.0% asked for" in out
+    assert not (folder / ".hydra").exists()
+
+
+def test_the_page_shows_the_least_probable_answers_first(scored):
+    folder, _ = scored
+    page = (folder / "score.html").read_text("utf-8")
+    shown = [float(p) for p in re.findall(r"<b class='p'>([\d.]+)</b>", page)]
+    assert len(shown) == 120
+    assert shown == sorted(shown)
+    assert page.count("class='figures'") == 1
+    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"<script|src=|href=|url\(|@import", page)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["positions=exact"],
+            "positions: expected as the run had it, got positions=exact; leave it out of experiment=sc",
+        ),
+        (["site=mlp_out"], "site: expected resid_post, where the probes of the run read, got mlp_out; leave it out"),
+        (
+            ["model.dtype=bfloat16"],
+            "model: expected probegrid demo model as the run read it, got another dtype (bfloat16",
+        ),
+        (["model=demo", "model.prompt='{question}'"], "got another prompt or chat template ("),
+        (["score.fpr=1.5"], "score.fpr: expected "),
+        (["score.fpr=0.001"], "threshold: expected at least 1000 validation rows of label 0"),
+        (["score.cells=1000"], "run: expected 1000 cells with enough validation rows of both classes, got "),
+    ],
+)
+def test_mistakes_are_told_in_one_line(place, overrides, words):
+    status, _, err = score(place, "mistake", *overrides)
+    assert status == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert words in err
+
+
+def test_statements_are_no_questions(place, tmp_path):
+    path = tmp_path / "statements.csv"
+    path.write_text("statement,label\nIt rains.,1\nIt snows.,0\n")
+    status, _, err = score(place, "statements", "dataset=statements", f"dataset.path={path}")
+    assert status == 1
+    assert "dataset: expected questions, as those of the run, got statements" in err
+
+
+def test_responses_from_elsewhere_are_scored_as_they_are(place, scored):
+    records = [json.loads(line) for line in (scored[0] / "scores.jsonl").read_text("utf-8").splitlines()][:5]
+    path = place / "responses.jsonl"
+    rows = [{"question": one["question"], "response": one["answer"], "label": int(one["label"])} for one in records]
+    rows[0]["response"] = HOSTILE
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, err = score(place, "responses", "dataset=responses", f"dataset.path={path}")
+    assert status == 0, err
+    folder = place / "responses/run"
+    again = [json.loads(line) for line in (folder / "scores.jsonl").read_text("utf-8").splitlines()]
+    assert [one["label"] for one in again] == [one["label"] for one in records]
+    assert [one["answer"] for one in again[1:]] == [one["answer"] for one in records[1:]]
+    alone = Scorer.load(place / "run").without_exact_answers()  # a response without a pattern has no exact answer
+    for one, known in list(zip(again, alone.answer([one["question"] for one in records]), strict=True))[1:]:
+        written = torch.tensor(known.token_scores)[: len(one["token_scores"])]  # it may end without a stop token
+        torch.testing.assert_close(torch.tensor(one["token_scores"]), written, rtol=0, atol=CLOSE)
+    assert "<script" not in (folder / "score.html").read_text("utf-8")
+
+
+class Texts(HTMLParser):
+    """Every text of a page and every tag."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts, self.tags = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def make_record(**changes):
+    usual = {
+        "id": "q0", "question": "Q", "answer": "A", "score": 1.0, "probability": 0.75, "decision": True,
+        "threshold": 0.5, "cell": "4:last", "exact_answer": None, "read_at": (0, 0), "tokens": ("A",),
+        "token_scores": (1.0,), "token_probabilities": (0.75,), "finish": "stop",
+    }  # fmt: skip
+    return ScoredAnswer(**usual | changes)
+
+
+def test_what_a_model_writes_is_nothing_but_text():
+    record = make_record(id=HOSTILE, question=HOSTILE, tokens=(HOSTILE,), exact_answer=HOSTILE, cell=HOSTILE)
+    page = "".join(write_page({"run": HOSTILE}, [], [record.to_json()]))
+    parser = Texts()
+    parser.feed(page)
+    assert not parser.tags & {"script", "img", "a", "link"}
+    shown = HOSTILE.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b")
+    assert sum(shown in text for text in parser.texts) >= 3  # table, question and token
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+
+
+@pytest.mark.parametrize(("p", "step"), [(0.0, -10), (0.5, 0), (1.0, 10), (0.74, 5)])
+def test_a_token_has_the_colour_of_its_probability(p, step):
+    record = make_record(token_probabilities=(p,))
+    page = "".join(write_page({}, [], [record.to_json()]))
+    assert f"<i class='c{step} read' title='0: score 1, probability {p:.3f}'>A</i>" in page
+    assert f".c{step}{{background:" in page
+
+
+def test_answers_without_a_score_come_last_and_have_no_part_in_the_numbers():
+    calibration, threshold = Calibration(1.0, 0.0, 0.1, 0.1), Threshold(0.5, 0.05, 0.0, 0.2, 40)
+    ensemble = Ensemble((), (), 0.0, calibration, threshold)
+    card = Card("m", "d", "resid_post", (4,), ("last",), 8, targets=(), n_valid=(9,))
+    outcome = Outcome("run", card, "set", [ensemble], seen=2)
+    outcome.counts = {"4:last": 0, "": 0}
+    for p, label in ((0.9, True), (None, False), (0.2, False), (0.6, False)):
+        none = {"score": None, "decision": None} if p is None else {"decision": p > 0.5}
+        outcome.add(make_record(probability=p, label=label, **none), f"g{p}")
+    assert outcome.rank() == [2, 3, 0, 1]
+    found = outcome.measure()
+    assert (found["answers"], found["scored"], found["judged"], found["right"]) == (4, 3, 3, 1)
+    assert found["aurc"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
+    assert found["risk"] == {"0.5": pytest.approx(1 / 2), "0.8": pytest.approx(2 / 3)}
+    assert found["false_alarms"]["value"] == 0.5
+    assert describe_outcome(outcome)["of the run's own texts"].startswith("2, whose scores are too good")
+    assert describe_outcome(outcome)["without a score"] == "1, which lack the position"
+
+
+def test_the_running_score_of_generate(place):
+    scorer = Scorer.load(place / "run").without_exact_answers()
+    texts = [
+        "In which town was Sukade Ning born?",
+        "What is the trade of Mobuta Gurd?",
+        "Which food does Kemona Gint like?",
+    ]
+    written = scorer.answer(texts)
+    tokenizer, network = scorer.tokenizer, scorer.network
+    prompts = scorer.tapped.encode(texts)
+    width = max(map(len, prompts))
+    inputs = {
+        "input_ids": torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts]),
+        "attention_mask": torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]),
+    }
+    settings = {"max_new_tokens": 48, "do_sample": False, "pad_token_id": 0, "eos_token_id": tokenizer.eos_token_id}
+    told = []
+    with scorer.hook(on_token=told.append) as running:
+        ids = network.generate(**inputs, **settings, **running.arguments)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert len(told) == running.scores.shape[1] == ids.shape[1] - width
+    assert not running.stopped.any()
+    for row, one in enumerate(written):
+        n = len(one.token_scores)
+        read = running.scores[row, 1 : n + 1]  # behind the end of the prompt; its last token may never be read
+        expected = torch.tensor(one.token_scores)[: len(read)]
+        torch.testing.assert_close(read, expected, rtol=0, atol=CLOSE)
+        assert running.scores[row, n + 1 :].isnan().all()
+    low = min(range(3), key=lambda row: running.probabilities[row, 3:].nan_to_num(2).min())
+    limit = float(running.probabilities[low, 3:].nan_to_num(2).min()) + 1e-6
+    at = int((running.probabilities[low, 3:] < limit).nonzero()[0]) + 3
+    with scorer.hook(stop_below=limit, at_least=3) as stopped:
+        short = network.generate(**inputs, **settings, **stopped.arguments)
+    assert stopped.stopped.tolist() == [row == low for row in range(3)]
+    assert torch.equal(short[low, : width + at + 1], ids[low, : width + at + 1])  # the token that was chosen meanwhile
+    assert not short[low, width + at + 1 :].any()  # then padding
+    others = [row for row in range(3) if row != low]
+    assert torch.equal(short[others], ids[others][:, : short.shape[1]])
+    with pytest.raises(ValueError, match=r"^stop_below: expected a probability from 0 to 1, or None, got 2"):
+        scorer.hook(stop_below=2)
