@@ -19,7 +19,7 @@ from datamodules.language.responses import make_answers
 from datamodules.language.stages import LanguageModelStages
 from datamodules.language.thinking import CURE
 from datamodules.language.tokens import find_tokens
-from datamodules.questions.question import LISTED, Question, QuestionSet
+from datamodules.questions.question import LISTED, Question, QuestionSet, Tell
 
 log = logging.getLogger(__name__)
 
