@@ -29,7 +29,7 @@ OWN = {
         ),
         (["dataset=trivia"], "expected dataset to be one of cities, csv, demo_facts, demo_words, hotpotqa,"),
         (["model=gpt5"], "expected model to be one of demo, gemma3_27b_instruct, "),
-        (["positions=none"], "expected positions to be one of exact, imdb, paper, statements; got none"),
+        (["positions=none"], "expected positions to be one of exact, imdb, paper, pooled, statements; got none"),
         (
             ["positions.rules=[tail]"],
             "positions.rules: expected a list of rules such as {name: end, of: answer, at: -1}",

@@ -4,7 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -77,7 +77,6 @@ def ask(model: LanguageModel | str, questions: Sequence[str | Question], **setti
         prompts = running.model.encode(running.tokenizer, texts)
         _require_room(running, [len(prompt) + running.model.token_limit for prompt in prompts], "question")
         stage = AnswerStage(running, _number(texts), prompts, running.model)
-        _load_quietly(running)
         answers: list[Answer] = []
         for shard in range(count_shards(len(texts))):
             ((_, content),) = stage.make(get_rows(shard, len(texts)), [OUTPUT], _ignore)[OUTPUT].items()
@@ -139,7 +138,6 @@ def capture(
         tokens, valid = tokens[:, chosen.columns].contiguous(), valid[:, chosen.columns].contiguous()
         rows = choose_layers(running.config.num_hidden_layers, layers)
         stage = ActivationStage(running, _number(answers), answers, chosen.names, tokens, valid, [site], rows)
-        _load_quietly(running)
         parts = []
         for shard in range(count_shards(len(answers))):
             files = stage.make(get_rows(shard, len(answers)), [site], _ignore)[site]
@@ -160,12 +158,6 @@ def _run(model: LanguageModel | str, settings: Mapping[str, Any], head: bool) ->
         warnings.simplefilter("ignore")
         with RunningModel(made, torch.device(device), head=head, quiet=True) as running:
             yield running
-
-
-def _load_quietly(running: RunningModel) -> None:
-    """Load the weights; transformers shows a bar of its own for GGUF files."""
-    with redirect_stderr(io.StringIO()):
-        _ = running.network
 
 
 def make_model(model: LanguageModel | str, **settings: Any) -> LanguageModel:

@@ -223,11 +223,10 @@ class RowQuestions(QuestionSet):
     def _find_texts(self, split: str, rows: Sequence[Row], groups: Groups, tested: bool, tell: Tell) -> UniqueTexts:
         """Find the different texts of the rows; texts with contradicting rows are left out.
 
-        Only hashes are kept in memory: the table may be much larger than the drawn sample. But each group that
-        `dataset.group` joins is kept by its name.
+        Only hashes are kept in memory, and the name of each group that `dataset.group` joins.
         """
         self._require_columns(rows)
-        of, hashes = f"{self.name} {split}".strip(), TextHashes()
+        of, hashes, classes = f"{self.name} {split}".strip(), TextHashes(), TextHashes()
         skipped, first_skipped = Counter[str](), defaultdict[str, list[str]](list)
         may_differ, grouped = True, 0
         for i, row in enumerate(rows):
@@ -244,22 +243,27 @@ class RowQuestions(QuestionSet):
             for shared in name_groups(row, self._group or {}):
                 groups.join(group, shared)
                 grouped += 1
-            may_differ = may_differ and not (record.options or record.target) and record.label is None
-            hashes.add(i, record.content, record.target or (record.answers, record.label), group)
+            may_differ = may_differ and not record.options and record.label is None
+            hashes.add(i, record.content, (record.answers, record.label), group)
+            if self.target is not None:
+                classes.add(i, record.content, record.target, group)
         for reason, n in skipped.items():
             more = f" and {n - LISTED} more" if n > LISTED else ""
             tell(f"{of}: skipped {n} of {len(rows)} rows with {reason}: {', '.join(first_skipped[reason])}{more}")
         if self._group and not grouped:
             tell(f"{of}: dataset.group joins no rows: none has a value, or a match, of {', '.join(self._group)}")
         found = hashes.find_unique()
-        joined, contradicted = int(found.differ.sum()), found.contradicted
+        joined = int(found.differ.sum())
         if repeated := len(found.rows) - len(found) - joined:
             tell(f"{of}: dropped {repeated} of {len(rows)} rows that repeat another")
         if joined and may_differ:
             tell(f"{of}: {joined} rows give further gold answers to a question asked before; each is accepted")
-        elif joined:
-            tell(f"{of}: left out {contradicted.sum()} texts whose rows contradict each other")
-        return found if may_differ else found.select(~contradicted)
+        wrong = found.contradicted & (not may_differ)
+        if self.target is not None:
+            wrong |= classes.find_unique().contradicted
+        if wrong.any():
+            tell(f"{of}: left out {wrong.sum()} texts whose rows contradict each other")
+        return found.select(~wrong)
 
     def _drop_tested(self, train: UniqueTexts, test: UniqueTexts, groups: Groups, tell: Tell) -> UniqueTexts:
         """Return the train part without the questions that share a group with the test part."""
@@ -277,12 +281,10 @@ class RowQuestions(QuestionSet):
 
     def _draw(self, split: str, n: int, tell: Tell) -> Sequence[int]:
         """Numbers of the drawn ones of n texts."""
-        if self.limit is None or self.limit == n:
-            return range(n)
-        if self.limit > n:
+        if self.limit is not None and self.limit > n:
             tell(f"{f'{self.name} {split}'.strip()}: dataset.limit={self.limit}, but there are {n}; all are taken")
-            return range(n)
-        return random.Random(self.seed).sample(range(n), self.limit)
+        every = self.limit is None or self.limit >= n
+        return range(n) if every else random.Random(self.seed).sample(range(n), self.limit or 0)
 
     def _build_question(
         self, split: str, rows: Sequence[Row] | Mapping[int, Row], numbers: Sequence[int], groups: Groups

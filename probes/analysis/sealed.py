@@ -45,7 +45,7 @@ def seal(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
 
     Example:
         >>> len(seal({"bias": torch.zeros(2)}, {"model": "gpt2"}))
-        200
+        208
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(content), allow_nan=False)

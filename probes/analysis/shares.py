@@ -33,8 +33,9 @@ def measure_share(hits: Tensor, groups: Tensor | None = None) -> Share:
     Where each example is a group of its own, the interval is that of Clopper and Pearson (1934). Otherwise it is theirs
     with the effective number of examples that the clustered variance gives (Korn & Graubard 1998, Survey Methodology
     24:193). Few hits are the usual case here, and a bootstrap of the groups is then too narrow: of nominal 95% it held
-    the rate in 92% to 94% of simulated draws, this one in 95% to 97%. Without a hit, or with hits alone, the variance
-    says nothing, and the effective number is that of groups of this size whose examples are all alike.
+    the rate in 92% to 94% of simulated draws, this one in 95% to 97%. Without a hit, with hits alone, or with
+    one group, the variance says nothing, and the effective number is that of groups of this size whose examples are all
+    alike.
 
     Args:
         hits: bool [n].
@@ -54,11 +55,11 @@ def measure_share(hits: Tensor, groups: Tensor | None = None) -> Share:
     G = len(sizes)
     if n == G:  # each example is a group
         effective = float(n)
-    elif 0 < share < 1:
-        effective = n * share * (1 - share) / (float(sum_by_group(hit - share, numbers).square().sum()) / n)
-        if G > 1:  # a variance from G groups has G - 1 degrees of freedom
-            tail = (1 - LEVEL) / 2
-            effective *= float((t.ppf(tail, n - 1) / t.ppf(tail, G - 1)) ** 2)
+    elif 0 < share < 1 and G > 1:
+        variance = float(sum_by_group(hit - share, numbers).square().sum()) / n
+        effective = n * share * (1 - share) / variance if variance else float(n)  # 0: all groups have the same share
+        tail = (1 - LEVEL) / 2  # a variance from G groups has G - 1 degrees of freedom
+        effective *= float((t.ppf(tail, n - 1) / t.ppf(tail, G - 1)) ** 2)
     else:
         effective = float(n**2 / sizes.square().sum())
     return Share(share, *find_limits(share, min(effective, n)), n)

@@ -96,7 +96,7 @@ def hash_split(examples: pd.DataFrame, target: str) -> str:
     Who has the same examples finds out whether they were split alike, and which of them the probes have seen.
 
     >>> hash_split(pd.DataFrame({"id": ["q0"], "group": ["g"], "split": ["test"]}), "correctness")[:12]
-    '3b4d1a4a3f4f'
+    '713855087050'
     """
     split = f"split/{target}" if f"split/{target}" in examples else "split"
     ids = examples["id"] if "id" in examples else examples.get("row", pd.Series(examples.index))

@@ -10,7 +10,8 @@ from probes.jobs.command.shipped import Key, list_choices, read_shipped
 from probes.settings import TOP
 
 NODES = ("probe", "datamodule", "trainer", "checks")  # what train.py builds
-WHOLE = re.compile(r"\$\{\s*([\w@-]++(?:\.[\w@-]++)*+)\s*\}")  # `${a.b}`, not `${oc.select:a.b,null}` nor `${.b}`
+# `${a.b}`; not `${oc.select:a.b,null}`, `${.b}`, `\${a}`
+WHOLE = re.compile(r"(?<!\\)(?:\\\\)*\$\{\s*([\w@-]++(?:\.[\w@-]++)*+)\s*\}")
 
 
 def refuse_absent_keys(cfg: DictConfig) -> None:

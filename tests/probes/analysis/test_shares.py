@@ -35,3 +35,14 @@ def test_no_examples_say_nothing():
     share = measure_share(torch.zeros(0, dtype=torch.bool))
     assert math.isnan(share.value)
     assert share[1:] == (0.0, 1.0, 0)
+
+
+def test_a_share_of_groups_that_are_all_alike_has_an_interval():
+    hits = torch.tensor([False, True] * 4)
+    one = measure_share(hits[:2], torch.tensor([7, 7]))
+    assert (one.value, one.n) == (0.5, 2)
+    assert one.low < 0.03  # of one example
+    assert one.high > 0.97
+    equal = measure_share(hits, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
+    assert equal.value == 0.5
+    assert 0.05 < equal.low < 0.5 < equal.high < 0.95

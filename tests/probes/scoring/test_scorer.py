@@ -1,17 +1,16 @@
 """`Scorer` against the record of its run: the same scores, from the same texts, with the model running again."""
 
-import json
 import shutil
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
 
 from datamodules.language.demo import build_demo_model
 from datamodules.questions.question import Question
 from probes import LinearProbes, Scorer
 from probes.analysis.calibration import choose_threshold, fit_platt
+from probes.analysis.sealed import read_sealed, seal
 from tests.support.runs import run_here
 
 POSITIONS = (
@@ -178,11 +177,8 @@ def change_card(folder, target, **changes):
     """Copy a run, with another card of its probes."""
     shutil.copytree(folder, target)
     path = target / "probes.safetensors"
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        card = json.loads(file.metadata()["card"])
-    save_file(load_file(path), path, {"card": json.dumps(card | changes)})
+    content, tensors = read_sealed(path, "probes", "")
+    path.write_bytes(seal(tensors, content | changes))
     return target
 
 
@@ -203,12 +199,8 @@ def test_a_run_that_does_not_say_how_it_was_read_is_held_against_its_record(fold
     assert Scorer.load(old).answer([text]) == scorer.answer([text])
     with pytest.raises(ValueError, match="got another prompt, chat template or tokenizer"):
         Scorer.load(old, build_demo_model(prompt="<s>Q: {question}", dtype="float32"))
-    tensors = load_file(old / "scores.safetensors")
-    from safetensors import safe_open
-
-    with safe_open(old / "scores.safetensors", "pt") as file:
-        metadata = file.metadata()
-    save_file(tensors | {"scores": tensors["scores"].flip(-1)}, old / "scores.safetensors", metadata)
+    content, tensors = read_sealed(old / "scores.safetensors", "scores", "")
+    (old / "scores.safetensors").write_bytes(seal(tensors | {"scores": tensors["scores"].flip(-1)}, content))
     with pytest.raises(ValueError, match="got other weights: scores of recorded answers differ by"):
         Scorer.load(old)
 
