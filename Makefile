@@ -53,6 +53,7 @@ bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_stream
 	$(BIN)/python -m tests.benchmarks.bench_capture
 	$(BIN)/python -m tests.benchmarks.bench_generation
+	$(BIN)/python -m tests.benchmarks.bench_score
 	$(BIN)/python -m tests.benchmarks.bench_real
 	$(BIN)/python -m tests.benchmarks.bench_scale
 	$(BIN)/python -m tests.benchmarks.bench_sweep
