@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -97,6 +98,7 @@ class QuestionSet:
         stated: whether the texts are statements with labels, so that no model answers.
         answered: whether each question comes with a response, so that no model answers.
         target: column whose values are the classes to tell apart; None: right or wrong.
+        graded: whether only questions with a gold answer, or a label, are loaded.
 
     Example:
         >>> questions = FileQuestions(path="questions.csv").load()  # doctest: +SKIP
@@ -107,10 +109,17 @@ class QuestionSet:
     name: str
     stated = False
     answered = False
+    graded = True
     target: str | None = None
 
     def fetch(self) -> None:
         """Download what is remote."""
+
+    def ungraded(self) -> "QuestionSet":
+        """This set, but questions without a gold answer or a label are loaded too: they can be scored."""
+        found = copy(self)
+        found.graded = False
+        return found
 
     def identify(self) -> dict[str, Any]:
         """Return what the cache key contains about the set, besides its texts."""

@@ -85,7 +85,7 @@ class FileResponses(FileQuestions):
         named = [column for key, column in self._optional.items() if column and column != default[key]]
         chats = self.messages in there
         asked = [] if chats else [*find_columns(str(self.question)), self.response]
-        golds = list(self.answer) if list(self.answer) != [default["answer"]] else []
+        golds = list(self.answer) if self.graded and list(self.answer) != [default["answer"]] else []
         of_groups = [column for template in self._group or () for column in find_columns(template)]
         more = [column for column in (self.context, *(self.options or ())) if column]
         absent = [one for one in dict.fromkeys([*asked, *named, *golds, *more, *of_groups]) if one not in there]
@@ -94,7 +94,7 @@ class FileResponses(FileQuestions):
                 f"dataset: expected column {', '.join(absent)} in {self.name}, got {', '.join(there)}; set the option "
                 "of dataset that names it, or give messages"
             )
-        if rows and self.label not in there and not set(self.answer) & set(there):
+        if self.graded and rows and self.label not in there and not set(self.answer) & set(there):
             raise ValueError(
                 f"dataset: expected gold answers in column {', '.join(self.answer)} or labels in column "
                 f"{self.label or 'label'} of {self.name}, got {', '.join(there)}; set dataset.answer or dataset.label"

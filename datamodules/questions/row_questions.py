@@ -169,7 +169,7 @@ class RowQuestions(QuestionSet):
         golds = [gold for column in self.answer for gold in self._read_golds(read_cell(row, column), column, choice)]
         if self.first_option is not None:
             golds = [choice[i][0] for gold in golds if 0 <= (i := read_number(gold) - self.first_option) < len(choice)]
-        if graded and not golds:
+        if graded and self.graded and not golds:
             return "no gold answer"
         if choice:
             if not all(option[0] for option in choice):
@@ -180,7 +180,7 @@ class RowQuestions(QuestionSet):
             golds = [
                 option[0] for option in choice if {gold.casefold() for gold in golds} & set(map(str.casefold, option))
             ]
-            if graded and len(golds) != 1:
+            if graded and self.graded and len(golds) != 1:
                 return "a gold answer that is none of the options"
         return Question(
             id="",
@@ -206,7 +206,7 @@ class RowQuestions(QuestionSet):
     def _require_columns(self, rows: Sequence[Row]) -> None:
         for some in (range(min(100, len(rows))), range(len(rows))):  # a column may be missing in the first rows
             there = dict.fromkeys(list_names(rows, some))
-            absent = [column for column in self.columns if column not in there]
+            absent = [one for one in self.columns if one not in {*there, *(() if self.graded else self.answer)}]
             if not absent or not rows:
                 return
         if self._split_by and set(absent) <= {*find_columns(self._split_by)}:

@@ -48,7 +48,7 @@ class FileStatements(FileQuestions):
         if not text:
             return "no statement"
         label = None if self.target else read_label(row, self.label)
-        if label is None and not self.target:
+        if label is None and self.graded and not self.target:
             return "no label"
         marked = MARKED.search(text)
         plain = MARKED.sub(r"\1", text)

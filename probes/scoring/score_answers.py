@@ -79,7 +79,7 @@ def score_answers(
             f"{kinds[dataset.stated]}; choose another set or run"
         )
     dataset.fetch()
-    questions = dataset.load(log.info)
+    questions = dataset.ungraded().load(log.info)
     if not all(map(scorer.parts.can_locate, questions)):
         scorer = scorer.without_exact_answers()
     folder = Path(folder)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datamodules.questions.files import FileQuestions
 from datamodules.questions.question import Turn
 from datamodules.questions.responses import FileResponses
 
@@ -229,3 +230,15 @@ def test_the_kind_follows_from_the_name_of_the_file(tmp_path):
         ValueError, match=r"^dataset.kind: expected csv, jsonl or parquet, which the name of a.txt does"
     ):
         FileResponses(path="a.txt")
+
+
+def test_what_is_only_scored_needs_neither_a_gold_answer_nor_a_label(tmp_path):
+    rows = [{"question": "Who?", "response": "Ann"}, {"question": "When?", "response": "now", "answer": "now"}]
+    found = write(tmp_path, *rows).ungraded().load()
+    assert [(one.text, one.answers) for one in found] == [("Who?", ()), ("When?", ("now",))]
+    path = tmp_path / "q.parquet"
+    pq.write_table(pa.table({"question": ["Who?", "When?"]}), path)
+    questions = FileQuestions(path=str(path), kind="parquet")
+    assert [one.text for one in questions.ungraded().load()] == ["Who?", "When?"]
+    with pytest.raises(ValueError, match="expected column answer"):
+        questions.load()
