@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.card import Card
+from datamodules.card import Card, show_text
 from probes.analysis.calibration import Calibration, Threshold, choose_threshold, fit_platt
 from probes.analysis.scores import Rows
 from probes.analysis.shares import Share, measure_share
@@ -89,7 +89,8 @@ def choose_ensemble(
         target: name of the label set, the first by default.
 
     Raises:
-        ValueError: the run has no validation scores, or too few cells with enough of them.
+        ValueError: the run has no validation scores, or too few cells with enough of them, or whose scores are higher
+            for right answers.
     """
     if type(n) is not int or n < 1:
         raise ValueError(f"cells: expected a whole number above 0, got {n!r}; 1 is the best cell alone")
@@ -97,11 +98,8 @@ def choose_ensemble(
     if target is not None and target not in names:
         raise ValueError(f"target: expected one of {', '.join(names)}; got {target!r}; choose among these")
     k = names.index(target) if target is not None else 0
-    if probes.record is None:
-        raise ValueError(
-            "run: expected scores beside the probes, which choose the cell and its threshold, got none; run again with "
-            "a larger scores.max_bytes"
-        )
+    require_own_scores(probes)
+    assert probes.record is not None  # required above
     val, test = (probes.record.maps(split)[k] for split in ("val", "test"))
     allowed = val.readable() & (test.readable() | (test.n == 0).all())
     if positions is not None:
@@ -111,26 +109,42 @@ def choose_ensemble(
             f"run: expected {n} cells with enough validation rows of both classes, got {int(allowed.sum())}; take more "
             "questions, a larger split.val, or fewer cells"
         )
-    ranked = val.auc.where(allowed, -torch.inf).flatten().argsort(descending=True, stable=True)[:n]
-    places = [divmod(int(cell), len(probes.card.positions)) for cell in ranked]
-    cells = [probes.cell(probes.card.layers[row], probes.card.positions[t], names[k]) for row, t in places]
-    return fit_ensemble(probes, cells, fpr)
+    ranked = val.auc.where(allowed, -torch.inf).flatten().argsort(descending=True, stable=True)[: int(allowed.sum())]
+    rows, cells = probes.record.of("val", k), []
+    for row, t in (divmod(int(cell), len(probes.card.positions)) for cell in ranked):
+        cell = probes.cell(probes.card.layers[row], probes.card.positions[t], names[k])
+        scores, labels, groups = _gather(rows, probes.card, [cell])
+        if scores.std() > 0 and fit_platt(scores[:, 0], labels, groups).slope > 0:
+            cells.append(cell)
+        if len(cells) == n:
+            return fit_ensemble(probes, cells, fpr)
+    if not cells:
+        raise ValueError(
+            "run: expected a cell with higher scores for right answers, got none: no cell of the run tells right "
+            "answers from wrong ones on validation rows; take more questions, or other layers and positions"
+        )
+    raise ValueError(
+        f"run: expected {n} cells with higher scores for right answers on validation rows, got {len(cells)}; take "
+        "fewer cells"
+    )
 
 
 def choose_ensembles(
-    probes: LinearProbes, n: int, fpr: float, target: str | None, exact: Collection[str], plain: Collection[str]
+    probes: LinearProbes, n: int, fpr: float, target: str | None, rules: Sequence[Any], finds_exact_answers: bool
 ) -> list[Ensemble]:
     """Choose the best cells and, where these read the exact answer, the best that do not, for answers without one.
 
     Args:
         probes, n, fpr, target: as `choose_ensemble` takes them.
-        exact: positions that need the exact answer and may be chosen.
-        plain: those that need none.
+        rules: of the run's positions.
+        finds_exact_answers: whether those of exact answers may be chosen.
 
     Raises:
         ValueError: no cell can be chosen.
     """
-    allowed = {*exact, *plain}
+    readable = [rule for rule in rules if rule.at != "max"]
+    plain = {rule.name for rule in readable if rule.of != "exact_answer"}
+    allowed = {rule.name for rule in readable} if finds_exact_answers else plain
     if not allowed & set(probes.card.positions):
         raise ValueError(
             "run: expected a position that can be read in new answers, got "
@@ -146,14 +160,54 @@ def choose_ensembles(
         return [best]
 
 
+def fit_cell(probes: LinearProbes, cell: Any, fpr: float, target: str | None, maxima: Collection[str]) -> Ensemble:
+    """`fit_ensemble` of one cell that was asked for.
+
+    Args:
+        probes, fpr, target: as `choose_ensemble` takes them.
+        cell: layer and position.
+        maxima: positions of a maximum over tokens.
+
+    Raises:
+        ValueError: no such cell, one of a maximum, or what `fit_ensemble` raises.
+    """
+    if not isinstance(cell, tuple | list) or len(cell) != 2 or not isinstance(cell[1], str):
+        raise ValueError(f"cell: expected a layer and a position, got {cell!r}; write it as (14, 'mean')")
+    layer, position = cell
+    if position in maxima:
+        raise ValueError(
+            f"cell: expected a position whose score is linear in tokens, got {position}, a maximum over tokens; choose "
+            "another cell"
+        )
+    return fit_ensemble(probes, [probes.cell(layer, position, target)], fpr)
+
+
+def require_own_scores(probes: LinearProbes) -> None:
+    """Refuse probes without recorded scores, or whose recorded scores are not theirs alone.
+
+    Raises:
+        ValueError: the run kept no scores, or fitted its probes beside a baseline.
+    """
+    if offset := probes.about.get("offset"):
+        raise ValueError(
+            f"run: expected scores of the probes alone, got some that contain the log-odds of the baseline "
+            f"{show_text(str(offset))}; run again without probe.offset"
+        )
+    if probes.record is None:
+        raise ValueError(
+            "run: expected scores beside the probes, which choose the cell and its threshold, got none; run again with "
+            "a larger scores.max_bytes"
+        )
+
+
 def fit_ensemble(probes: LinearProbes, cells: Sequence[CellProbe], fpr: float = 0.05) -> Ensemble:
     """Weigh, calibrate and find the threshold of given cells on validation rows; those that all cells score.
 
     Raises:
-        ValueError: no validation rows, or too few.
+        ValueError: no validation rows, or too few; the score is not higher for right answers.
     """
-    if probes.record is None:
-        raise ValueError("run: expected scores beside the probes, got none; run again with a larger scores.max_bytes")
+    require_own_scores(probes)
+    assert probes.record is not None  # required above
     k = [one.name for one in probes.card.targets].index(cells[0].target)
     val, test = (_gather(probes.record.of(split, k), probes.card, cells) for split in ("val", "test"))
     scores, labels, groups = val
@@ -168,11 +222,17 @@ def fit_ensemble(probes: LinearProbes, cells: Sequence[CellProbe], fpr: float = 
         gains = tuple(line.slope / len(lines) for line in lines)
         offset = sum(line.offset for line in lines) / len(lines)
     combined = combine(scores, gains, offset)
+    calibration = fit_platt(combined, labels, groups)
+    if not calibration.slope > 0:
+        raise ValueError(
+            f"cell: expected higher scores for right answers, got a calibration of slope {calibration.slope:.3g} for "
+            f"{', '.join(f'{one.layer}:{one.position}' for one in cells)} on validation rows; choose another cell"
+        )
     threshold = choose_threshold(combined, labels, groups, fpr)
     wrong = test[1] == 0
     reached = combine(test[0][wrong], gains, offset) >= threshold.value
     tested = measure_share(reached, test[2][wrong]) if len(reached) else None
-    return Ensemble(tuple(cells), gains, offset, fit_platt(combined, labels, groups), threshold, tested)
+    return Ensemble(tuple(cells), gains, offset, calibration, threshold, tested)
 
 
 def combine(scores: Tensor, gains: Sequence[float], offset: float) -> Tensor:

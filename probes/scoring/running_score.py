@@ -42,28 +42,41 @@ class RunningScore:
         at_least: int,
         on_token: Callable[[Tensor], object] | None,
     ) -> None:
-        if stop_below is not None and not 0 <= stop_below <= 1:
+        number = isinstance(stop_below, int | float) and not isinstance(stop_below, bool)
+        if stop_below is not None and not (number and 0 <= stop_below <= 1):
             raise ValueError(f"stop_below: expected a probability from 0 to 1, or None, got {stop_below!r}")
         if type(at_least) is not int or at_least < 1:
             raise ValueError(f"at_least: expected a whole number above 0, got {at_least!r}")
+        if on_token is not None and not callable(on_token):
+            raise ValueError(f"on_token: expected a function of probabilities, or None, got {on_token!r}")
         self.ensemble, self.stop_below, self.at_least, self.on_token = ensemble, stop_below, at_least, on_token
         self._tap, self._columns, self._ends = tap, list(columns), torch.tensor(sorted(ends), dtype=torch.long)
+        self._taps: Any = None  # inside the `with` block
+        self._reader: _Reader | None = None  # of the call of generate
+        self._width = 0  # tokens that it had at the newest step
         self._steps: list[Tensor] = []
         self._over: Tensor | None = None  # [B] rows that have ended
         self._stopped: Tensor | None = None  # [B] those that ended for their score
 
     def __enter__(self) -> "RunningScore":
-        self._steps, self._over, self._stopped = [], None, None
-        self._taps = self._tap()
-        self._taps.__enter__()
+        self._steps, self._over, self._stopped, self._reader = [], None, None, None
+        taps = self._tap()
+        taps.__enter__()
+        self._taps = taps
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._taps.__exit__(*error)
+        taps, self._taps = self._taps, None
+        taps.__exit__(*error)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `generate` gets: a logits processor, which leaves the logits as they are, and a stopping criterion."""
+        """What `generate` gets: a logits processor, which leaves the logits as they are, and a stopping criterion.
+
+        Raises:
+            ValueError: outside the `with` block.
+        """
+        self._require_entered()
         return {
             "logits_processor": LogitsProcessorList([_Reader(self)]),
             "stopping_criteria": StoppingCriteriaList([_Stopper(self)]),
@@ -94,8 +107,23 @@ class RunningScore:
             return torch.zeros(len(self.scores), dtype=torch.bool)
         return self._stopped.cpu()
 
-    def read(self, input_ids: Tensor) -> None:
-        """Take the scores of the newest tokens."""
+    def read(self, input_ids: Tensor, reader: "_Reader") -> None:
+        """Take the scores of the newest tokens.
+
+        Args:
+            input_ids: [B, S], all tokens so far.
+            reader: who calls; another one belongs to another call of `generate`.
+
+        Raises:
+            ValueError: outside the `with` block, or in a second call of `generate`.
+        """
+        self._require_entered()
+        width = input_ids.shape[1]
+        if self._reader is None:
+            self._reader = reader
+        elif reader is not self._reader or width != self._width + 1:
+            raise ValueError("hook: expected one call of generate in a with block, got another; open one for each call")
+        self._width = width
         scores = self.ensemble.combine(self._taps.take()[:, -1, self._columns])
         if self._over is None:
             self._over = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
@@ -117,13 +145,17 @@ class RunningScore:
         self._stopped = low if self._stopped is None else self._stopped | low
         return self._stopped
 
+    def _require_entered(self) -> None:
+        if self._taps is None:
+            raise ValueError("hook: expected a call inside its with block, got one outside; see RunningScore")
+
 
 class _Reader(LogitsProcessor):
     def __init__(self, running: RunningScore) -> None:
         self.running = running
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.running.read(input_ids)
+        self.running.read(input_ids, self)
         return scores
 
 

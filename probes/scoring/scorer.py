@@ -20,7 +20,8 @@ from datamodules.language.tokens import cut_text, find_tokens
 from datamodules.language.turns import find_turns
 from datamodules.questions.question import Question
 from probes.python.linear_probes import LinearProbes
-from probes.scoring.ensemble import Ensemble, Way, choose_ensembles, fit_ensemble
+from probes.scoring.arguments import find_device, read_answers, read_questions, require_rate
+from probes.scoring.ensemble import Ensemble, Way, choose_ensembles, fit_cell, require_own_scores
 from probes.scoring.recorded import choose_recorded
 from probes.scoring.run_parts import RunParts, read_parts
 from probes.scoring.running_score import RunningScore
@@ -105,13 +106,17 @@ class Scorer:
 
         Raises:
             FileNotFoundError: there is no such run.
-            ValueError: the run has no language model, no validation scores, or no such cell; the model, revision,
-                dtype, tokenizer or prompt differs from that of the run: the message names what differs.
+            ValueError: the run has no language model, no validation scores, no such cell, or probes fitted with
+                probe.offset; no cell tells right from wrong; there is no such device; the model, revision, dtype,
+                tokenizer or prompt differs from that of the run: the message names what differs.
         """
         loaded = model if hasattr(model, "generate") else None
         if loaded is not None and tokenizer is None:
             raise ValueError("tokenizer: expected that of the model, got none; call Scorer.load(run, model, tokenizer)")
+        require_rate(fpr)
+        where = find_device(device)
         probes = LinearProbes.load(run)
+        require_own_scores(probes)
         parts = read_parts(Path(run).expanduser(), probes.card, overrides, allow_targets, loaded is not None)
         settings = model if model is not None and loaded is None else parts.build("model")
         if not isinstance(settings, LanguageModel):
@@ -120,17 +125,14 @@ class Scorer:
             raise ValueError("run: expected probes of a model that answers, got random weights; name another run")
         if max_new_tokens is not None:
             settings = replace(settings, max_new_tokens=max_new_tokens)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         running = KeptModel(settings, where, not parts.stated, loaded, tokenizer)
         dtype = None if loaded is None else str(loaded.dtype).removeprefix("torch.")
         require_reading(probes.card, settings, running.tokenizer, parts.stated, parts.digests, dtype)
+        rules = parts.build("positions").rules
         if cell is not None:
-            ensembles = [fit_ensemble(probes, [probes.cell(*cell, target)], fpr)]
+            ensembles = [fit_cell(probes, cell, fpr, target, {rule.name for rule in rules if rule.at == "max"})]
         else:
-            readable = [rule for rule in parts.build("positions").rules if rule.at != "max"]
-            exact, plain = ({one.name for one in readable if (one.of == "exact_answer") is of} for of in (True, False))
-            exact = exact if parts.finds_exact_answers else set()
-            ensembles = choose_ensembles(probes, cells, fpr, target, exact, plain)
+            ensembles = choose_ensembles(probes, cells, fpr, target, rules, parts.finds_exact_answers)
         scorer = cls(probes, parts, running, ensembles)
         if loaded is not None or not probes.card.identity:
             scorer.require_same_scores()
@@ -156,20 +158,23 @@ class Scorer:
 
     def score(self, questions: Sequence[Question | str], answers: Sequence[str] | None = None) -> list[ScoredAnswer]:
         """Score answers to N questions; their responses, or N statements, where `answers` is None."""
-        asked = _number(questions)
+        asked = read_questions(questions)
         if answers is not None:
-            given = [self.tapped.write_as_model(one, self.parts.begins_blank) for one in answers]
+            texts = read_answers(answers, len(asked), self.tokenizer.all_special_tokens)
+            given = [self.tapped.write_as_model(one, self.parts.begins_blank) for one in texts]
             asked = [replace(one, response=response) for one, response in zip(asked, given, strict=True)]
+        if not asked:
+            return []
         found = self.tapped.state([one.text for one in asked]) if self.parts.stated else self.tapped.give(asked)
         return self.judge(asked, found, self.tapped.read(found))
 
     def answer(self, questions: Sequence[Question | str]) -> list[ScoredAnswer]:
         """Answer N questions greedily, as the run did, and score the answers in the same pass."""
         if self.parts.stated:
-            raise ValueError(
-                "scorer.answer: expected a run of questions, got one of statements; call scorer(statement)"
-            )
-        asked = _number(questions)
+            raise ValueError("scorer.answer: expected a run of questions, got one of statements; call scorer(text)")
+        asked = read_questions(questions)
+        if not asked:
+            return []
         written = self.tapped.answer(self.tapped.encode([one.text for one in asked]))
         return self.judge(asked, [answer for answer, _ in written], [scores for _, scores in written])
 
@@ -292,8 +297,3 @@ class Scorer:
                 f"model: expected {self.probes.card.model} as the run read it, got other weights: scores of recorded "
                 f"answers differ by {off:.2f} standard deviations; take the model and revision of the run"
             )
-
-
-def _number(questions: Sequence[Question | str]) -> list[Question]:
-    """Questions as records; texts are numbered."""
-    return [Question(f"q{i}", f"q{i}", one, ()) if isinstance(one, str) else one for i, one in enumerate(questions)]
