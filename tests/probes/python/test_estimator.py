@@ -54,7 +54,7 @@ def test_balanced_classes_are_scikit_learns():
     constant = LinearProbe(class_weight="balanced").fit(np.ones((N, D)), y)
     np.testing.assert_array_equal(constant.predict_proba(X[:1]), [[0.5, 0.5]])
     other: Any = {0: 1.0, 1: 2.0}
-    with pytest.raises(ValueError, match='class_weight must be None or "balanced", got {0: 1.0'):
+    with pytest.raises(ValueError, match=r'class_weight must be None or "balanced", got \{0: 1.0'):
         LinearProbe(class_weight=other).fit(X, y)
 
 
