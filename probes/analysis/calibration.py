@@ -5,6 +5,7 @@ threshold.
 """
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -251,8 +252,8 @@ def choose_threshold(scores: Tensor, labels: Tensor, groups: Tensor | None = Non
         ValueError: a rate outside (0, 1); fewer than 1 / fpr rows of label 0, so that no row could be a false alarm.
     """
     scores, labels = _check(scores, labels)
-    if not 0 < fpr < 1:
-        raise ValueError(f"fpr: expected a rate between 0 and 1, got {fpr}; choose one, as 0.05")
+    if not isinstance(fpr, Real) or not 0 < fpr < 1:
+        raise ValueError(f"fpr: expected a rate between 0 and 1, got {fpr!r}; choose one, as 0.05")
     negative = scores[labels == 0].sort(descending=True).values
     n = len(negative)
     allowed = math.floor(fpr * n + 1e-9)

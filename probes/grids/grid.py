@@ -41,6 +41,7 @@ class ProbeGrid(pl.LightningModule):
         self.maps: dict[str, list[AUCMap]] = {}
         self.improved = True  # whether the probes of the last validation are the best so far
         self.fitted: dict[str, Any] = {}
+        self.table = "examples.parquet"  # what people find the rows of examples in
         self.offset: Tensor | None = None  # [K or 1, N of the data], added to the scores of its examples
         self.analyses: list[Any] = []  # of the record, on global rank zero after the test; `ScoreRecord` makes them
         # [L * T of the data], cell of the probes; -1 where they have none.
@@ -186,7 +187,7 @@ class ProbeGrid(pl.LightningModule):
         if len(broken):
             cell, row = broken[0].tolist()
             place, example = self.name_cells(cells[cell : cell + 1]), int(block["examples"][row])
-            raise NotFiniteError(f"at {place}, example {example} (a row of examples.parquet)")
+            raise NotFiniteError(f"at {place}, example {example} (a row of {self.table})")
 
     def print(self, *texts: Any, **settings: Any) -> None:
         """Print on global rank zero, with control characters of names written out."""

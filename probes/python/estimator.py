@@ -1,6 +1,7 @@
 """The probe of one cell as scikit-learn's estimators are: for cross-validation, grid search and pipelines."""
 
-from typing import Any
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         standardize: penalise weights as if every column had unit variance over the rows.
         tol: gradient norm at which the fit has converged.
         max_iter: most Newton steps.
+        class_weight: None, or `balanced`, under which both classes count the same; see `fit_logistic`.
 
     Attributes:
         classes_: [2], the labels; scores above 0 speak for the second.
@@ -45,9 +47,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, l2: float | str = "by_size", standardize: bool = True, tol: float = 1e-4, max_iter: int = 100
+        self,
+        l2: float | str = "by_size",
+        standardize: bool = True,
+        tol: float = 1e-4,
+        max_iter: int = 100,
+        class_weight: Literal["balanced"] | None = None,
     ) -> None:
         self.l2, self.standardize, self.tol, self.max_iter = l2, standardize, tol, max_iter
+        self.class_weight = class_weight
 
     def fit(self, X: Any, y: Any) -> "LinearProbe":
         """Fit activations X [N, D] to labels y [N] of two classes, numbers or texts.
@@ -75,7 +83,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y: expected labels of two classes, got one class, {self.classes_[0]}; add the other")
-        if isinstance(self.l2, str) and self.l2 != "by_size":
+        if not isinstance(self.l2, Real) and not (isinstance(self.l2, str) and self.l2 == "by_size"):
             raise ValueError(
                 f"l2: expected a number above 0, or by_size, got {self.l2!r}; search others with GridSearchCV"
             )
@@ -87,13 +95,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             tol=self.tol,
             max_iter=self.max_iter,
             standardize=self.standardize,
+            class_weight=self.class_weight,
         )
         reason = REASONS[int(fit.reason)]
         self.coef_, self.intercept_ = fit.weight.cpu().numpy(), fit.bias.cpu().numpy()
         self.n_iter_ = fit.iterations.cpu().numpy()
         if reason == "constant features":  # no probe in a grid; here the share of the classes is all there is to say
             self.coef_ = np.zeros_like(self.coef_)
-            self.intercept_ = np.full_like(self.intercept_, np.log(codes.sum() / (codes == 0).sum()))
+            odds = 1.0 if self.class_weight == "balanced" else codes.sum() / (codes == 0).sum()
+            self.intercept_ = np.full_like(self.intercept_, np.log(odds))
         elif not np.isfinite(self.coef_).all():
             raise ValueError(
                 f"X: expected activations that a probe can be fitted to, got others ({reason}); scale them"
@@ -112,6 +122,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             acts = _share_memory(validate_data(self, X, dtype=FLOATS, reset=False))
         elif acts.shape[1] != self.n_features_in_:
             raise ValueError(f"X: expected [N, {self.n_features_in_}] as in fit, got {list(acts.shape)}")
+        elif not acts.isfinite().all():
+            raise ValueError("X: expected finite activations, got NaN or infinity; leave these rows out")
         weight = torch.from_numpy(self.coef_[0]).double().to(acts.device)
         return (acts.double() @ weight + float(self.intercept_[0])).cpu().numpy()
 

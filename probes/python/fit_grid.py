@@ -88,6 +88,7 @@ def fit_grid(
     )
     record = ScoreRecord(None, max_bytes=math.inf)
     module = named.module
+    module.table = "acts"
     with collect_words(module) as notes:
         trainer = pl.Trainer(
             **_choose_device(device),
@@ -129,9 +130,12 @@ def _list_seeds(seed: Any) -> list[int]:
     except TypeError:
         pass
     try:
-        return [operator.index(one) for one in seed]
+        seeds = [operator.index(one) for one in seed]
     except TypeError:
-        raise ValueError(f"seed: expected a whole number, or several, got {seed!r}") from None
+        seeds = []
+    if not seeds:
+        raise ValueError(f"seed: expected a whole number, or several, got {seed!r}")
+    return seeds
 
 
 def _choose_device(device: str | torch.device) -> dict[str, Any]:

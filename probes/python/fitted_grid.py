@@ -20,6 +20,7 @@ from probes.analysis.analysis import Analysis, analyse
 from probes.analysis.auc_map import AUCMap, choose_cell
 from probes.analysis.reading import finite
 from probes.analysis.scores import PARTS, SCORES, Rows, Scores
+from probes.python.cell_rows import require_own
 from probes.python.linear_probes import README, LinearProbes
 from probes.report.about_run import describe_run
 from probes.report.findings import decorate
@@ -256,7 +257,7 @@ def load_grid(run: str | Path) -> FittedGrid:
 
     Raises:
         FileNotFoundError: there is no such folder, or it lacks a file.
-        ValueError: a file is none of a run, or the run was not tested.
+        ValueError: a file is none of a run, the files are of different runs, or the run was not tested.
     """
     record = read_record(run)
     content, tensors = read_tensors(record.folder / PROBES)
@@ -269,14 +270,14 @@ def load_grid(run: str | Path) -> FittedGrid:
         card = Card.from_json(content)
     except ValueError as error:
         raise ValueError(f"run: expected the probes of a run in {record.folder}, got another card ({error})") from None
-    summary = record.summary
+    scores, summary = require_own(card, record.scores, record.folder), record.summary
     if set(tensors) == {"weight", "bias"}:
         linear = LinearProbes.load(record.folder)
         tensors = {"weight": linear.weight, "bias": linear.bias}
     return FittedGrid(
         tensors,
         card,
-        record.scores,
+        scores,
         maps,
         pq.read_table(record.folder / EXAMPLES),
         summary.get("described") or "probe",

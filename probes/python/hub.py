@@ -12,6 +12,8 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
     Example:
         >>> push_folder(Path("mine"), "me/my-probes")  # doctest: +SKIP
     """
+    if not isinstance(repo_id, str) or not repo_id.strip():
+        raise ValueError(f"repo_id: expected a name such as me/my-probes, got {repo_id!r}; name the repository")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 

@@ -14,9 +14,10 @@ from probes.analysis.analysis import MOST_TARGETS
 from probes.analysis.assessment import Assessment, assess
 from probes.analysis.calibration import Calibration, Threshold, choose_threshold, fit_platt
 from probes.analysis.reading import finite, nested
-from probes.analysis.scores import PARTS, SCORES, Rows, Scores, load_scores
+from probes.analysis.scores import PARTS, SCORES, Scores, load_scores
 from probes.python.best_cell import find_best
 from probes.python.cell_probe import CellProbe
+from probes.python.cell_rows import find_names, read_rows, require_own, require_rows
 from probes.python.hub import push_folder
 from probes.report.about_run import read_about
 from probes.report.model_card import CellResult, write_model_card
@@ -58,7 +59,7 @@ class LinearProbes:
 
         Raises:
             FileNotFoundError: there are no probes.
-            ValueError: a file is none of a run, or the probes are not linear.
+            ValueError: a file is none of a run, the files are of different runs, or the probes are not linear.
         """
         path = Path(run).expanduser()
         path = path / PROBES if path.is_dir() else path
@@ -67,7 +68,7 @@ class LinearProbes:
         if (path.parent / SCORES).exists():
             examples = read_examples(path.parent)
             groups = None if examples is None else number_groups(examples)
-            record = load_scores(path.parent, groups)
+            record = require_own(card, load_scores(path.parent, groups), path.parent)
         return cls(weight, bias, card, record, auc, read_notes(path) or read_about(path.parent, card))
 
     def save(self, folder: str | Path) -> Path:
@@ -131,8 +132,8 @@ class LinearProbes:
             ValueError: other shapes, or a layer or position that the probes do not have.
         """
         acts = torch.as_tensor(acts)
-        rows = _find(self.card.layers, self.card.layers if layers is None else layers, "layers")
-        columns = _find(self.card.positions, self.card.positions if positions is None else positions, "positions")
+        rows = find_names(self.card.layers, self.card.layers if layers is None else layers, "layers")
+        columns = find_names(self.card.positions, self.card.positions if positions is None else positions, "positions")
         wanted = [len(rows), len(columns), self.card.width]
         if acts.ndim != 4 or list(acts.shape[1:]) != wanted:
             raise ValueError(
@@ -161,8 +162,8 @@ class LinearProbes:
         """
         k = self._find_target(target)
         (row,), (column,) = (
-            _find(self.card.layers, [layer], "layer"),
-            _find(self.card.positions, [position], "position"),
+            find_names(self.card.layers, [layer], "layer"),
+            find_names(self.card.positions, [position], "position"),
         )
         weight, bias = self.weight[k, row, column], float(self.bias[k, row, column])
         if weight.isnan().any():
@@ -210,7 +211,7 @@ class LinearProbes:
         Raises:
             ValueError: no validation rows, or too few for this rate.
         """
-        scores, labels, groups = self.rows("val", cell)
+        scores, labels, groups = require_rows(self.rows("val", cell))
         return choose_threshold(scores, labels, groups, fpr)
 
     def calibrate(self, cell: CellProbe | None = None) -> Calibration:
@@ -219,7 +220,7 @@ class LinearProbes:
         Raises:
             ValueError: no validation rows, or of one class.
         """
-        return fit_platt(*self.rows("val", cell))
+        return fit_platt(*require_rows(self.rows("val", cell)))
 
     def assess(self, cell: CellProbe | None = None, fpr: float = 0.05) -> Assessment:
         """Calibrate a cell, by default the best, and choose a threshold on validation rows; measure both on test rows.
@@ -234,7 +235,8 @@ class LinearProbes:
         """Recorded scores [n], labels [n] and groups [n] of a cell, by default the best, on a split: val or test.
 
         Raises:
-            ValueError: the run kept no scores, or they are those of the probes and a baseline together.
+            ValueError: another split, no cell of these probes; the run kept no scores, or they are those of the probes
+                and a baseline together.
         """
         if offset := self.about.get("offset"):
             raise ValueError(
@@ -242,22 +244,11 @@ class LinearProbes:
                 "calibrate scores of your own with fit_platt, or fit with probe.offset=null"
             )
         cell = self.best() if cell is None else cell
-        k = self._find_target(cell.target)
-        if self.record is None:
-            raise ValueError(
-                f"expected {SCORES} beside the probes, got none; load the run folder, or run again with a larger "
-                "scores.max_bytes"
-            )
-        rows: Rows = self.record.of(split, min(k, len(self.record.part) - 1))
-        (row,) = _find(self.card.layers, [cell.layer], "layer")
-        (column,) = _find(self.card.positions, [cell.position], "position")
-        scores = rows.scores[row, column]
-        held = scores.isfinite()
-        return scores[held], rows.labels[held], rows.groups[held]
+        return read_rows(self.card, self.record, split, cell)
 
     def _find_target(self, target: str | None) -> int:
         names = [one.name for one in self.card.targets]
-        return 0 if target is None else _find(names, [target], "target")[0]
+        return 0 if target is None else find_names(names, [target], "target")[0]
 
     def _list_results(self, fpr: float) -> list[CellResult]:
         """What the card tells of the best cell of each target."""
@@ -288,12 +279,3 @@ class LinearProbes:
         if self.auc or self.record is None:
             return self.auc
         return {split: [nested(one.auc) for one in self.record.maps(split)] for split in PARTS}
-
-
-def _find(known: Sequence[Any], wanted: Sequence[Any], what: str) -> list[int]:
-    """Where names stand among the known ones."""
-    if missing := [str(one) for one in wanted if one not in known]:
-        raise ValueError(
-            f"{what}: expected some of {', '.join(map(str, known))}, got {', '.join(missing)}; choose among these"
-        )
-    return [known.index(one) for one in wanted]

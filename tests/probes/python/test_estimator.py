@@ -18,7 +18,10 @@ from probes import LinearProbe, fit_grid
 N, D = 200, 6
 
 
-@parametrize_with_checks([LinearProbe()])
+WEIGHTS = "class_weight is None or balanced; scikit-learn also has a weight for each class"
+
+
+@parametrize_with_checks([LinearProbe()], expected_failed_checks=lambda _: {"check_class_weight_classifiers": WEIGHTS})
 def test_it_keeps_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -41,10 +44,29 @@ def test_it_is_scikit_learns_own_regression():
     assert ours.coef_.shape == (1, D)
 
 
+def test_balanced_classes_are_scikit_learns():
+    X, y = make_cell()
+    y = y & (np.arange(N) % 4 == 0)
+    ours = LinearProbe(l2=2.0, standardize=False, tol=1e-9, class_weight="balanced").fit(X, y)
+    theirs = LogisticRegression(C=0.5, tol=1e-10, max_iter=1000, class_weight="balanced").fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-6)
+    constant = LinearProbe(class_weight="balanced").fit(np.ones((N, D)), y)
+    np.testing.assert_array_equal(constant.predict_proba(X[:1]), [[0.5, 0.5]])
+    other: Any = {0: 1.0, 1: 2.0}
+    with pytest.raises(ValueError, match=r'class_weight must be None or "balanced", got \{0: 1.0'):
+        LinearProbe(class_weight=other).fit(X, y)
+
+
 def test_it_is_a_cell_of_a_grid():
     X, y = make_cell()
     acts = torch.from_numpy(X).float()[:, None, None]
-    each: list[dict[str, Any]] = [{}, {"l2": 3.0}, {"l2": 1.0, "standardize": False}]
+    each: list[dict[str, Any]] = [
+        {},
+        {"l2": 3.0},
+        {"l2": 1.0, "standardize": False},
+        {"class_weight": "balanced"},
+    ]
     for settings in each:
         grid = fit_grid(acts, y, **settings)
         train = torch.tensor([split == "train" for split in grid.examples["split"]])
@@ -91,6 +113,7 @@ def test_scikit_learns_tools_take_it():
         ({"X": torch.full((N, D), torch.nan)}, "acts must be finite in valid rows"),
         ({"l2": "auto"}, "l2: expected a number above 0, or by_size, got 'auto'"),
         ({"l2": -1.0}, "l2"),
+        ({"l2": [1, 2]}, r"l2: expected a number above 0, or by_size, got \[1, 2\]; search others"),
     ],
 )
 def test_what_does_not_fit(changes, line):
@@ -100,7 +123,9 @@ def test_what_does_not_fit(changes, line):
         LinearProbe(l2=given.get("l2", 1.0)).fit(given["X"], given["y"])
 
 
-def test_another_width_than_fitted():
+def test_what_cannot_be_scored():
     X, y = make_cell()
+    with pytest.raises(ValueError, match="X: expected finite activations, got NaN or infinity; leave these rows out"):
+        LinearProbe().fit(X, y).decision_function(torch.full((2, D), torch.nan))
     with pytest.raises(ValueError, match=r"X: expected \[N, 6\] as in fit, got \[2, 5\]"):
         LinearProbe().fit(X, y).predict(torch.zeros(2, 5))

@@ -163,9 +163,13 @@ def test_classes_are_targets_against_the_rest(tmp_path):
         ({"offset": "best"}, "offset: expected none, as arrays hold no baselines"),
         ({"probe": "minibatch", "epochs": 0}, "epochs: expected a whole number above 0, got 0"),
         ({"seed": 1.5}, "seed: expected a whole number, or several, got 1.5"),
+        ({"seed": []}, r"seed: expected a whole number, or several, got \[\]"),
         ({"val": 0.9}, "split: expected val of at least 0, test above 0, and both together below 1"),
         ({"device": "tpu"}, "device: expected auto, cpu, cuda or one such as cuda:1, got tpu"),
-        ({"acts": torch.full((N, 1, 1, 2), torch.nan), "valid": None}, "NaN or infinity|finite"),
+        (
+            {"acts": torch.full((N, 1, 1, 2), torch.nan), "valid": None, "groups": None},
+            r"NaN or infinity at layer 0, position 0, example 0 \(a row of acts\); mark",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_in_a_line(changes, line):

@@ -1,6 +1,8 @@
 """A grid in memory, as a run folder, and back; the commands on finished runs read it."""
 
 import math
+import shutil
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -99,6 +101,9 @@ def test_without_validation_rows_the_best_cell_says_so():
     assert grid.best().chosen_on == "test"
     assert grid.best().val_auc is None
     assert "chosen on these rows, so too high" in repr(grid)
+    for decide in (grid.probes.threshold, grid.probes.calibrate):
+        with pytest.raises(ValueError, match=r"expected validation rows .*, got none; fit with val above 0"):
+            decide()
 
 
 def test_a_cell_needs_both_classes():
@@ -115,7 +120,7 @@ def test_what_is_asked_wrongly(grid, saved, tmp_path):
     for wrong, line in (
         (lambda: grid.best("lie"), "target: expected one of truth; got lie"),
         (lambda: grid.scores("train"), "scores: expected val or test, whose rows no probe was fitted on, got 'train'"),
-        (lambda: grid.direction(5, "last"), "layer: expected some of 4, 8, got 5"),
+        (lambda: grid.direction(5, "last"), "layer: expected one of 4, 8, got 5"),
         (lambda: grid.apply(torch.zeros(2, 2, 2, 5)), r"acts: expected \[N, 2, 2, 6\]"),
     ):
         with pytest.raises(ValueError, match=line):
@@ -126,5 +131,13 @@ def test_what_is_asked_wrongly(grid, saved, tmp_path):
         grid.save(tmp_path / "full")
     with pytest.raises(ValueError, match=r"save: expected a folder, got the file .*; choose another name"):
         grid.save(saved / "heatmap.csv")
+    both = shutil.copytree(saved, tmp_path / "both")
+    one_layer = replace(
+        grid.record, scores=grid.record.scores[:, :1], card=grid.record.card.choose([4], NAMES["positions"])
+    )
+    (both / "scores.safetensors").write_bytes(one_layer.to_bytes())
+    for load in (load_grid, LinearProbes.load):
+        with pytest.raises(ValueError, match=r"got those of 1 x 1 x 2 x 6 of other layers .* of different runs"):
+            load(both)
     with pytest.raises(FileNotFoundError, match=r"run: expected the folder of a finished run, got .*absent"):
         load_grid(tmp_path / "absent")

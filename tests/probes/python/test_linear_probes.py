@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -89,14 +90,21 @@ def test_a_run_folder_or_its_file_is_read(tmp_path):
 
 def test_what_does_not_fit_is_told_in_one_line():
     probes, acts = make_probes()
+    anything: Any = probes
     cases = [
         (lambda: probes.score(acts[..., :5]), r"acts: expected \[N, 2, 3, 6\] .*got \[160, 2, 3, 5\]"),
         (lambda: probes.score(acts, layers=[0, 3]), "layers: expected some of 0, 4, got 3"),
         (lambda: probes.score(acts, positions=["x", "b", "c"]), "positions: expected some of a, b, c, got x"),
         (lambda: probes.score(acts, acts[:, :, 0, 0] > 0), r"valid: expected \[160, 3\] .*got \[160, 2\]"),
         (lambda: probes.cell(4, "c"), "expected a probe at layer 4, position c, got none"),
-        (lambda: probes.cell(5, "c"), "layer: expected some of 0, 4, got 5"),
-        (lambda: probes.cell(0, "a", "nothing"), "target: expected some of correctness, got nothing"),
+        (lambda: probes.cell(5, "c"), "layer: expected one of 0, 4, got 5"),
+        (lambda: probes.cell(0, "a", "nothing"), "target: expected one of correctness, got nothing"),
+        (lambda: anything.cell("0", "a"), "layer: expected one of 0, 4, got '0'; choose among these"),
+        (lambda: anything.threshold(fpr="x"), "fpr: expected a rate between 0 and 1, got 'x'"),
+        (lambda: anything.threshold(0.05, (0, "a")), r"cell: expected a CellProbe, got \(0, 'a'\); take probes.cell\("),
+        (lambda: probes.rows("train"), "split: expected val or test, whose rows no probe was fitted on, got 'train'"),
+        (lambda: anything.push_to_hub(None), "repo_id: expected a name such as me/my-probes, got None"),
+        (lambda: probes.push_to_hub(""), "repo_id: expected a name such as me/my-probes, got ''"),
         (lambda: probes.cell(0, "a").score(acts[..., :3]), r"expected activations \[.., 6\], got"),
     ]
     for call, line in cases:
