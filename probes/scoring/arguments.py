@@ -5,22 +5,24 @@ from typing import Any
 
 import torch
 
-from datamodules.questions.question import Question
 
-
-def read_questions(questions: Any) -> list[Question]:
+def read_questions(questions: Any, record: type[Any]) -> list[Any]:
     """N questions as records; texts are numbered.
+
+    Args:
+        questions: texts and records.
+        record: class of the records, `Question`.
 
     Raises:
         ValueError: one text instead of a list, an item that is neither, a text that UTF-8 cannot hold.
 
-    >>> read_questions(["Where is Oslo?"])[0].id
+    >>> read_questions(["Where is Oslo?"], Question)[0].id  # doctest: +SKIP
     'q0'
     """
     items = _read_list(questions, "questions")
-    found = [Question(f"q{i}", f"q{i}", one, ()) if isinstance(one, str) else one for i, one in enumerate(items)]
+    found = [record(f"q{i}", f"q{i}", one, ()) if isinstance(one, str) else one for i, one in enumerate(items)]
     for i, one in enumerate(found):
-        if not isinstance(one, Question):
+        if not isinstance(one, record):
             raise ValueError(
                 f"questions: expected texts or Question records, got {one!r:.60} at index {i}; write a text"
             )
@@ -85,7 +87,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 
 def _read_list(given: Any, what: str) -> list[Any]:
-    if isinstance(given, str | Question) or not isinstance(given, Iterable):
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise ValueError(f"{what}: expected a list, got {given!r:.60}; put it into [ ]")
     return list(given)
 

@@ -158,7 +158,7 @@ class Scorer:
 
     def score(self, questions: Sequence[Question | str], answers: Sequence[str] | None = None) -> list[ScoredAnswer]:
         """Score answers to N questions; their responses, or N statements, where `answers` is None."""
-        asked = read_questions(questions)
+        asked = read_questions(questions, Question)
         if answers is not None:
             texts = read_answers(answers, len(asked), self.tokenizer.all_special_tokens)
             given = [self.tapped.write_as_model(one, self.parts.begins_blank) for one in texts]
@@ -172,7 +172,7 @@ class Scorer:
         """Answer N questions greedily, as the run did, and score the answers in the same pass."""
         if self.parts.stated:
             raise ValueError("scorer.answer: expected a run of questions, got one of statements; call scorer(text)")
-        asked = read_questions(questions)
+        asked = read_questions(questions, Question)
         if not asked:
             return []
         written = self.tapped.answer(self.tapped.encode([one.text for one in asked]))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from datamodules.questions.question import Question
 from probes import LinearProbes, Scorer
 from probes.analysis.sealed import read_sealed, seal
 from probes.scoring.arguments import find_device, read_answers, read_questions
@@ -102,6 +103,7 @@ def test_an_order_of_auc_alone_does_not_choose_a_cell(folder, tmp_path):
     usual = LinearProbes.load(folder)
     best = usual.best()
     row, column = usual.card.layers.index(best.layer), usual.card.positions.index(best.position)
+    assert usual.record is not None
     rows = usual.record.of("val")
     wrong = int(((rows.labels == 0) & rows.scores[row, column].isfinite()).nonzero()[0])
 
@@ -111,6 +113,7 @@ def test_an_order_of_auc_alone_does_not_choose_a_cell(folder, tmp_path):
         return scores
 
     spoilt = LinearProbes.load(change_scores(copy_run(folder, tmp_path), spoil))
+    assert spoilt.record is not None
     assert spoilt.record.maps("val")[0].auc[row, column] > 0.5
     assert spoilt.calibrate(best).slope < 0
     found = choose_ensemble(spoilt, 3, 0.1).cells
@@ -146,7 +149,7 @@ def test_texts_of_another_kind_are_told(scorer, questions, answers, words):
 def test_no_questions_have_no_scores(scorer):
     assert scorer.score([], []) == scorer.score([]) == scorer.answer([]) == []
     assert tell_mistake(scorer.answer, "abc") == "questions: expected a list, got 'abc'; put it into [ ]"
-    assert [one.id for one in read_questions(("a", "b"))] == ["q0", "q1"]
+    assert [one.id for one in read_questions(("a", "b"), Question)] == ["q0", "q1"]
     assert read_answers(iter(["a</s>"]), 1, ["</s>"]) == ["a</s>"]
 
 
