@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.card import Card
 from probes.report.run_folder import SUMMARY, read_examples
 
+DEMO = ("demo", "probegrid demo model")  # the embedded model in conf/model, and what people are shown
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Settings of the model that decide what it reads and writes; its files have an identity of their own.
 ASKED = (
     "prompt",
@@ -62,8 +65,9 @@ def describe_run(
 
     Returns:
         described: the probe in words; offset: the baseline that it was fitted beside; asked: settings of the model;
-        rules: of the positions; splits: a digest for each target (see `hash_split`); baselines: for each target the
-        analysis' baselines; versions: of packages. Each only where it is known.
+        source: what `ask` takes for the model, `demo` or a hub id; rules: of the positions; splits: a digest for each
+        target (see `hash_split`); baselines: for each target the analysis' baselines; versions: of packages. Each only
+        where it is known.
     """
     found: dict[str, Any] = {key: summary[key] for key in ("described", "versions") if summary.get(key)}
     fit = summary.get("fit")
@@ -83,11 +87,38 @@ def describe_run(
     model, positions = ((config or {}).get(name) for name in ("model", "positions"))
     if isinstance(model, Mapping):
         found["asked"] = {key: model[key] for key in ASKED if model.get(key) is not None}
+        target, given = str(model.get("_target_")), str(model.get("id"))
+        if target.endswith(".build_demo_model"):
+            found["source"] = DEMO[0]
+        elif not model.get("gguf") and HUB_ID.fullmatch(given):
+            found["source"] = given
     if isinstance(positions, Mapping) and isinstance(rules := positions.get("rules"), list):
         found["rules"] = [
             rule for rule in rules if isinstance(rule, Mapping) and str(rule.get("name")) in card.positions
         ]
     return found
+
+
+def find_source(card: Card, about: Mapping[str, Any]) -> str | None:
+    """What `ask` takes for the model, `demo` or a hub id; None where it was a folder or a file, or is not known.
+
+    >>> find_source(card, {"source": "demo"})  # doctest: +SKIP
+    'demo'
+    """
+    for name in (about.get("source"), card.model):
+        if isinstance(name, str) and (name in DEMO or HUB_ID.fullmatch(name)):
+            return DEMO[0] if name in DEMO else name
+    return None
+
+
+def list_asked(card: Card, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the model, with the dtype of the card where they hold none.
+
+    >>> list_asked(card, {"asked": {"max_new_tokens": 48}})  # doctest: +SKIP
+    {'dtype': 'float32', 'max_new_tokens': 48}
+    """
+    asked, dtype = about.get("asked"), card.identity.get("dtype")
+    return ({"dtype": dtype} if dtype else {}) | (dict(asked) if isinstance(asked, Mapping) else {})
 
 
 def hash_split(examples: pd.DataFrame, target: str) -> str:

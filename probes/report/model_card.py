@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from datamodules.card import MIN_GROUPS, Card, show_text
 from probes.analysis.assessment import Assessment
 from probes.analysis.wording import digits
+from probes.report.about_run import HUB_ID, find_source, list_asked
 from probes.report.map_files import shorten_model
 from probes.report.trust_picture import describe_interval
 
@@ -18,7 +19,6 @@ LIBRARY = "probegrid"
 TAGS = ("linear-probe", "interpretability", "truthfulness", "hallucination-detection")
 LONGEST = 300  # characters of a name that are shown
 MOST_BASELINES = 5  # that are shown of each target
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SITES = {
     "resid_pre": "the residual stream before the block",
     "resid_post": "the residual stream after the block, before any final norm",
@@ -107,7 +107,7 @@ def _cell(text: object) -> str:
 
 def _write_front_matter(card: Card) -> str:
     lines = ["---", f"library_name: {LIBRARY}", "tags:", *(f"- {tag}" for tag in TAGS)]
-    if _HUB_ID.fullmatch(card.model):
+    if HUB_ID.fullmatch(card.model):
         lines.append(f"base_model: {json.dumps(card.model)}")  # a JSON text is a YAML text
     return "\n".join([*lines, "---\n"])
 
@@ -127,7 +127,7 @@ def _describe_site(card: Card, about: Mapping[str, Any]) -> list[str]:
     for position in card.positions:
         rule = {key: value for key, value in rules.get(position, {}).items() if key != "name" and value is not None}
         lines.append(f"  - {code(position)}" + (f": {code(json.dumps(rule, default=str))}" if rule else ""))
-    if asked := _mapped(about.get("asked")):
+    if asked := list_asked(card, about):
         lines.append(f"- Asked with: {code(json.dumps(asked, ensure_ascii=False, default=str))}.")
     return lines
 
@@ -263,16 +263,18 @@ def _show_use(card: Card, about: Mapping[str, Any], results: Sequence[CellResult
         dict(rule) for rule in _listed(about.get("rules")) if results and str(rule.get("name")) == results[0].position
     ]
     if rules:
-        asked = {key: value for key, value in _mapped(about.get("asked")).items() if key != "dtype"}
+        asked, source = list_asked(card, about), find_source(card, about)
+        unknown = "" if source else "  # put its folder, GGUF file or hub id here"
+        dtype = f", dtype={asked['dtype']!r}" if "dtype" in asked else ""
         needs = ", exact_answers=[...]" if rules[0].get("of") == "exact_answer" else ""
         lines += [
             "\nActivations of answers to new questions, read as here:\n",
             "```python",
             "from datamodules import ask, capture",
             "",
-            f"model = {_name_model(card)!r}  # hub id, folder or GGUF file",
+            f"model = {source or _name_model(card)!r}{unknown}",
             f'answers = ask(model, ["..."], **{asked!r})',
-            f"read = capture(model, answers, positions={rules!r}, layers=[{layer}], site={card.site!r}{needs})",
+            f"read = capture(model, answers, positions={rules!r}, layers=[{layer}], site={card.site!r}{needs}{dtype})",
             "print(probes.score(*read))",
             "```",
         ]
@@ -281,7 +283,7 @@ def _show_use(card: Card, about: Mapping[str, Any], results: Sequence[CellResult
 
 def _name_model(card: Card) -> str:
     """The model's hub id, or the name of its folder or file without the way there."""
-    return card.model if _HUB_ID.fullmatch(card.model) else shorten_model(card.model)
+    return card.model if HUB_ID.fullmatch(card.model) else shorten_model(card.model)
 
 
 def _mapped(part: Any) -> Mapping[str, Any]:

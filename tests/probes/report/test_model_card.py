@@ -73,6 +73,28 @@ def test_code_of_the_card_runs(tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("model", "config", "line"),
+    [
+        ("probegrid demo model", {}, "model = 'demo'"),
+        ("mine", {"_target_": "datamodules.language.demo.build_demo_model"}, "model = 'demo'"),
+        ("org/name", {}, "model = 'org/name'"),
+        ("mine", {"id": "org/name"}, "model = 'org/name'"),
+        ("/home/me/x.gguf", {"id": "org/name", "gguf": "/home/me/x.gguf"}, "model = 'x'  # put its folder, GGUF file"),
+    ],
+)
+def test_the_model_is_named_as_it_can_be_asked(model, config, line):
+    probes, _ = make_probes()
+    config = {"model": config, "positions": {"rules": [{"name": "a", "of": "prompt"}]}}
+    about = describe_run(probes.card, {}, None, config)
+    card = replace(rename(probes, model=model, identity={"dtype": "float16"}), about=about).describe()
+    (found,) = [one for one in card.splitlines() if one.startswith("model = ")]
+    assert found == line or (found.startswith(line) and "#" in line)
+    assert '- Asked with: `{"dtype": "float16"}`.' in card
+    assert "**{'dtype': 'float16'})" in card
+    assert ", dtype='float16')" in card
+
+
 def test_names_are_no_markup():
     probes, _ = make_probes()
     about = {
