@@ -257,9 +257,8 @@ def test_what_people_set_of_the_trainer_needs_no_plus(tmp_path, monkeypatch):
 
 def test_nothing_else_instantiates():
     """Hydra's own `instantiate` has two callers, which hold each `_target_` against what it may name first."""
-    callers = [
-        p for p in CONF.parent.glob("**/*.py") if ".venv" not in p.parts and "utils.instantiate" in p.read_text()
-    ]
+    paths = [path for path in CONF.parent.glob("**/*.py") if ".venv" not in str(path.relative_to(CONF.parent))]
+    callers = [path for path in paths if "utils.instantiate" in path.read_text("utf-8")]
     assert sorted(path.name for path in callers if path != Path(__file__)) == ["run_parts.py", "train.py"]
     assert hydra.__version__.startswith("1.3")
 

@@ -53,7 +53,12 @@ def test_only_the_activations_come_from_them(random, language_model, questions_c
     assert control.card.model == f"{language_model.name}, random weights"
     assert control.card.cache["answers"] == trained.card.cache["answers"]
     assert control.card.cache["activations"] != trained.card.cache["activations"]
-    assert replace(control.card, model=trained.card.model, cache={}) == replace(trained.card, cache={})
+    same, other = dict(trained.card.identity or {}), dict(control.card.identity or {})
+    assert same.pop("weights") != other.pop("weights")
+    assert same == other
+    assert replace(control.card, model=trained.card.model, cache={}, identity={}) == replace(
+        trained.card, cache={}, identity={}
+    )
     acts = [next(iter(one.test_dataloader()))["acts"] for one in (trained, control)]
     assert not torch.equal(*acts)
     network, (block, *_) = random.load("cpu"), list(control.test_dataloader())
