@@ -12,19 +12,9 @@ from probes import LinearProbes, Scorer
 from probes.analysis.sealed import read_sealed, seal
 from probes.scoring.arguments import find_device, read_answers, read_questions
 from probes.scoring.ensemble import choose_ensemble
-from tests.probes.scoring.test_scorer import RUN
 from tests.support.runs import run_here
 
 QUESTION = "In which town was Sukade Ning born?"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Folder of a run on the embedded model."""
-    place = tmp_path_factory.mktemp("refusals")
-    status, _, err = run_here(place, *RUN)
-    assert status == 0, err
-    return place / "run"
 
 
 @pytest.fixture(scope="module")

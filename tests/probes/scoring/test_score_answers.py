@@ -16,19 +16,16 @@ from probes.scoring.ensemble import Ensemble
 from probes.scoring.score_report import Outcome, describe_outcome
 from probes.scoring.scored_answer import COLUMNS, ScoredAnswer
 from probes.scoring.scored_page import write_page
-from tests.probes.scoring.test_scorer import CLOSE, RUN
+from tests.probes.scoring.test_scorer import CLOSE
 from tests.support.runs import run_here
 
 HOSTILE = "</style><script>alert('x')</script>\u202e\x1b[31m\"'&\n"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(folder):
     """Holds `run`, a run on the embedded model, and `scored`, where new questions were scored."""
-    place = tmp_path_factory.mktemp("score")
-    status, _, err = run_here(place, *RUN)
-    assert status == 0, err
-    return place
+    return folder.parent
 
 
 def score(place, name, *overrides):

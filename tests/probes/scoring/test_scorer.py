@@ -11,25 +11,10 @@ from datamodules.questions.question import Question
 from probes import LinearProbes, Scorer
 from probes.analysis.calibration import choose_threshold, fit_platt
 from probes.analysis.sealed import read_sealed, seal
-from tests.support.runs import run_here
 
-POSITIONS = (
-    "positions.rules=[{name: last_q, of: prompt, at: last}, {name: exact_answer_last, of: exact_answer, at: last}, "
-    "{name: mean, of: answer, at: mean}, {name: '-1', of: answer, at: -1}]"
-)
-RUN = ("dataset.limit=240", "site.layers=[3,7]", POSITIONS, "split.val=0.4", "logger=csv", "report.terminal=line")
 # Activations are rounded to bfloat16, as they were for the record. Another batch moves a float32 activation by 1e-6 of
 # itself, and so a few of 128 to the other neighbour, 2^-8 away. The mean of a position is rounded once more.
 CLOSE = 0.05
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Folder of a run on the embedded model."""
-    place = tmp_path_factory.mktemp("scorer")
-    status, _, err = run_here(place, *RUN)
-    assert status == 0, err
-    return place / "run"
 
 
 @pytest.fixture(scope="module")
