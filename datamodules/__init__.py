@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datamodules.base import GridDataModule
     from datamodules.card import Card
     from datamodules.language.language_model import LanguageModel
+    from datamodules.language.loaded_model import LoadedModel, load_model
     from datamodules.language.notebook import Captured, ask, capture
     from datamodules.language.positions import Positions
     from datamodules.language.tokens import locate
@@ -26,6 +27,7 @@ __all__ = [
     "GridDataModule",
     "GroupSplit",
     "LanguageModel",
+    "LoadedModel",
     "Positions",
     "PrecomputedDataModule",
     "Question",
@@ -33,6 +35,7 @@ __all__ = [
     "Targets",
     "ask",
     "capture",
+    "load_model",
     "locate",
 ]
 
@@ -43,6 +46,7 @@ _MODULES = {
     "GridDataModule": "datamodules.base",
     "GroupSplit": "datamodules.split",
     "LanguageModel": "datamodules.language.language_model",
+    "LoadedModel": "datamodules.language.loaded_model",
     "Positions": "datamodules.language.positions",
     "PrecomputedDataModule": "datamodules.precomputed",
     "Question": "datamodules.questions.question",
@@ -50,6 +54,7 @@ _MODULES = {
     "Targets": "datamodules.targets",
     "ask": "datamodules.language.notebook",
     "capture": "datamodules.language.notebook",
+    "load_model": "datamodules.language.loaded_model",
     "locate": "datamodules.language.tokens",
 }
 

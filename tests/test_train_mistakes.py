@@ -29,7 +29,10 @@ OWN = {
         ),
         (["dataset=trivia"], "expected dataset to be one of cities, csv, demo_facts, demo_words, hotpotqa,"),
         (["model=gpt5"], "expected model to be one of demo, gemma3_27b_instruct, "),
-        (["positions=none"], "expected positions to be one of exact, imdb, paper, pooled, statements; got none"),
+        (
+            ["positions=none"],
+            "expected positions to be one of answer, exact, imdb, paper, pooled, statements; got n",
+        ),
         (
             ["positions.rules=[tail]"],
             "positions.rules: expected a list of rules such as {name: end, of: answer, at: -1}",
@@ -43,6 +46,8 @@ OWN = {
         (["prob=mlp"], "prob: expected a key of the configuration, got one that nothing reads; did you mean probe?"),
         (["+prob=mlp"], "prob: expected a key of the configuration, got one that nothing reads; did you mean probe?"),
         (["dataset.limt=3"], "got one that it does not take; did you mean dataset.limit?"),
+        (["dataset.target=x"], "dataset.target: expected a question set with columns, which classes can be taken from"),
+        (["dataset=sums", "+dataset.target=x"], "got SumQuestions, whose questions are made without any; leave it out"),
         (["+dataset.limt=3"], "got one that it does not take; did you mean dataset.limit?"),
         (["experiment=cache_info", "+prob=mlp"], "prob: expected a key of the configuration"),
         (

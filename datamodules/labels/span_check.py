@@ -136,7 +136,7 @@ def check_spans(
         shown = "; ".join(_describe(questions[i], answers[i], spans[i]) for i in without[:SHOWN])
         raise ValueError(
             f"spans: expected exact answers in {wanted}; {advise(questions, answers, spans, without, max_new_tokens)}, "
-            f"or choose positions without them; none in: {shown}"
+            f"or positions=answer, which needs none; none in: {shown}"
         )
     for name in CLASSES:
         if 2 * len(having[name]) < len(rows[name]):
@@ -186,7 +186,7 @@ def advise(
     if how == "gold":
         return (
             f"{len(those)} of {n} without one do not hold the gold answer, and spans=rule seeks nothing else here: "
-            "set dataset.pattern, dataset.options or dataset.labels, or spans=number or model"
+            "set spans=model, which asks the model, or dataset.pattern, dataset.options, dataset.labels or spans=number"
         )
     if how == "model":
         replied = ", ".join(f"{count} {what}" for what, count in Counter(why[i] for i in those).most_common())
@@ -201,6 +201,8 @@ def _explain_refusal(answer: str, reply: str) -> str:
     """Return why a reply was rejected."""
     if reply.casefold() == NONE:
         return SAYS_NONE
+    if not reply:
+        return "are empty"
     return "copy too much of the answer" if find(answer, reply) else "do not occur in the answer"
 
 

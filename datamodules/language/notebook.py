@@ -5,18 +5,19 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.language.activation_stage import ActivationStage
 from datamodules.language.answer_stage import OUTPUT, AnswerStage
 from datamodules.language.cache.shards import count_shards, get_rows
 from datamodules.language.generation import Answer, cut_thinking, make_given_answers, read_answers
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.loaded_model import LoadedModel, find_device, load_model, make_model
 from datamodules.language.named_choices import make_named
 from datamodules.language.positions import Positions, Rule
 from datamodules.language.running_model import RunningModel
@@ -27,6 +28,7 @@ from datamodules.questions.question import Question
 from datamodules.questions.statements import FileStatements
 from datamodules.stream.ranges import Site
 
+Model = str | LanguageModel | LoadedModel | PreTrainedModel
 Phrase = str | tuple[int, int] | None  # an exact answer: its text, or where it stands in the answer
 
 
@@ -46,13 +48,21 @@ class Captured(NamedTuple):
     positions: tuple[str, ...]
 
 
-def ask(model: LanguageModel | str, questions: Sequence[str | Question], **settings: Any) -> list[Answer]:
+def ask(
+    model: Model,
+    questions: Sequence[str | Question],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings: Any,
+) -> list[Answer]:
     """Ask a model questions; it answers greedily, as in a run.
 
     Args:
-        model: a language model; or a name of conf/model, such as `demo`, a hub id, a folder or a GGUF file, with the
-            settings of conf/model/hf.yaml.
+        model: one that is loaded already: what `load_model` gives, or a model of transformers. Or one that is loaded
+            for this call: a name of conf/model, such as `demo`, a hub id, a folder or a GGUF file, with the settings of
+            conf/model/hf.yaml; or a `LanguageModel`.
         questions: N texts, or records of a question set.
+        tokenizer: of a model of transformers.
         settings: attributes of `LanguageModel` in place of the model's own, such as `max_new_tokens`, `prompt` and
             `device`.
 
@@ -60,7 +70,8 @@ def ask(model: LanguageModel | str, questions: Sequence[str | Question], **setti
         [N] answers: `text`, `answer_ids`, `logprobs`, `prompt_ids`, `finish`, and `thought_ids` of models that think.
 
     Raises:
-        ValueError: no such model or setting; a question that leaves no room for an answer.
+        ValueError: no such model or setting; a loaded model without a tokenizer, without weights, without a head or
+            in training mode; a question that leaves no room for an answer.
 
     Example:
         >>> ask("demo", ["Where was Mokena Tont born?"])[0].text  # doctest: +SKIP
@@ -73,7 +84,7 @@ def ask(model: LanguageModel | str, questions: Sequence[str | Question], **setti
         raise ValueError(f"questions: expected texts, got {type(others[0]).__name__}; give a list of texts")
     if not texts:
         return []
-    with _run(model, settings, head=True) as running:
+    with _run(model, tokenizer, settings, head=True) as running:
         prompts = running.model.encode(running.tokenizer, texts)
         _require_room(running, [len(prompt) + running.model.token_limit for prompt in prompts], "question")
         stage = AnswerStage(running, _number(texts), prompts, running.model)
@@ -85,22 +96,24 @@ def ask(model: LanguageModel | str, questions: Sequence[str | Question], **setti
 
 
 def capture(
-    model: LanguageModel | str,
+    model: Model,
     texts: Sequence[str] | Sequence[Answer],
     positions: Positions | str | Sequence[Rule | Mapping[str, Any]] | None = None,
     layers: Sequence[int] | None = None,
     site: Site = "resid_post",
     exact_answers: Sequence[Phrase] | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     **settings: Any,
 ) -> Captured:
     """Read activations of a model while it reads texts, or the answers that it wrote, as in a run.
 
     Args:
-        model: as in `ask`.
+        model, tokenizer: as in `ask`; the model needs no head.
         texts: N texts, which the model reads as they are; a phrase in double square brackets takes the place of the
             exact answer, as in statements. Or N answers of `ask`, which it reads behind their prompts.
         positions: a name of conf/positions, or rules such as `{"name": "end", "of": "answer", "at": -1}`. By default
-            `statements` for texts and `paper` for answers, without those of exact answers where none are given.
+            `statements` for texts, and for answers `paper`, or `answer` where no exact answers are given.
         layers: block numbers, counted from 0; all by default.
         site: which tensor of a block, by TransformerLens' name.
         exact_answers: [N] the exact answer of each answer: its text, or first character and the one behind its last;
@@ -118,7 +131,7 @@ def capture(
     """
     check_sites(site, ())
     texts = _list_texts(texts)
-    with _run(model, settings, head=False) as running:
+    with _run(model, tokenizer, settings, head=False) as running:
         answers, spans = _read(running, texts, exact_answers)
         chosen = _choose_positions(positions, texts, exact_answers)
         if chosen.need_exact_answers and spans is None:
@@ -147,40 +160,21 @@ def capture(
 
 
 @contextmanager
-def _run(model: LanguageModel | str, settings: Mapping[str, Any], head: bool) -> Iterator[RunningModel]:
-    """The model, on the GPU where there is one, unless its settings name a device."""
-    made = make_model(model, **settings)
-    if head:
-        made = made.trained
-    made.fetch()
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def _run(model: Model, tokenizer: PreTrainedTokenizerBase | None, settings: Any, head: bool) -> Iterator[RunningModel]:
+    """The model at work: one that is loaded already, or one that is loaded for this call and freed behind it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with RunningModel(made, torch.device(device), head=head, quiet=True) as running:
+        running: RunningModel
+        if isinstance(model, LoadedModel | PreTrainedModel) or tokenizer is not None:
+            running = load_model(model, tokenizer, **settings).run(head)
+        else:
+            made = make_model(model, **settings)
+            if head:
+                made = made.trained
+            made.fetch()
+            running = RunningModel(made, find_device(), head=head, quiet=True)
+        with running:
             yield running
-
-
-def make_model(model: LanguageModel | str, **settings: Any) -> LanguageModel:
-    """A language model from what `ask` takes.
-
-    >>> make_model("demo", max_new_tokens=8).token_limit
-    8
-    """
-    if isinstance(model, str):
-        key = "gguf" if model.lower().endswith(".gguf") else "id"
-        found = make_named("model", model) or make_named("model", "hf", {key: model})
-    else:
-        found = model
-    if not isinstance(found, LanguageModel):
-        raise ValueError(
-            f"model: expected a LanguageModel, a hub id, a folder or a GGUF file, got {type(model).__name__}"
-        )
-    known = [one.name for one in fields(LanguageModel)]
-    if unknown := [key for key in settings if key not in known]:
-        raise ValueError(
-            f"{unknown[0]}: expected a setting of LanguageModel, one of {', '.join(known)}; correct the name"
-        )
-    return replace(found, **settings)
 
 
 def _list_texts(texts: Any) -> list[Any]:
@@ -246,11 +240,8 @@ def _match(pattern: str, text: str) -> tuple[int, int] | None:
 
 def _choose_positions(positions: Any, texts: list[Any], phrases: Sequence[Phrase] | None) -> Positions:
     if positions is None:
-        given = isinstance(texts[0], Answer)
-        usual: Any = make_named("positions", "paper" if given else "statements")
-        if given and phrases is None:
-            return Positions([rule for rule in usual.rules if rule.of != "exact_answer"])
-        return Positions(usual.rules)
+        given = "answer" if phrases is None else "paper"
+        return make_named("positions", given if isinstance(texts[0], Answer) else "statements")
     if isinstance(positions, str):
         found: Any = make_named("positions", positions)
         if found is None:

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.language.generation import Answer, cut_thinking, generate_answers, make_given_answers
+from datamodules.language.kept_model import KeptModel
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.position_rule import Rule
 from datamodules.language.prompts import Asked
 from datamodules.language.responses import make_answers
-from datamodules.language.running_model import RunningModel
 from datamodules.language.token_taps import TokenScores, TokenTaps, read_token_scores
 from datamodules.questions.question import Question, Response
 
@@ -38,37 +36,6 @@ class Taps(NamedTuple):
     weight: Tensor
     bias: Tensor
     whole_prompt: bool
-
-
-class KeptModel(RunningModel):
-    """A running model that keeps its weights from one use to the next.
-
-    Args:
-        model: which model, with its prompt and generation settings.
-        device: where it runs, unless `model.device` names another.
-        head: whether its head is loaded, which writes answers.
-        network: the loaded model, if it is loaded; `model` then gives the settings alone.
-        tokenizer: of a loaded model.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        device: torch.device,
-        head: bool,
-        network: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-    ) -> None:
-        if network is None or tokenizer is None:
-            super().__init__(model, device, head, quiet=True)
-            return
-        self.model, self.device, self.head, self.quiet = model, network.device, head, True
-        self.tokenizer = tokenizer
-        self._agreed, self._entry = {}, None
-        self.__dict__ |= {"network": network, "config": network.config.get_text_config(decoder=True)}
-
-    def free(self) -> None:
-        """Keep the weights."""
 
 
 class TappedModel:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.precomputed.contents import Contents, Loaded, Source
+from datamodules.precomputed.text_arrays import list_texts, number_labels
 from datamodules.stream.store import TensorInMemory
-from datamodules.targets import number_classes
 
 NAME = "arrays"  # begins the messages
 
@@ -65,8 +65,11 @@ def read_arrays(arrays: Arrays) -> Contents:
         (7,)
     """
     if not isinstance(arrays.labels, Tensor) and _are_texts(labels := _as_array(arrays.labels, "labels")):
-        numbers, classes = number_classes(labels.tolist())
-        arrays = replace(arrays, labels=numbers, classes=classes)
+        try:
+            numbers, names = number_labels(list_texts(labels, "labels"), {"classes": arrays.classes})
+        except ValueError as error:
+            raise ValueError(f"{NAME}: {error}") from None
+        arrays = replace(arrays, labels=numbers, classes=names["classes"])
     parts = {
         name: Loaded(as_tensor(value, name))
         for name in ("labels", "valid")
@@ -124,6 +127,11 @@ def _list_groups(values: Any, N: int, source: Source) -> list[Any]:
     if array.shape != (N,):
         source.refuse(f"groups [N] = [{N}] beside acts of {N} examples", list(array.shape), "give one for each")
     groups = array.tolist()
+    if _are_texts(array):
+        try:
+            return list_texts(array, "groups")
+        except ValueError as error:
+            raise ValueError(f"{NAME}: {error}") from None
     if array.dtype.kind == "O" and len({type(group) for group in groups}) > 1:
         source.refuse("groups as numbers or as texts", "both, or none for some examples", "give each example one")
     if not isinstance(groups[0], str | int | float):

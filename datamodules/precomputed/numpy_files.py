@@ -13,7 +13,8 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from datamodules.precomputed.arrays import as_tensor
-from datamodules.precomputed.contents import AXES, Contents, Part, Source
+from datamodules.precomputed.contents import AXES, Contents, Loaded, Part, Source
+from datamodules.precomputed.text_arrays import check_ids, list_texts, number_labels
 from datamodules.stream.byte_ranges import ByteRange, cut_middle, open_file
 from datamodules.stream.memory import measure_free_memory
 from datamodules.stream.store import TensorFile, TensorInMemory
@@ -22,7 +23,8 @@ KINDS = {
     "<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "<i2": "I16", "|i1": "I8", "|u1": "U8",
     "|b1": "BOOL",
 }  # fmt: skip
-BESIDE = ("labels", "groups", "valid")
+BESIDE = ("labels", "groups", "valid", "ids")
+TEXTS = ("labels", "groups", "ids")  # which may be texts
 NAMES = ("layers", "positions", "targets", "classes", "model", "dataset", "site", "target")
 MOST_NAMES = 10**6  # bytes of the names of a file
 
@@ -31,7 +33,8 @@ def read_npy(path: Path) -> Contents:
     """Read acts `[N, L, T, D]` from NAME.npy, streamed from where they are, and the rest from files beside it.
 
     NAME.labels.npy holds the labels; NAME.groups.npy and NAME.valid.npy may hold what a safetensors file holds under
-    these names. NAME.names.json may give layers, positions, targets, classes, model, dataset, site and target, as an
+    these names, and NAME.ids.npy names of the examples [N]. Labels of texts are classes; groups and ids may be texts
+    too. NAME.names.json may give layers, positions, targets, classes, model, dataset, site and target, as an
     object.
 
     Raises:
@@ -44,16 +47,17 @@ def read_npy(path: Path) -> Contents:
         raise ValueError(
             f"{path}: expected its labels in {beside['labels'].name}, got no such file; write them there with np.save"
         )
-    parts = {name: _find_array(file, name) for name, file in beside.items() if file.exists()}
-    source = Source(str(path), parts, read_names(path.with_name(f"{path.stem}.names.json")))
-    source.check_acts(acts.shape, acts.dtype)
-    return source.read(TensorFile(acts), path.stem)
+    parts: dict[str, Part | list[Any]] = {
+        name: _find_part(file, name) for name, file in beside.items() if file.exists()
+    }
+    return _read(path, acts, parts, read_names(path.with_name(f"{path.stem}.names.json")))
 
 
 def read_npz(path: Path) -> Contents:
     """Read the arrays of an .npz file, named as the tensors of a safetensors file, into memory.
 
     Names are arrays too: layers of whole numbers, positions and targets of texts, model and the like of one text.
+    Labels of texts are classes; groups and ids, names of the examples [N], may be texts too.
 
     Raises:
         ValueError: the file is damaged, needs pickle, exceeds the memory, or does not match the description of
@@ -77,10 +81,8 @@ def read_npz(path: Path) -> Contents:
                 raise ValueError(f"expected names of at most {MOST_NAMES:,} bytes, got more; shorten them")
             names = {name: _load_member(file, name).tolist() for name in NAMES if name in members}
             acts = as_tensor(_load_member(file, "acts"), "acts")
-            parts: dict[str, Part] = {name: _Member(path, name, file) for name in BESIDE if name in members}
-            source = Source(str(path), parts, names)
-            source.check_acts(acts.shape, acts.dtype)
-            return source.read(TensorInMemory(acts), path.stem)
+            parts = {name: _find_member(file, name) for name in BESIDE if name in members}
+            return _read(path, acts, parts, names)
     except zipfile.BadZipFile as error:
         raise ValueError(f"expected an .npz file, got {cut_middle(path)} ({error}); write it with np.savez") from None
     except ValueError as error:
@@ -117,7 +119,6 @@ def read_names(path: Path) -> Mapping[str, Any]:
 class _Member:
     """A small array of an open .npz file."""
 
-    path: Path
     name: str
     file: zipfile.ZipFile
 
@@ -128,6 +129,60 @@ class _Member:
 
     def load(self) -> Tensor:
         return as_tensor(_load_member(self.file, self.name), self.name)
+
+
+def _read(
+    path: Path, acts: ByteRange | Tensor, parts: Mapping[str, Part | list[Any]], names: Mapping[str, Any]
+) -> Contents:
+    """Check all but the activations; parts that hold texts are lists."""
+    tensors = {name: part for name, part in parts.items() if not isinstance(part, list)}
+    texts = {name: part for name, part in parts.items() if isinstance(part, list)}
+    source = Source(str(path), tensors, names)
+    source.check_acts(acts.shape, acts.dtype)
+    shapes = {name: [len(part)] for name, part in texts.items()}
+    numbered = tensors.pop("ids", None)
+    shapes |= {} if numbered is None else {"ids": list(numbered.shape)}
+    for name, shape in shapes.items():
+        if shape != [N := acts.shape[0]]:
+            source.refuse(f"{name} [N] = [{N}] beside acts {AXES} = {list(acts.shape)}", shape, "give one for each")
+    ids = texts.get("ids") if numbered is None else numbered.load().tolist()
+    try:
+        if "labels" in texts:
+            numbers, names = number_labels(texts["labels"], names)
+            tensors["labels"] = Loaded(numbers)
+        ids = None if ids is None else check_ids(ids)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    store = TensorFile(acts) if isinstance(acts, ByteRange) else TensorInMemory(acts)
+    return Source(str(path), tensors, names).read(store, path.stem, groups=texts.get("groups"), ids=ids)
+
+
+def _find_member(file: zipfile.ZipFile, name: str) -> Part | list[Any]:
+    """A small array of an open .npz file; texts as a list."""
+    with file.open(f"{name}.npy") as member:
+        shape, _, dtype = _read_header(member, name)
+    if not _are_texts(name, shape, dtype):
+        return _Member(name, file)
+    return list_texts(_load_member(file, name), name)
+
+
+def _find_part(path: Path, name: str) -> Part | list[Any]:
+    """A small array of an .npy file; texts as a list."""
+    with open_file(path), path.open("rb") as file:
+        try:
+            shape, _, dtype = _read_header(file, name)
+            if _are_texts(name, shape, dtype):
+                if (whole := file.tell() + math.prod(shape) * dtype.itemsize) > path.stat().st_size:
+                    raise ValueError(f"expected {whole} bytes by its header, got fewer; write it again")
+                file.seek(0)
+                return list_texts(npy.read_array(file, allow_pickle=False), name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return _find_array(path, name)
+
+
+def _are_texts(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return name in TEXTS and dtype.kind == "U" and len(shape) == 1
 
 
 def _load_member(file: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -175,7 +230,7 @@ def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.
     try:
         version = npy.read_magic(file)
         shape, fortran, dtype = readers[version](file)
-    except (ValueError, KeyError, EOFError, OSError, RuntimeError) as error:
+    except Exception as error:  # zlib and lzma have classes of their own
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
             f"expected {name} as numpy writes arrays, got a header that cannot be read ({reason}); write it with "

@@ -1,7 +1,7 @@
 """Linear probes of a run, taken away from it: they score activations, and hold their card and out-of-sample scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +19,9 @@ from probes.python.best_cell import find_best
 from probes.python.cell_probe import CellProbe
 from probes.python.cell_rows import find_names, read_rows, require_own, require_rows
 from probes.python.hub import push_folder
-from probes.report.about_run import read_about
-from probes.report.model_card import CellResult, write_model_card
+from probes.report.about_run import name_model, read_about
+from probes.report.cell_result import CellResult
+from probes.report.model_card import write_model_card
 from probes.report.probes_file import PROBES, load_probes, read_notes, write_tensors
 from probes.report.run_folder import number_groups, read_examples
 from probes.report.whole_file import whole_file
@@ -71,43 +72,51 @@ class LinearProbes:
             record = require_own(card, load_scores(path.parent, groups), path.parent)
         return cls(weight, bias, card, record, auc, read_notes(path) or read_about(path.parent, card))
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, license: str | None = None) -> Path:
         """Write probes.safetensors, scores.safetensors where there is a record, and README.md, the model card.
 
-        The folder can be loaded again, and is ready for a hub repository; other files in it stay.
+        The folder can be loaded again, and is ready for a hub repository; other files in it stay. A model of a local
+        folder is named without the way there.
+
+        Args:
+            folder: made if missing.
+            license: of the probes, as the hub names it, such as `mit`; the card names none by default.
 
         Raises:
-            ValueError: a file is in the way.
+            ValueError: a file is in the way; no such license.
         """
+        described = self.describe(license=license)
         folder = Path(folder).expanduser()
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"save: expected a folder, got the file {folder}; choose another name")
         folder.mkdir(parents=True, exist_ok=True)
+        card = replace(self.card, model=name_model(self.card))
         with whole_file(folder / PROBES) as path:
-            write_tensors(path, {"weight": self.weight, "bias": self.bias}, self.card, self._list_auc(), self.about)
+            write_tensors(path, {"weight": self.weight, "bias": self.bias}, card, self._list_auc(), self.about)
         if self.record is not None:
             with whole_file(folder / SCORES) as path:
-                path.write_bytes(self.record.to_bytes())
+                path.write_bytes(replace(self.record, card=card).to_bytes())
         with whole_file(folder / README) as path:
-            path.write_text(self.describe(), "utf-8")
+            path.write_text(described, "utf-8")
         return folder
 
-    def push_to_hub(self, repo_id: str, private: bool = True) -> str:
+    def push_to_hub(self, repo_id: str, private: bool = True, license: str | None = None) -> str:
         """Upload what `save` writes to a repository of the Hugging Face hub, made if missing, and return its address.
 
         Raises:
-            ValueError: no such name of a repository.
+            ValueError: no such name of a repository; no such license.
         """
         with TemporaryDirectory() as folder:
-            return push_folder(self.save(folder), repo_id, private)
+            return push_folder(self.save(folder, license), repo_id, private)
 
-    def describe(self, fpr: float = 0.05) -> str:
+    def describe(self, fpr: float = 0.05, license: str | None = None) -> str:
         """The model card, Markdown with a YAML front matter; see `write_model_card`.
 
         Args:
             fpr: the false-alarm rate of the thresholds that it tells.
+            license: as in `save`.
         """
-        return write_model_card(self.card, self.about, self._list_results(fpr))
+        return write_model_card(self.card, self.about, self._list_results(fpr), license)
 
     @full_precision()
     def score(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.card import Card
+from probes.report.map_files import shorten_model
 from probes.report.run_folder import SUMMARY, read_examples
 
 DEMO = ("demo", "probegrid demo model")  # the embedded model in conf/model, and what people are shown
@@ -90,7 +91,7 @@ def describe_run(
         target, given = str(model.get("_target_")), str(model.get("id"))
         if target.endswith(".build_demo_model"):
             found["source"] = DEMO[0]
-        elif not model.get("gguf") and HUB_ID.fullmatch(given):
+        elif not model.get("gguf") and HUB_ID.fullmatch(given) and (card.revision or not card.identity):
             found["source"] = given
     if isinstance(positions, Mapping) and isinstance(rules := positions.get("rules"), list):
         found["rules"] = [
@@ -99,14 +100,32 @@ def describe_run(
     return found
 
 
+def is_on_hub(card: Card) -> bool:
+    """Whether the model is one of the hub. A folder may be called `a/b` too: then its run knows no commit.
+
+    >>> is_on_hub(card), card.model  # doctest: +SKIP
+    (True, 'org/name')
+    """
+    return HUB_ID.fullmatch(card.model) is not None and bool(card.revision or not card.identity)
+
+
+def name_model(card: Card) -> str:
+    """The model's hub id, or the name of its folder or file without the way there.
+
+    >>> name_model(card), card.model  # doctest: +SKIP
+    ('mine', '/home/me/mine')
+    """
+    return card.model if is_on_hub(card) else shorten_model(card.model)
+
+
 def find_source(card: Card, about: Mapping[str, Any]) -> str | None:
     """What `ask` takes for the model, `demo` or a hub id; None where it was a folder or a file, or is not known.
 
     >>> find_source(card, {"source": "demo"})  # doctest: +SKIP
     'demo'
     """
-    for name in (about.get("source"), card.model):
-        if isinstance(name, str) and (name in DEMO or HUB_ID.fullmatch(name)):
+    for name, known in ((about.get("source"), True), (card.model, is_on_hub(card))):
+        if isinstance(name, str) and (name in DEMO or (known and HUB_ID.fullmatch(name))):
             return DEMO[0] if name in DEMO else name
     return None
 

@@ -6,17 +6,15 @@ Every name is shown as code, in which Markdown and HTML mean nothing: names come
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from datamodules.card import MIN_GROUPS, Card, show_text
-from probes.analysis.assessment import Assessment
 from probes.analysis.wording import digits
-from probes.report.about_run import HUB_ID, find_source, list_asked
-from probes.report.map_files import shorten_model
+from probes.report.about_run import find_source, list_asked, name_model
+from probes.report.cell_result import CellResult
+from probes.report.front_matter import LIBRARY, write_front_matter
 from probes.report.trust_picture import describe_interval
 
-LIBRARY = "probegrid"
-TAGS = ("linear-probe", "interpretability", "truthfulness", "hallucination-detection")
 LONGEST = 300  # characters of a name that are shown
 MOST_BASELINES = 5  # that are shown of each target
 _SITES = {
@@ -29,32 +27,9 @@ _SITES = {
 }
 
 
-class CellResult(NamedTuple):
-    """The best cell of a target.
-
-    Attributes:
-        target: its name.
-        layer, position: of the cell.
-        chosen_on: the split whose AUC chose it.
-        val_auc, auc, auc_se: None where they are not known; `auc` and its standard error are of the test rows.
-        n: test rows.
-        assessment: of its decisions; None where the scores allow none.
-        left_out: why there is none.
-    """
-
-    target: str
-    layer: int
-    position: str
-    chosen_on: str
-    val_auc: float | None
-    auc: float | None
-    auc_se: float | None
-    n: int
-    assessment: Assessment | None
-    left_out: str = ""
-
-
-def write_model_card(card: Card, about: Mapping[str, Any], results: Sequence[CellResult]) -> str:
+def write_model_card(
+    card: Card, about: Mapping[str, Any], results: Sequence[CellResult], license_id: str | None = None
+) -> str:
     """Write the card: YAML front matter, then what the probes read, of what, how well, and how to load them.
 
         >>> print(write_model_card(card, {}, []).splitlines()[1])  # doctest: +SKIP
@@ -64,10 +39,14 @@ def write_model_card(card: Card, about: Mapping[str, Any], results: Sequence[Cel
         card: of the probes.
         about: what the run says of them; see `describe_run`.
         results: of the targets, those of the metrics.
+        license_id: as the hub names it; none is named where it is None.
+
+    Raises:
+        ValueError: see `write_front_matter`.
     """
     parts = [
-        _write_front_matter(card),
-        f"# Linear probes on {code(_name_model(card))}\n",
+        write_front_matter(card, results, license_id),
+        f"# Linear probes on {code(name_model(card))}\n",
         f"{len(card.targets)} x {len(card.layers)} x {len(card.positions)} linear probes (targets, layers, positions): "
         f"each reads one vector of activations and scores whether an example is {code(card.classes[1])} rather than "
         f"{code(card.classes[0])}. A higher score speaks for {code(card.classes[1])}.\n",
@@ -105,19 +84,12 @@ def _cell(text: object) -> str:
     return code(text).replace("|", "\\|")
 
 
-def _write_front_matter(card: Card) -> str:
-    lines = ["---", f"library_name: {LIBRARY}", "tags:", *(f"- {tag}" for tag in TAGS)]
-    if HUB_ID.fullmatch(card.model):
-        lines.append(f"base_model: {json.dumps(card.model)}")  # a JSON text is a YAML text
-    return "\n".join([*lines, "---\n"])
-
-
 def _describe_site(card: Card, about: Mapping[str, Any]) -> list[str]:
     layers = f"{len(card.layers)} ({', '.join(map(str, card.layers))})"
     revision = code(card.revision) if card.revision else "not recorded (local files)"
     site = _SITES.get(card.site, "as its source names it")
     lines = [
-        f"- Model: {code(_name_model(card))}; revision: {revision}.",
+        f"- Model: {code(name_model(card))}; revision: {revision}.",
         f"- Site: {code(card.site)}, {site}; width {card.width}. Names are those of TransformerLens; "
         "layer i is block i, counted from 0.",
         f"- Layers: {layers}.",
@@ -265,25 +237,20 @@ def _show_use(card: Card, about: Mapping[str, Any], results: Sequence[CellResult
     if rules:
         asked, source = list_asked(card, about), find_source(card, about)
         unknown = "" if source else "  # put its folder, GGUF file or hub id here"
-        dtype = f", dtype={asked['dtype']!r}" if "dtype" in asked else ""
         needs = ", exact_answers=[...]" if rules[0].get("of") == "exact_answer" else ""
         lines += [
             "\nActivations of answers to new questions, read as here:\n",
             "```python",
-            "from datamodules import ask, capture",
+            "from datamodules import ask, capture, load_model",
             "",
-            f"model = {source or _name_model(card)!r}{unknown}",
-            f'answers = ask(model, ["..."], **{asked!r})',
-            f"read = capture(model, answers, positions={rules!r}, layers=[{layer}], site={card.site!r}{needs}{dtype})",
+            f"name = {source or name_model(card)!r}{unknown}",
+            f"model = load_model(name, **{asked!r})",
+            'answers = ask(model, ["..."])',
+            f"read = capture(model, answers, positions={rules!r}, layers=[{layer}], site={card.site!r}{needs})",
             "print(probes.score(*read))",
             "```",
         ]
     return lines
-
-
-def _name_model(card: Card) -> str:
-    """The model's hub id, or the name of its folder or file without the way there."""
-    return card.model if HUB_ID.fullmatch(card.model) else shorten_model(card.model)
 
 
 def _mapped(part: Any) -> Mapping[str, Any]:

@@ -12,9 +12,11 @@ from torch import Tensor
 from datamodules.labels.spans import prepare_for_replies
 from datamodules.language.generation import Answer
 from datamodules.language.identity import require_reading
+from datamodules.language.kept_model import KeptModel
 from datamodules.language.language_model import LanguageModel
+from datamodules.language.loaded_model import split_loaded
 from datamodules.language.positions import Positions
-from datamodules.language.tapped_model import KeptModel, TappedModel, Taps, reads_prompt
+from datamodules.language.tapped_model import TappedModel, Taps, reads_prompt
 from datamodules.language.token_taps import TokenScores
 from datamodules.language.tokens import cut_text, find_tokens
 from datamodules.language.turns import find_turns
@@ -93,8 +95,8 @@ class Scorer:
 
         Args:
             run: the folder.
-            model: a `LanguageModel`, or a loaded model of transformers; by default that of the run is loaded.
-            tokenizer: of a loaded model.
+            model: a `LanguageModel`; or a loaded one, of `load_model` or transformers; by default that of the run.
+            tokenizer: of a model of transformers.
             device: where it runs, such as `cuda`; by default there where one is, else `cpu`.
             cell: layer and position of the probe; by default the best on validation rows.
             cells: how many of the best cells judge together.
@@ -110,9 +112,7 @@ class Scorer:
                 probe.offset; no cell tells right from wrong; there is no such device; the model, revision, dtype,
                 tokenizer or prompt differs from that of the run: the message names what differs.
         """
-        loaded = model if hasattr(model, "generate") else None
-        if loaded is not None and tokenizer is None:
-            raise ValueError("tokenizer: expected that of the model, got none; call Scorer.load(run, model, tokenizer)")
+        loaded, tokenizer = split_loaded(model, tokenizer)
         require_rate(fpr)
         where = find_device(device)
         probes = LinearProbes.load(run)

@@ -1,13 +1,16 @@
 """Activations in numpy's files: what a safetensors file gives, without pickle."""
 
+import io
 import json
 import os
 import zipfile
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from datamodules.precomputed.arrays import Arrays
 from datamodules.split import GroupSplit
 from tests.datamodules.test_precomputed import L, N, T, card_of, make, tensors, write
 
@@ -67,6 +70,29 @@ def test_label_sets(tmp_path):
         assert [one.name for one in card_of(path, split=GroupSplit(seed=[0, 1])).targets][2] == "lie, seed 0"
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_texts_are_what_they_are_in_memory(save, tmp_path):
+    """Labels, groups and ids as texts, in both kinds of files and as `Arrays`."""
+    held = arrays()
+    words = np.array(["blue", "green", "red"])[np.arange(N) % 3]
+    groups, ids = np.array([f"städte {i // 2}" for i in range(N)]), np.array([f"q{i}" for i in range(N)])
+    changes = {"labels": words, "groups": groups, "ids": ids}
+    theirs = make(Arrays(held["acts"], words, groups, held["valid"]))
+    for name, writer in WRITERS.items():
+        path = writer(tmp_path / name, changes, **({"save": save} if name.endswith("z") else {}))
+        ours = make(path)
+        for one in (ours, theirs):
+            assert one.card
+            assert [target.name for target in one.card.targets] == ["blue", "green", "red"]
+        mine, same = (pq.read_table(io.BytesIO(one.make_table())).to_pylist() for one in (ours, theirs))
+        assert [row.pop("id") for row in mine] == ids.tolist()
+        assert mine == same
+        assert {row["group"] for row in mine} == set(groups.tolist())
+        path = writer(tmp_path / name, {"ids": np.arange(N) + 7})
+        rows = pq.read_table(io.BytesIO(make(path).make_table())).column("id").to_pylist()
+        assert rows == [str(i + 7) for i in range(N)]
+
+
 class Trap:
     """Leaves a file where it is unpickled."""
 
@@ -77,7 +103,7 @@ class Trap:
 @pytest.mark.parametrize("name", WRITERS)
 def test_pickles_are_not_opened(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for part in ("acts", "labels"):
+    for part in ("acts", "labels", "groups", "ids"):
         trap = np.array([Trap()] * N, dtype=object)
         path = WRITERS[name](tmp_path / name, {part: trap})
         with pytest.raises(ValueError, match=f"expected {part} as numbers or texts, got Python objects, which need pi"):
@@ -97,7 +123,25 @@ def test_pickles_are_not_opened(name, tmp_path, monkeypatch):
             r"expected labels \[N\] = \[300\] beside acts .*, got \[3\]; give one for each",
         ),
         ({"labels": np.zeros(N)}, None, "expected labels 0 and 1, got 0 in all 300 rows"),
-        ({"labels": np.array(["yes"] * N)}, None, "expected labels (as|in little-endian) numbers.*, got <U3; convert"),
+        ({"labels": np.array(["yes"] * N)}, None, "expected 2 to 50 different classes, got 1: yes; take a"),
+        ({"labels": np.array([b"yes"] * N)}, None, "expected labels (as|in little-endian) numbers.*, got .S3; convert"),
+        ({"labels": np.array([["yes"] * N])}, None, "expected labels (as|in little-endian) numbers.*, got <U3; conver"),
+        ({"labels": np.array(["yes", "no"])}, None, r"expected labels \[N\] = \[300\] beside acts .*, got \[2\]; give"),
+        (
+            {"groups": np.array(["a", "b"])},
+            None,
+            r"expected groups \[N\] = \[300\] beside acts .*, got \[2\]; give one",
+        ),
+        ({"groups": np.array(["\ud800"] * N)}, None, "expected groups as texts that UTF-8 can hold, got others; corre"),
+        ({"valid": np.array([["a"] * T] * N)}, None, "expected valid (as|in little-endian) numbers.*, got <U1; conver"),
+        ({"ids": np.array(["a"] * N)}, None, "expected different ids, got 'a' in rows 0 and 1; give each example"),
+        ({"ids": np.arange(3)}, None, r"expected ids \[N\] = \[300\] beside acts .*, got \[3\]; give one for each"),
+        ({"ids": np.arange(N) / 2}, None, "expected ids as texts or whole numbers, got 0.0; convert them"),
+        (
+            {"labels": np.array(["yes", "no"] * (N // 2))},
+            {"classes": ["no", "yes"]},
+            "expected labels as numbers beside classes, got texts; leave classes out",
+        ),
         ({"valid": np.ones((N, T))}, None, "expected valid in bool, got torch.float64; convert it"),
         ({"groups": np.full(N, np.nan)}, None, "expected groups as numbers, got NaN"),
         ({}, {"layers": [1]}, r"expected layers as a list of L whole numbers, 2 different ones, got 1 entries, \[1\]"),

@@ -20,6 +20,7 @@ from probes.jobs.command.values import refuse_wrong_values
 OF_INSTANTIATE = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 OF_NODES = ("callbacks", "logger", "checks")  # any name may stand in these, before a node with a _target_
 # `${a.b}`, `${oc.select:a.b,null}` and `${..b}`, not `${now:%Y}`; of `${a.${b}}` the first part
+OF_COLUMNS = ("dataset", "target")  # names a column, which a set that makes its questions lacks
 REFERENCE = re.compile(r"\$\{\s*(?:oc\.[a-z.]+:\s*)?(\.*)([\w@-]++(?:\.[\w@-]++)*+)(?=\s*[},.\[])")
 SIMILAR = 0.6  # least likeness of a key that is offered, as difflib measures it
 NAMESAKE = 0.8  # likeness of a key of the same last name elsewhere
@@ -149,6 +150,12 @@ class _Check:
             accepted = find_arguments(target)
             for name in unshipped:
                 if accepted is not None and name not in accepted:
+                    if (*place, name) == OF_COLUMNS:
+                        raise ValueError(
+                            f"dataset.target: expected a question set with columns, which classes can be taken from, "
+                            f"got {target.split('.')[-1]}, whose questions are made without any; leave it out, or "
+                            "choose dataset=csv, jsonl, parquet, hub or statements"
+                        )
                     self.refuse((*place, name), accepted, f"an argument of {target}, got one that it does not take")
         for name, value in node.items():
             self.check_value(value, (*place, name))

@@ -86,8 +86,8 @@ def test_over_half_without_stops():
     run.exact[0] = Span(None, "pattern")
     assert run.stop() == (
         "spans: expected exact answers in over half of 60 answers, got 29 (29 of 30 right and 0 of 30 wrong); "
-        "the pattern '' matches nothing in 31 of 31 without one: widen dataset.pattern, or choose positions without "
-        "them; none in: " + "; ".join(f"q{i} 'It is the red stone.'" for i in (0, 30, 31, 32, 33))
+        "the pattern '' matches nothing in 31 of 31 without one: widen dataset.pattern, or positions=answer, which "
+        "needs none; none in: " + "; ".join(f"q{i} 'It is the red stone.'" for i in (0, 30, 31, 32, 33))
     )
 
 
@@ -157,7 +157,7 @@ def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
         (
             [{"n": 3, "how": "gold"}],
             "3 of 3 without one do not hold the gold answer, and spans=rule seeks nothing else here: set "
-            "dataset.pattern, dataset.options or dataset.labels, or spans=number or model",
+            "spans=model, which asks the model, or dataset.pattern, dataset.options, dataset.labels or spans=number",
         ),
         (
             [
@@ -168,6 +168,11 @@ def test_exact_answers_that_are_most_of_long_answers_are_warned_of():
             "of the last replies about 6 of 6 without one, 3 do not occur in the answer, 2 copy too much of the "
             "answer, 1 say that there is none: ask another model with +model@spans.model=NAME, or set spans=rule with "
             "dataset.pattern",
+        ),
+        (
+            [{"n": 2, "how": "model", "replies": ("red", "")}],
+            "of the last replies about 2 of 2 without one, 2 are empty: ask another model with "
+            "+model@spans.model=NAME, or set spans=rule with dataset.pattern",
         ),
         (
             [{"n": 3, "how": "model", "replies": ("NO ANSWER",), "finish": "length"}],

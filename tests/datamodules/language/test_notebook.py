@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 from datamodules import LanguageModel, Positions, Question, ask, capture
 from datamodules.language.generation import cut_thinking
+from datamodules.language.loaded_model import make_model
 from datamodules.language.named_choices import make_named
-from datamodules.language.notebook import make_model
 from datamodules.language.stages import LanguageModelStages
 from datamodules.questions.files import FileQuestions
 from datamodules.questions.statements import FileStatements
@@ -129,7 +129,7 @@ def test_models_have_names_and_settings(tiny_model, language_model):
         ),
         (
             lambda model: ask(ODD, ["red?"]),
-            "model: expected a LanguageModel, a hub id, a folder or a GGUF file, got int",
+            "model: expected a LanguageModel, a hub id, a folder, a GGUF file or a loaded model of transformers, got ",
         ),
         (lambda model: ask("no/where/here", ["red?"]), "no/where/here"),
         (lambda model: ask("none.gguf", ["red?"]), "none.gguf"),

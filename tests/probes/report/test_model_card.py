@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
+from probes import LinearProbes
 from probes.analysis.wording import digits
 from probes.report.about_run import describe_run, hash_split, read_about
 from probes.report.model_card import code
@@ -40,8 +43,63 @@ def test_front_matter_is_what_a_hub_reads():
     assert "linear-probe" in front["tags"]
     for local in ("/home/me/model", "a model", "../up/down", "x: [y]\n- z", "me/a/b"):
         front, body = split_front(rename(probes, model=local).describe())
-        assert set(front) == {"library_name", "tags"}
-        assert "/home/me" not in body
+        assert set(front) == {"library_name", "tags", "model-index"}
+        assert "/home/me" not in f"{front}{body}"
+
+
+def test_the_hubs_own_reader_finds_every_field():
+    """Oracle: huggingface_hub reads the card, and writes the same front matter again."""
+    probes, _ = make_probes(("correctness", "error type"))
+    assert probes.record is not None
+    text = rename(probes, model="org/Name-1.5", dataset="org/Questions").describe(license="apache-2.0")
+    card = ModelCard(text)
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    assert (data.library_name, data.license, data.base_model) == ("probegrid", "apache-2.0", "org/Name-1.5")
+    assert data.model_name == "Linear probes on org/Name-1.5"
+    assert data.eval_results is not None
+    maps = probes.record.maps("test")
+    assert len(data.eval_results) == 2
+    for found, name, one in zip(data.eval_results, ("correctness", "error type"), maps, strict=True):
+        best = probes.best(name)
+        at = (0, 4).index(best.layer), "abc".index(best.position)
+        assert found.metric_value == pytest.approx(float(one.auc[at]), abs=5e-5)
+        assert (found.metric_type, found.task_type, found.task_name) == ("roc_auc", "text-classification", name)
+        assert found.metric_name == f"test AUROC, layer {best.layer}, {best.position}"
+        assert (found.dataset_type, found.dataset_name, found.dataset_split) == ("org/Questions",) * 2 + ("test",)
+    alone = make_probes()[0].describe()
+    assert ModelCard(alone).data.to_dict() == split_front(alone)[0]
+    # Names of any kind stay texts, and a run without test rows has no results.
+    odd: Any = ModelCard(rename(probes, dataset=HOSTILE, model="no: [x]🦜").describe()).data
+    assert re.fullmatch("a-b-x-javascript-1.*", odd.eval_results[0].dataset_type)
+    assert odd.model_name == "Linear probes on no: [x]🦜"
+    assert odd.base_model is None
+    without: Any = ModelCard(replace(probes, record=None).describe()).data
+    assert without.eval_results is None
+    wrong: Any
+    for wrong in ("MIT License", "", "a\nb: c", 3):
+        with pytest.raises(ValueError, match=r"^license: expected a name of the hub's list, such as mit .*; corr"):
+            probes.describe(license=wrong)
+
+
+@pytest.mark.parametrize("model", ["/home/me/models/mine", "models/mine", "C:\\Users\\me\\mine.gguf", "~/models/mine"])
+def test_nothing_that_is_taken_away_says_where_a_local_model_lies(model, tmp_path):
+    """A folder may be called like a hub id: its run knows no commit."""
+    probes = rename(make_probes()[0], model=model, identity={"weights": "0" * 64})
+    folder = probes.save(tmp_path / "mine", license="mit")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert b"models/mine" not in content
+        assert b"/me" not in content
+        assert b"Users" not in content
+    text = (folder / "README.md").read_text()
+    assert "- Model: `mine`; revision: not recorded (local files)." in text
+    assert 'license: "mit"' in text
+    assert "base_model" not in text
+    loaded = LinearProbes.load(folder)
+    assert loaded.card.model == "mine"
+    assert torch.equal(loaded.weight.nan_to_num(), probes.weight.nan_to_num())
+    assert loaded.record is not None
 
 
 def test_numbers_are_those_of_the_record():
@@ -76,23 +134,23 @@ def test_code_of_the_card_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("model", "config", "line"),
     [
-        ("probegrid demo model", {}, "model = 'demo'"),
-        ("mine", {"_target_": "datamodules.language.demo.build_demo_model"}, "model = 'demo'"),
-        ("org/name", {}, "model = 'org/name'"),
-        ("mine", {"id": "org/name"}, "model = 'org/name'"),
-        ("/home/me/x.gguf", {"id": "org/name", "gguf": "/home/me/x.gguf"}, "model = 'x'  # put its folder, GGUF file"),
+        ("probegrid demo model", {}, "name = 'demo'"),
+        ("mine", {"_target_": "datamodules.language.demo.build_demo_model"}, "name = 'demo'"),
+        ("org/name", {}, "name = 'org/name'"),
+        ("mine", {"id": "org/name"}, "name = 'org/name'"),
+        ("/home/me/x.gguf", {"id": "org/name", "gguf": "/home/me/x.gguf"}, "name = 'x'  # put its folder, GGUF file"),
     ],
 )
 def test_the_model_is_named_as_it_can_be_asked(model, config, line):
     probes, _ = make_probes()
     config = {"model": config, "positions": {"rules": [{"name": "a", "of": "prompt"}]}}
     about = describe_run(probes.card, {}, None, config)
-    card = replace(rename(probes, model=model, identity={"dtype": "float16"}), about=about).describe()
-    (found,) = [one for one in card.splitlines() if one.startswith("model = ")]
+    named = rename(probes, model=model, identity={"dtype": "float16"}, revision="f" * 40)
+    card = replace(named, about=about).describe()
+    (found,) = [one for one in card.splitlines() if one.startswith("name = ")]
     assert found == line or (found.startswith(line) and "#" in line)
     assert '- Asked with: `{"dtype": "float16"}`.' in card
-    assert "**{'dtype': 'float16'})" in card
-    assert ", dtype='float16')" in card
+    assert "\nmodel = load_model(name, **{'dtype': 'float16'})\n" in card
 
 
 def test_names_are_no_markup():

@@ -1,11 +1,13 @@
 """`Scorer` against the record of its run: the same scores, from the same texts, with the model running again."""
 
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from datamodules import LoadedModel
 from datamodules.language.demo import build_demo_model
 from datamodules.questions.question import Question
 from probes import LinearProbes, Scorer
@@ -140,8 +142,12 @@ def test_a_model_of_transformers_is_taken_if_it_is_that_of_the_run(folder, score
         Scorer.load(folder, other, tokenizer)
     with pytest.raises(ValueError, match=r"got another dtype \(bfloat16 instead of float32\)"):
         Scorer.load(folder, other.bfloat16(), tokenizer)
-    with pytest.raises(ValueError, match=r"^tokenizer: expected that of the model, got none"):
+    with pytest.raises(ValueError, match=r"^tokenizer: expected the tokenizer of the loaded model, got none"):
         Scorer.load(folder, network)
+    with pytest.raises(ValueError, match=r"^model: expected a model ready for inference, got .* in training mode"):
+        Scorer.load(folder, deepcopy(network).train(), tokenizer)
+    loaded = Scorer.load(folder, LoadedModel(scorer.tapped.model, network, tokenizer))
+    assert loaded.network is network
 
 
 @pytest.mark.parametrize(
