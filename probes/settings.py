@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate, doc
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate, doc
 
 
 def are_different(values: Sequence[object]) -> bool:
@@ -18,6 +18,18 @@ def are_different(values: Sequence[object]) -> bool:
     (True, False)
     """
     return len({repr(value) for value in values}) == len(values)
+
+
+def names_cell(value: Sequence[object]) -> bool:
+    """Whether two values can be a layer and a position; of the latter some are numbers, such as -1.
+
+    >>> names_cell([12, "last_q"]), names_cell([12, -1]), names_cell(["last_q", 12])
+    (True, True, False)
+    """
+    layer, position = value
+    return (
+        type(layer) is int and layer >= 0 and (type(position) is int or (isinstance(position, str) and position != ""))
+    )
 
 
 Count = Annotated[int, Gt(0)]
@@ -38,6 +50,10 @@ Penalty = Annotated[
 OnePenalty = Annotated[float, Gt(0), doc("a number above 0 (auto and lists are for probe=logistic)")]
 ClassWeight = Annotated[Literal["balanced"] | None, doc("balanced or null")]
 Baseline = Annotated[Text | None, doc("the name of a baseline, best, or null")]
+Cell = Annotated[
+    Annotated[Sequence[int | str], MinLen(2), MaxLen(2), Predicate(names_cell)] | None,
+    doc("a layer and a position, such as [12,exact_answer_last], or null"),
+]
 Metric = Literal["val/auc_best", "val/auc_mean", "test/auc_best", "test/auc_mean", "train/loss"]
 Terminal = Literal["full", "line"]
 # What train.py, and a sweep, read of a configuration themselves.

@@ -40,6 +40,7 @@ NEEDED = {
     "dataset=hub": ["dataset.id=org/name"],
     "rule=given": ["dataset=statements", "dataset.path=some.csv"],
     **{f"dataset={name}": ["dataset.path=some.csv"] for name in WITH_A_PATH},
+    "experiment=score": ["dataset=cities"],
     "datamodule=precomputed": ["datamodule.path=some.safetensors"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # so that it can be made where there is none
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,24 @@ class Rows(NamedTuple):
     groups: Tensor
 
 
+def require_split(split: Any) -> None:
+    """Refuse the name of a split without out-of-sample scores.
+
+    Raises:
+        ValueError: it is neither val nor test.
+
+    Example:
+        >>> require_split("train")
+        Traceback (most recent call last):
+        ValueError: split: expected val or test, whose rows no probe was fitted on, got 'train'; choose one of these
+    """
+    if not (isinstance(split, str) and split in PARTS):
+        raise ValueError(
+            f"split: expected {' or '.join(PARTS)}, whose rows no probe was fitted on, got {split!r}; choose one of "
+            "these"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Scores of n examples, each by the probes that did not see it in training.
@@ -63,12 +81,24 @@ class Scores:
     card: Card
 
     def of(self, split: str, k: int = 0) -> Rows:
-        """The examples in a split, val or test, of target k."""
+        """The examples in a split, val or test, of target k.
+
+        Raises:
+            ValueError: another split, or no such target.
+        """
+        require_split(split)
+        if type(k) is not int or not 0 <= k < len(self.part):
+            raise ValueError(
+                f"k: expected the number of a target, from 0 to {len(self.part) - 1}, got {k!r}; choose one"
+            )
         here = self.part[k] == PARTS[split]
         return Rows(self.scores[k][:, :, here], self.labels[k, here], self.examples[here], self.groups[here])
 
     def maps(self, split: str) -> list[AUCMap]:
         """The AUC of every cell and its clustered standard error, a map for each target; those of heatmap.csv.
+
+        Raises:
+            ValueError: another split.
 
         >>> load_scores("outputs/latest").maps("test")[0].auc.max()  # doctest: +SKIP
         """

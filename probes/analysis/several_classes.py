@@ -8,6 +8,9 @@ import torch
 
 from datamodules.card import is_control
 from probes.analysis.auc_map import AUCMap, choose_cell
+from probes.analysis.clusters import measure_areas
+from probes.analysis.reading import finite
+from probes.analysis.scores import Scores
 
 
 class MeanOverClasses(NamedTuple):
@@ -16,6 +19,8 @@ class MeanOverClasses(NamedTuple):
     Attributes:
         layer, position: the cell.
         auc: mean test AUC of the classes in it.
+        auc_se: its standard error, which respects groups and that classes share their examples; None where it cannot
+            be told.
         n_classes: how many have a readable cell; the mean is theirs.
         chosen_on: `val`, or `test` where no validation row can choose; the mean is then too high.
     """
@@ -23,19 +28,23 @@ class MeanOverClasses(NamedTuple):
     layer: int
     position: str
     auc: float
+    auc_se: float | None
     n_classes: int
     chosen_on: str
 
     def describe(self) -> str:
         """Say it in a sentence."""
         how = "chosen on validation rows" if self.chosen_on == "val" else "chosen on these rows, so too high"
+        error = "" if self.auc_se is None else f" ± {self.auc_se:.3f}"
         return (
             f"Mean of {self.n_classes} classes, each against the rest: in the best cell for all ({how}), layer "
-            f"{self.layer}, {self.position}, the mean test AUC is {self.auc:.3f}."
+            f"{self.layer}, {self.position}, the mean test AUC is {self.auc:.3f}{error}."
         )
 
 
-def average_classes(test: Sequence[AUCMap], val: Sequence[AUCMap | None]) -> MeanOverClasses | None:
+def average_classes(
+    test: Sequence[AUCMap], val: Sequence[AUCMap | None], record: Scores | None = None
+) -> MeanOverClasses | None:
     """Choose one cell for all classes by the mean of their validation AUCs.
 
     Classes that no cell of the test map can read are left out, and cells that cannot be read for one of the others.
@@ -43,6 +52,7 @@ def average_classes(test: Sequence[AUCMap], val: Sequence[AUCMap | None]) -> Mea
     Args:
         test: maps of the classes.
         val: of the same; None where there is none.
+        record: the scores behind the maps, for the standard error; without them there is none.
 
     Returns:
         None with fewer than two classes, or where no cell can be read for all of them.
@@ -57,7 +67,34 @@ def average_classes(test: Sequence[AUCMap], val: Sequence[AUCMap | None]) -> Mea
     if cell is None:
         return None
     place = mean.layers[cell.row], mean.positions[cell.column]
-    return MeanOverClasses(*place, float(mean.auc[cell.cell]), len(chosen), cell.on)
+    error = None if record is None else measure_error(record, [one.target for one in chosen], cell.cell)
+    return MeanOverClasses(*place, float(mean.auc[cell.cell]), error, len(chosen), cell.on)
+
+
+def measure_error(record: Scores, targets: Sequence[str], cell: tuple[int, int]) -> float | None:
+    """Standard error of the mean test AUC of several targets in one cell.
+
+    The AUCs are correlated, as they are measured on the same examples: the influences of each group are averaged over
+    the targets before they are squared.
+
+    Args:
+        record: scores of the targets.
+        targets: their names.
+        cell: row and column of the map.
+
+    Returns:
+        None where the targets are tested on other rows, as with several splits, or where no error can be given.
+    """
+    names = [one.name for one in record.card.targets]
+    if not set(targets) <= set(names):  # the mean map of several splits has a name of its own
+        return None
+    rows = [record.of("test", names.index(one)) for one in targets]
+    if any(not torch.equal(one.examples, rows[0].examples) for one in rows):
+        return None
+    scores = torch.stack([one.scores[cell] for one in rows])
+    labels = torch.stack([one.labels for one in rows])
+    areas = measure_areas(scores, labels, ~scores.isnan(), rows[0].groups)
+    return finite(areas.average(0).error())
 
 
 def _mean(maps: Sequence[AUCMap]) -> AUCMap:

@@ -44,6 +44,7 @@ class ProbeGrid(pl.LightningModule):
         self.table = "examples.parquet"  # what people find the rows of examples in
         self.offset: Tensor | None = None  # [K or 1, N of the data], added to the scores of its examples
         self.analyses: list[Any] = []  # of the record, on global rank zero after the test; `ScoreRecord` makes them
+        self.record: Any = None  # `Scores` that were analysed, likewise
         # [L * T of the data], cell of the probes; -1 where they have none.
         self.register_buffer("own_cells", torch.empty(0, dtype=torch.int64), persistent=False)
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from datamodules.card import Card, show_text
-from probes.analysis.scores import PARTS, SCORES, Rows, Scores
+from probes.analysis.scores import SCORES, Rows, Scores, require_split
 from probes.python.cell_probe import CellProbe
 
 CellRows = tuple[Tensor, Tensor, Tensor]
@@ -28,8 +28,7 @@ def read_rows(card: Card, record: Scores | None, split: str, cell: CellProbe) ->
     Example:
         >>> scores, labels, groups = read_rows(probes.card, probes.record, "val", probes.best())  # doctest: +SKIP
     """
-    if split not in PARTS:
-        raise ValueError(f"split: expected val or test, whose rows no probe was fitted on, got {split!r}")
+    require_split(split)
     if not isinstance(cell, CellProbe):
         raise ValueError(f"cell: expected a CellProbe, got {cell!r}; take probes.cell(layer, position)")
     k = find_names([one.name for one in card.targets], [cell.target], "target")[0]

@@ -19,7 +19,7 @@ from datamodules.card import Card
 from probes.analysis.analysis import Analysis, analyse
 from probes.analysis.auc_map import AUCMap, choose_cell
 from probes.analysis.reading import finite
-from probes.analysis.scores import PARTS, SCORES, Rows, Scores
+from probes.analysis.scores import PARTS, SCORES, Rows, Scores, require_split
 from probes.python.cell_rows import require_own
 from probes.python.linear_probes import README, LinearProbes
 from probes.report.about_run import describe_run
@@ -145,8 +145,7 @@ class FittedGrid:
         Raises:
             ValueError: another split, or no such target.
         """
-        if split not in PARTS:
-            raise ValueError(f"scores: expected val or test, whose rows no probe was fitted on, got {split!r}")
+        require_split(split)
         return self.record.of(split, self._find_target(target))
 
     def direction(self, layer: int, position: str, target: str | None = None) -> Tensor:
@@ -202,7 +201,7 @@ class FittedGrid:
         with whole_file(folder / EXAMPLES) as path:
             pq.write_table(self.table, path)
         write_heatmap(folder, maps, card, self.described, "test", **self._decorate())
-        summary = summarise(card, dict(self.fitted), maps, self.seconds, self.analyses, self.described)
+        summary = summarise(card, dict(self.fitted), maps, self.seconds, self.analyses, self.described, self.record)
         with whole_file(folder / SUMMARY) as path:
             path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", "utf-8")
         return folder

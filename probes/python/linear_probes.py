@@ -22,7 +22,7 @@ from probes.python.hub import push_folder
 from probes.report.about_run import name_model, read_about
 from probes.report.cell_result import CellResult
 from probes.report.model_card import write_model_card
-from probes.report.probes_file import PROBES, load_probes, read_notes, write_tensors
+from probes.report.probes_file import PROBES, find_probes, load_probes, read_notes, write_tensors
 from probes.report.run_folder import number_groups, read_examples
 from probes.report.whole_file import whole_file
 from probes.solver.precision import full_precision
@@ -62,8 +62,7 @@ class LinearProbes:
             FileNotFoundError: there are no probes.
             ValueError: a file is none of a run, the files are of different runs, or the probes are not linear.
         """
-        path = Path(run).expanduser()
-        path = path / PROBES if path.is_dir() else path
+        path = find_probes(run)
         weight, bias, card, auc = load_probes(path)
         record = None
         if (path.parent / SCORES).exists():

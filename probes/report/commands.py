@@ -36,11 +36,11 @@ def analyse_run(run: Folder, vmin: Area = VMIN, vmax: Area = VMAX) -> None:
     described = record.summary.get("described") or "probe"
     found = decorate(maps["test"], card, analyses, (record.summary.get("fit") or {}).get("short", ()))
     write_heatmap(record.folder, maps, card, described, "test", vmin=vmin, vmax=vmax, **found)
-    summary = record.summary | card.to_json() | summarise_maps(card, maps, analyses)
+    summary = record.summary | card.to_json() | summarise_maps(card, maps, analyses, scores)
     with whole_file(record.folder / SUMMARY) as path:
         path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", "utf-8")
     console = PlainConsole()
     title, subtitle = caption(card, described, "test")
     console.print(title, style="bold")
     console.print(" ".join(subtitle.split()), style="dim")
-    print_maps(console, maps, card, analyses)
+    print_maps(console, maps, card, analyses, scores)

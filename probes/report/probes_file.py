@@ -11,6 +11,7 @@ from datamodules.card import Card, show_text
 from probes.analysis.auc_map import AUCMap
 from probes.analysis.reading import nested
 from probes.analysis.sealed import Sealed, read_sealed, seal
+from probes.report.run_folder import find_folder
 
 PROBES = "probes.safetensors"
 
@@ -79,6 +80,31 @@ def load_probes(path: str | Path) -> Probes:
     if fault:
         raise ValueError(f"expected the probes of a run, got {shown} with {fault}; run again")
     return Probes(weight, bias, found, auc)
+
+
+def find_probes(run: str | Path) -> Path:
+    """probes.safetensors of a run.
+
+    Args:
+        run: the folder, or the file itself.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no probes in it.
+        ValueError: it is no path, or that of something else.
+
+    Example:
+        >>> find_probes("outputs/latest")  # doctest: +SKIP
+        PosixPath('outputs/latest/probes.safetensors')
+    """
+    if isinstance(run, str | Path) and Path(run).suffix == Path(PROBES).suffix and not Path(run).expanduser().is_dir():
+        return Path(run).expanduser()
+    folder = find_folder(run)
+    if not (folder / PROBES).exists():
+        raise FileNotFoundError(
+            f"run: expected the folder of a finished run, got {show_text(str(folder))[:200]} without {PROBES}; wait "
+            "for its end, or name another, as outputs/latest"
+        )
+    return folder / PROBES
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:

@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 class ScoreRecord(pl.Callback):
     """Keeps the scores of the last validation and of the test, and writes them when testing ends.
 
-    After the test the analysis of the record is in ``analyses`` of the module, for the callbacks that come behind.
-    Every rank holds the scores of all cells, its own filled in; global rank zero writes their sum. After a fit of
-    several epochs the validation scores are those of the probes that are kept.
+    After the test the record and its analysis are in ``record`` and ``analyses`` of the module, for the callbacks that
+    come behind. Every rank holds the scores of all cells, its own filled in; global rank zero writes their sum. After a
+    fit of several epochs the validation scores are those of the probes that are kept.
 
     Args:
         folder: where scores.safetensors goes; made if missing. If it holds examples.parquet, that is analysed too.
@@ -96,8 +96,9 @@ class ScoreRecord(pl.Callback):
         if self._latest is not None:
             self.parts["test"] = self._sum_over_ranks(self._latest, pl_module.device)
         self._write(trainer, pl_module)
-        pl_module.analyses = []
+        pl_module.analyses, pl_module.record = [], None
         if self.scores is not None and self.folder is not None and "test" in self.parts:
+            pl_module.record = self.scores
             pl_module.analyses = analyse(self.scores, read_examples(self.folder))
 
     def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:

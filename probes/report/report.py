@@ -54,7 +54,7 @@ class Report(pl.Callback):
         card, maps, fitted = pl_module.tested, pl_module.maps, pl_module.fitted
         seconds = getattr(trainer.datamodule, "seconds", {}) | self._seconds  # type: ignore[attr-defined]
         with whole_file(self.folder / SUMMARY) as path:
-            summary = summarise(card, fitted, maps, seconds, pl_module.analyses, pl_module.described)
+            summary = summarise(card, fitted, maps, seconds, pl_module.analyses, pl_module.described, pl_module.record)
             path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", "utf-8")
         with whole_file(self.folder / PROBES) as path:
             save_probes(path, pl_module.tensors(), pl_module.card, maps)
@@ -69,7 +69,7 @@ class Report(pl.Callback):
         title, subtitle = caption(card, pl_module.described, "test")
         console.print("", title, style="bold", sep="\n")
         console.print(" ".join(subtitle.split()), style="dim")
-        print_maps(console, pl_module.maps, card, pl_module.analyses)
+        print_maps(console, pl_module.maps, card, pl_module.analyses, pl_module.record)
         console.print()
         for path in (self.folder / name for name in (PICTURE, SUMMARY, PROBES)):
             if path.exists():

@@ -41,7 +41,7 @@ def read_record(run: str | Path) -> Record:
         FileNotFoundError: the folder has no scores or no examples.
         ValueError: one of the files is none of a run, or they belong to different runs.
     """
-    folder = _find_folder(run)
+    folder = find_folder(run)
     examples = read_examples(folder)
     if examples is None:
         raise FileNotFoundError(f"run: expected {folder / EXAMPLES}, got none; run again, or name another run")
@@ -88,7 +88,17 @@ def read_examples(folder: Path) -> pd.DataFrame | None:
         ) from None
 
 
-def _find_folder(run: str | Path) -> Path:
+def find_folder(run: str | Path) -> Path:
+    """The folder of a run.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is no path, or that of something else.
+
+    Example:
+        >>> find_folder("outputs/latest")  # doctest: +SKIP
+        PosixPath('outputs/latest')
+    """
     expected = "run: expected the folder of a finished run"
     shown = show_text(str(run) if isinstance(run, str | Path) else repr(run))[:200]
     if not isinstance(run, str | Path) or not str(run):
@@ -97,7 +107,7 @@ def _find_folder(run: str | Path) -> Path:
         folder = Path(run).expanduser()
         mode = folder.stat().st_mode
     except FileNotFoundError:
-        raise FileNotFoundError(f"{expected}, got {shown}; name one, as outputs/latest") from None
+        raise FileNotFoundError(f"{expected}, got {shown}: no such folder; name one, as outputs/latest") from None
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL character, ~ of nobody
         reason = show_text(str(getattr(error, "strerror", None) or error))[:200]
         raise ValueError(f"{expected}, got {shown} ({reason}); name one, as outputs/latest") from None

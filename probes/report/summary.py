@@ -12,6 +12,7 @@ from probes.analysis.analysis import Analysis
 from probes.analysis.auc_map import AUCMap, choose_cell, headline
 from probes.analysis.observations import observe
 from probes.analysis.reading import finite, read_map
+from probes.analysis.scores import Scores
 from probes.analysis.several_classes import MeanOverClasses, average_classes
 from probes.report.findings import describe_best, print_findings
 from probes.report.map_files import MOST_MAPS, TABLE
@@ -22,9 +23,13 @@ PACKAGES = ("probegrid", "torch", "pytorch-lightning", "transformers", "hydra-co
 
 
 def print_maps(
-    console: Console, maps: Mapping[str, Sequence[AUCMap]], card: Card, analyses: Sequence[Analysis]
+    console: Console,
+    maps: Mapping[str, Sequence[AUCMap]],
+    card: Card,
+    analyses: Sequence[Analysis],
+    record: Scores | None = None,
 ) -> None:
-    """The test maps and what they show: all that the terminal says of a result."""
+    """The test maps and what they show: all that the terminal says of a result. See `summarise_maps`."""
     found = {analysis.test.target: analysis for analysis in analyses}
     shown = headline(maps["test"], card)
     by = _rankers(maps, card)
@@ -51,7 +56,7 @@ def print_maps(
         print_reading(console, _read(one, val, card, found))
     if len(shown) > MOST_MAPS:
         console.print("", f"{len(shown) - MOST_MAPS} more label sets are in {TABLE} and {SUMMARY}", sep="\n")
-    if (mean := _average(shown, by, card)) is not None:
+    if (mean := _average(shown, by, card, record)) is not None:
         console.print("", mean.describe(), sep="\n")
 
 
@@ -62,12 +67,13 @@ def summarise(
     seconds: Mapping[str, float],
     analyses: Sequence[Analysis],
     described: str,
+    record: Scores | None = None,
 ) -> dict[str, Any]:
     """summary.json as a dict: the card, the fit, and what `summarise_maps` gives."""
     return (
         card.to_json()
         | {"described": described, "fit": fitted}
-        | summarise_maps(card, maps, analyses)
+        | summarise_maps(card, maps, analyses, record)
         | {
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
@@ -75,12 +81,15 @@ def summarise(
     )
 
 
-def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: Sequence[Analysis]) -> dict[str, Any]:
+def summarise_maps(
+    card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: Sequence[Analysis], record: Scores | None = None
+) -> dict[str, Any]:
     """The part of summary.json that follows from the scores: the reading of the map, its extent, and its analysis.
 
     `reading` is that of the one label set, or holds that of each by its name; `observations`, `val` and `test` alike.
     With several splits of a label set they are of the mean map, and `auc_sd` stands for `auc_se`. `analysis` is that of
-    the one target, or holds that of each by its name. `mean_over_classes` is there with more than two classes.
+    the one target, or holds that of each by its name. `mean_over_classes` is there with more than two classes; its
+    error comes from the scores of the record.
     """
     shown = headline(maps["test"], card)
     by = _rankers(maps, card)
@@ -99,12 +108,14 @@ def summarise_maps(card: Card, maps: Mapping[str, Sequence[AUCMap]], analyses: S
         ),
         **{split: extent and _alone(extent) for split, extent in extents.items()},
         "analysis": _alone({one.test.target: one.to_json() for one in analyses}) if analyses else None,
-        **({} if (mean := _average(shown, by, card)) is None else {"mean_over_classes": mean._asdict()}),
+        **({} if (mean := _average(shown, by, card, record)) is None else {"mean_over_classes": mean._asdict()}),
     }
 
 
-def _average(test: Sequence[AUCMap], val: Sequence[AUCMap | None], card: Card) -> MeanOverClasses | None:
-    return average_classes(test, val) if card.classes == AGAINST_REST else None
+def _average(
+    test: Sequence[AUCMap], val: Sequence[AUCMap | None], card: Card, record: Scores | None
+) -> MeanOverClasses | None:
+    return average_classes(test, val, record) if card.classes == AGAINST_REST else None
 
 
 def _rankers(maps: Mapping[str, Sequence[AUCMap]], card: Card) -> list[AUCMap | None]:

@@ -14,7 +14,8 @@ def read_questions(questions: Any, record: type[Any]) -> list[Any]:
         record: class of the records, `Question`.
 
     Raises:
-        ValueError: one text instead of a list, an item that is neither, a text that UTF-8 cannot hold.
+        ValueError: one text instead of a list, an item that is neither, a text without words, or one that UTF-8
+            cannot hold.
 
     >>> read_questions(["Where is Oslo?"], Question)[0].id  # doctest: +SKIP
     'q0'
@@ -28,6 +29,10 @@ def read_questions(questions: Any, record: type[Any]) -> list[Any]:
             )
         if isinstance(one.text, str):  # a chat is a list of turns
             _require_unicode(one.text, f"questions: index {i}")
+            if not one.text.strip():
+                raise ValueError(
+                    f"questions: expected words, got {one.text!r:.60} at index {i}; leave empty questions out"
+                )
     return found
 
 
@@ -68,6 +73,16 @@ def require_rate(fpr: Any) -> None:
     """
     if isinstance(fpr, bool) or not isinstance(fpr, int | float) or not 0 < fpr < 1:
         raise ValueError(f"fpr: expected a rate between 0 and 1, got {fpr!r}; choose one, as 0.05")
+
+
+def require_one_choice(cell: Any, cells: Any) -> None:
+    """Refuse a cell that was asked for beside a number of the best ones.
+
+    Raises:
+        ValueError: there are both.
+    """
+    if cell is not None and cells != 1:
+        raise ValueError(f"cells: expected 1 beside a cell that is named, got {cells!r}; leave one of the two out")
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

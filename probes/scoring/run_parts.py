@@ -1,7 +1,7 @@
 """The parts of a run, rebuilt from its folder: its model, positions and finder of exact answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,22 @@ class RunParts:
         return bool(self.examples["answer"].str.match(r"\s").mean() > 0.5)
 
 
+def limit_answers(model: Any, max_new_tokens: int | None) -> Any:
+    """The settings of a language model, with another longest answer if one is given.
+
+    Raises:
+        ValueError: the model has random weights.
+    """
+    if model.random_weights:
+        raise ValueError("run: expected probes of a model that answers, got random weights; name another run")
+    return model if max_new_tokens is None else replace(model, max_new_tokens=max_new_tokens)
+
+
+def is_stated(card: Card) -> bool:
+    """Whether a run read statements: there is then no prompt among what its activations depend on."""
+    return "prompt" not in card.identity if card.identity else card.targets[0].label == "label"
+
+
 def read_parts(folder: Path, card: Card, overrides: Sequence[str], allowed: Sequence[str], loaded: bool) -> RunParts:
     """Read the parts of a run folder. Its configuration may name classes of this project, and those of `allowed`.
 
@@ -126,4 +142,4 @@ def read_parts(folder: Path, card: Card, overrides: Sequence[str], allowed: Sequ
     examples = read_examples(folder)
     if examples is None or not {"prompt_ids", "answer_ids", "finish"} <= set(examples):
         raise FileNotFoundError(f"run: expected {folder / EXAMPLES} with the answers of the run, got none; run again")
-    return RunParts(folder, cfg, examples, card.targets[0].label == "label", answered)
+    return RunParts(folder, cfg, examples, is_stated(card), answered)

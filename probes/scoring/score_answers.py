@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from datamodules.card import TargetCard
 from probes.report.console import PlainConsole
+from probes.report.whole_file import whole_file
 from probes.scoring.score_report import Outcome, describe_outcome, draw_outcome, print_outcome
 from probes.scoring.scored_answer import COLUMNS, ScoredAnswer
 from probes.scoring.scored_page import SHOWN, write_page
 from probes.scoring.scorer import Scorer
-from probes.settings import Count, Folder, Rate, Text
+from probes.settings import Cell, Count, Folder, Rate, Text
 
-BATCH = 256  # answers between two writes
+BATCH = 256  # answers between two lines of progress
+FILES = "scores.jsonl", "scores.csv", "score.html", "score.json"
+RIGHT = ("correctness", "label")  # label sets that say what is right; others are classes
 OWN = ("run", "dataset", "rule", "score", "model", "site", "cache", "folder", "allow_targets", "experiment", "hydra")
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,8 @@ def score_answers(
     site: Text | None = None,
     fpr: Rate = 0.05,
     cells: Count = 1,
+    cell: Cell = None,
+    target: Text | None = None,
     max_new_tokens: Count | None = None,
     allow_targets: Sequence[Text] = (),
 ) -> None:
@@ -49,6 +56,8 @@ def score_answers(
         site: likewise.
         fpr: share of wrong answers that may be called right.
         cells: how many of the best cells judge together.
+        cell: layer and position of the one that judges; by default the best on validation rows.
+        target: name of the label set, the first by default.
         max_new_tokens: longest answer; that of the run by default.
         allow_targets: see `allow_targets` of a run.
 
@@ -65,11 +74,13 @@ def score_answers(
         model if named else None,
         fpr=fpr,
         cells=cells,
+        cell=None if cell is None else (int(cell[0]), str(cell[1])),
+        target=target,
         max_new_tokens=max_new_tokens,
         overrides=() if named else changes,
         allow_targets=allow_targets,
     )
-    card = scorer.probes.card
+    card, target = scorer.probes.card, find_target(scorer).label
     if site is not None and site != card.site and _was_given("site"):
         raise ValueError(f"site: expected {card.site}, where the probes of the run read, got {site}; leave it out")
     if dataset.stated != scorer.parts.stated:
@@ -86,12 +97,14 @@ def score_answers(
     folder.mkdir(parents=True, exist_ok=True)
     known = set(scorer.parts.examples["question"])
     seen = sum(one.text in known for one in questions)
-    outcome = Outcome(str(run), card, dataset.name, [way.ensemble for way in scorer.ways], seen)
+    outcome = Outcome(
+        str(run), card, dataset.name, [way.ensemble for way in scorer.ways], seen, None if target in RIGHT else target
+    )
     lines: list[int] = []  # where each record begins in scores.jsonl
-    with (
-        (folder / "scores.jsonl").open("wb") as records,
-        (folder / "scores.csv").open("w", encoding="utf-8", newline="") as table,
-    ):
+    with ExitStack() as files:  # which appear together, once all is known
+        of_records, of_table, of_page, of_outcome = (files.enter_context(whole_file(folder / name)) for name in FILES)
+        records = files.enter_context(of_records.open("wb"))
+        table = files.enter_context(of_table.open("w", encoding="utf-8", newline=""))
         writer = csv.writer(table)
         writer.writerow(COLUMNS)
         for start in range(0, len(questions), BATCH):
@@ -100,21 +113,23 @@ def score_answers(
                 records.write(json.dumps(one.to_json(), ensure_ascii=False, allow_nan=False).encode() + b"\n")
                 writer.writerow(one.to_row())
                 outcome.add(one, group)
-            records.flush()
-            table.flush()
             if len(questions) > BATCH:
                 log.info(f"score: {min(start + BATCH, len(questions)):,} of {len(questions):,} answers")
-    if not lines:
-        raise ValueError("dataset: expected texts that fit into the context of the model, got none; take shorter ones")
-    order = outcome.rank()
-    order = order[:: -(-len(order) // SHOWN)]
-    about, figures = describe_outcome(outcome), draw_outcome(outcome)
-    with (folder / "score.html").open("w", encoding="utf-8") as page:
-        page.writelines(write_page(about, figures, read_lines(folder / "scores.jsonl", [lines[i] for i in order])))
-    (folder / "score.json").write_text(json.dumps(outcome.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
+        if not lines:
+            raise ValueError(
+                "dataset: expected texts that fit into the context of the model, got none; take shorter ones"
+            )
+        records.close()
+        table.close()
+        order = outcome.rank()
+        order = order[:: -(-len(order) // SHOWN)]
+        about, figures = describe_outcome(outcome), draw_outcome(outcome)
+        with of_page.open("w", encoding="utf-8") as page:
+            page.writelines(write_page(about, figures, read_lines(of_records, [lines[i] for i in order])))
+        of_outcome.write_text(json.dumps(outcome.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
     console = PlainConsole()
     print_outcome(console, outcome)
-    for name in ("scores.csv", "scores.jsonl", "score.html"):
+    for name in sorted(FILES[:3]):
         console.print(str(folder / name), soft_wrap=True)
 
 
@@ -129,14 +144,31 @@ def score_batch(scorer: Scorer, questions: Sequence[Any], rule: Any) -> Iterator
         prompts = tapped.encode([one.text for one in questions])
         questions, prompts = keep_fitting(tapped, questions, prompts, prompts, room=None)
         found = scorer.answer(questions) if questions else []
-    labels: list[bool | None] = [one.label for one in questions]
-    open_ = [i for i, one in enumerate(questions) if one.label is None and one.answers]
-    if open_:
-        verdicts = rule([questions[i] for i in open_], [found[i].answer for i in open_], scorer.ask)
-        for i, verdict in zip(open_, verdicts, strict=True):
-            labels[i] = verdict.right
+    labels = find_labels(scorer, questions, [one.answer for one in found], rule)
     for question, one, label in zip(questions, found, labels, strict=True):
-        yield question.group, replace(one, label=None if label is None else bool(label))
+        yield question.group, replace(one, label=label)
+
+
+def find_target(scorer: Scorer) -> TargetCard:
+    """The label set that the cells tell apart."""
+    name = scorer.ways[0].ensemble.cells[0].target
+    return next(one for one in scorer.probes.card.targets if one.name == name)
+
+
+def find_labels(scorer: Scorer, questions: Sequence[Any], answers: Sequence[str], rule: Any) -> list[bool | None]:
+    """What the set says of N answers: whether they are right, or of the class that the cells tell apart.
+
+    Returns:
+        [N] labels, None where the set does not say.
+    """
+    if (own := find_target(scorer).label) not in RIGHT:
+        return [one.target == own if one.target else None for one in questions]
+    labels = [None if one.label is None else bool(one.label) for one in questions]
+    if open_ := [i for i, one in enumerate(questions) if one.label is None and one.answers]:
+        verdicts = rule([questions[i] for i in open_], [answers[i] for i in open_], scorer.ask)
+        for i, verdict in zip(open_, verdicts, strict=True):
+            labels[i] = bool(verdict.right)
+    return labels
 
 
 def keep_fitting(tapped: Any, questions: Sequence[Any], parts: list[Any], ids: list[Any], room: int | None) -> Any:

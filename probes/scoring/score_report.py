@@ -29,6 +29,7 @@ class Outcome:
         dataset: name of the set that is scored.
         ensembles: those that may judge.
         seen: how many of its texts the run had too; scores of those are too good.
+        meaning: what is called right, where it is not that an answer is.
 
     Example:
         >>> outcome = Outcome("outputs/latest", card, "cities", ensembles)  # doctest: +SKIP
@@ -36,8 +37,10 @@ class Outcome:
         >>> outcome.measure()["auc"]  # doctest: +SKIP
     """
 
-    def __init__(self, run: str, card: Card, dataset: str, ensembles: list[Ensemble], seen: int = 0) -> None:
-        self.seen = seen
+    def __init__(
+        self, run: str, card: Card, dataset: str, ensembles: list[Ensemble], seen: int = 0, meaning: str | None = None
+    ) -> None:
+        self.seen, self.meaning = seen, meaning
         self.run, self.card, self.dataset, self.ensembles = run, card, dataset, ensembles
         self.counts = {one.name: 0 for one in ensembles}
         self._probability, self._label, self._decision = array("d"), array("b"), array("b")
@@ -112,6 +115,7 @@ class Outcome:
             "model": self.card.model,
             "dataset": self.dataset,
             "seen": self.seen,
+            "right_stands_for": self.meaning,
             "judges": cells,
         } | self.measure()
 
@@ -124,6 +128,8 @@ def describe_outcome(outcome: Outcome) -> dict[str, str]:
         "probes of": f"{outcome.run}, {card.site}, fitted on {card.dataset}",
         "answers to": f"{outcome.dataset}, {found['answers']:,}",
     }
+    if outcome.meaning is not None:
+        shown["right stands for"] = outcome.meaning
     if outcome.seen:
         shown["of the run's own texts"] = f"{outcome.seen:,}, whose scores are too good: probes were fitted on some"
     for i, one in enumerate(outcome.ensembles):

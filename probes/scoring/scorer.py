@@ -22,10 +22,11 @@ from datamodules.language.tokens import cut_text, find_tokens
 from datamodules.language.turns import find_turns
 from datamodules.questions.question import Question
 from probes.python.linear_probes import LinearProbes
-from probes.scoring.arguments import find_device, read_answers, read_questions, require_rate
+from probes.report.run_folder import find_folder
+from probes.scoring.arguments import find_device, read_answers, read_questions, require_one_choice, require_rate
 from probes.scoring.ensemble import Ensemble, Way, choose_ensembles, fit_cell, require_own_scores
 from probes.scoring.recorded import choose_recorded
-from probes.scoring.run_parts import RunParts, read_parts
+from probes.scoring.run_parts import RunParts, limit_answers, read_parts
 from probes.scoring.running_score import RunningScore
 from probes.scoring.scored_answer import ScoredAnswer
 
@@ -114,17 +115,15 @@ class Scorer:
         """
         loaded, tokenizer = split_loaded(model, tokenizer)
         require_rate(fpr)
-        where = find_device(device)
-        probes = LinearProbes.load(run)
+        require_one_choice(cell, cells)
+        where, folder = find_device(device), find_folder(run)
+        probes = LinearProbes.load(folder)
         require_own_scores(probes)
-        parts = read_parts(Path(run).expanduser(), probes.card, overrides, allow_targets, loaded is not None)
+        parts = read_parts(folder, probes.card, overrides, allow_targets, loaded is not None)
         settings = model if model is not None and loaded is None else parts.build("model")
         if not isinstance(settings, LanguageModel):
             raise ValueError(f"model: expected a LanguageModel or a model of transformers, got {settings!r}")
-        if settings.random_weights:
-            raise ValueError("run: expected probes of a model that answers, got random weights; name another run")
-        if max_new_tokens is not None:
-            settings = replace(settings, max_new_tokens=max_new_tokens)
+        settings = limit_answers(settings, max_new_tokens)
         running = KeptModel(settings, where, not parts.stated, loaded, tokenizer)
         dtype = None if loaded is None else str(loaded.dtype).removeprefix("torch.")
         require_reading(probes.card, settings, running.tokenizer, parts.stated, parts.digests, dtype)

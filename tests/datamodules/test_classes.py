@@ -168,4 +168,5 @@ def test_a_run_reports_each_class_and_their_mean(tmp_path):
         rows = [row for row in csv.DictReader(file) if (row["split"], row["layer"]) == ("test", "1")]
     assert [row["target"] for row in rows] == names
     assert found["auc"] == pytest.approx(sum(float(row["auc"]) for row in rows) / 3, abs=1e-6)
-    assert f"the mean test AUC is {found['auc']:.3f}." in " ".join(out.split())
+    assert 0 < found["auc_se"] < 0.1
+    assert f"the mean test AUC is {found['auc']:.3f} ± {found['auc_se']:.3f}." in " ".join(out.split())

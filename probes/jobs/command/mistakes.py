@@ -130,6 +130,9 @@ def _tell_composition(error: ConfigCompositionException) -> str:
     text = " ".join(str(error).split())
     if found := re.search(r"To append to your config use \+(.*)", text):
         return tell_unadded_key(error, found[1])
+    if found := re.search(r"^You must specify '(.*?)',", text):
+        choices = ", ".join(list_choices(found[1]))
+        return f"expected a choice for {found[1]}, which has no default here; add {found[1]}=..., one of {choices}"
     if found := re.search(r"Ambiguous value for argument '(.*?)=(.*)' 1\.", text):
         key, values = found.groups()
         as_text = quote_override(f"{key}={values}")

@@ -119,7 +119,7 @@ def test_a_cell_needs_both_classes():
 def test_what_is_asked_wrongly(grid, saved, tmp_path):
     for wrong, line in (
         (lambda: grid.best("lie"), "target: expected one of truth; got lie"),
-        (lambda: grid.scores("train"), "scores: expected val or test, whose rows no probe was fitted on, got 'train'"),
+        (lambda: grid.scores("train"), "split: expected val or test, whose rows no probe was fitted on, got 'train'"),
         (lambda: grid.direction(5, "last"), "layer: expected one of 4, 8, got 5"),
         (lambda: grid.apply(torch.zeros(2, 2, 2, 5)), r"acts: expected \[N, 2, 2, 6\]"),
     ):

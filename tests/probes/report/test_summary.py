@@ -53,7 +53,7 @@ def a_module(L=8, T=15, **maps) -> SimpleNamespace:
     fitted = {"probe": "logistic"}
     described = "logistic, l2 = 1"
     named = {"maps": maps, "fitted": fitted, "described": described, "analyses": [], "tensors": lambda: tensors}
-    return SimpleNamespace(**named, card=card, tested=card)
+    return SimpleNamespace(**named, card=card, tested=card, record=None)
 
 
 def report(folder, module, **changes) -> None:

@@ -50,7 +50,7 @@ def test_scores_that_contain_a_baseline_are_refused(folder, tmp_path):
     words = "run: expected scores of the probes alone, got some that contain the log-odds of the baseline length; run "
     for settings in ({}, {"cell": (7, "mean")}):
         assert tell_mistake(Scorer.load, run, **settings).startswith(words)
-    status, _, err = run_here(tmp_path / "command", "experiment=score", f"run={run}")
+    status, _, err = run_here(tmp_path / "command", "experiment=score", f"run={run}", "dataset=demo_facts")
     assert status == 1
     assert words in err
     assert len(err.strip().splitlines()) == 1

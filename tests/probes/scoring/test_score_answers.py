@@ -12,6 +12,8 @@ import torch
 from datamodules.card import Card
 from probes import Scorer, auroc
 from probes.analysis.calibration import Calibration, Threshold
+from probes.jobs.command.signals import Terminated
+from probes.scoring import score_answers
 from probes.scoring.ensemble import Ensemble
 from probes.scoring.score_report import Outcome, describe_outcome
 from probes.scoring.scored_answer import COLUMNS, ScoredAnswer
@@ -30,7 +32,8 @@ def place(folder):
 
 def score(place, name, *overrides):
     """The command of `experiment=score` in a folder of its own."""
-    return run_here(place / name, "experiment=score", f"run={place}/run", *overrides)
+    chosen = [] if any(one.startswith("dataset=") for one in overrides) else ["dataset=demo_facts"]
+    return run_here(place / name, "experiment=score", f"run={place}/run", *chosen, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,60 @@ def test_mistakes_are_told_in_one_line(place, overrides, words):
     assert status == 1
     assert len(err.strip().splitlines()) == 1, err
     assert words in err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["score.cell=[99,last_q]"], "layer: expected one of "),
+        (["score.cell=[3,nowhere]"], "position: expected one of "),
+        (["score.cell=[last_q,0]"], "score.cell: expected a layer and a position, such as [12,exact_answer_last]"),
+        (["score.target=truth"], "target: expected one of "),
+        (["score.cell=[0,last_q]", "score.cells=3"], "cells: expected 1 beside a cell that is named, got 3"),
+        (["run=/nope"], "/nope"),
+    ],
+)
+def test_a_cell_that_is_not_there_is_told_with_the_choices(place, overrides, words):
+    status, _, err = score(place, "mistake", *overrides)
+    assert status == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert words in err
+
+
+def test_questions_have_to_be_chosen(place):
+    status, _, err = run_here(place / "unchosen", "experiment=score", f"run={place}/run")
+    assert status == 1
+    assert err.startswith("error: expected a choice for dataset, which has no default here; add dataset=..., one of ")
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_cell_that_is_named_judges(place):
+    status, out, err = score(place, "named", "dataset.limit=20", "score.cell=[3,last_q]")
+    assert status == 0, err
+    found = json.loads((place / "named/run/score.json").read_text())
+    assert all("last_q" in json.dumps(judge) for judge in found["judges"])
+    assert "last_q" in out
+
+
+def test_scores_that_are_interrupted_are_not_there_and_the_command_begins_again(place, monkeypatch, tmp_path):
+    """Whatever ends it in the middle: a signal comes as an exception, as a full disk does."""
+    monkeypatch.setattr(score_answers, "BATCH", 10)
+    given, ends = score_answers.score_batch, iter([False, True])
+
+    def end_in_the_second_batch(*arguments):
+        if next(ends):
+            raise Terminated(143)
+        return given(*arguments)
+
+    monkeypatch.setattr(score_answers, "score_batch", end_in_the_second_batch)
+    status, _, err = score(place, "ended", "dataset.limit=40")
+    assert status == 143
+    assert err.strip().splitlines()[-1].startswith("error: ended by SIGTERM; ")
+    assert [path.name for path in (place / "ended/run").iterdir() if path.name.startswith((".", "score"))] == []
+    monkeypatch.setattr(score_answers, "score_batch", given)
+    status, _, err = score(place, "ended", "dataset.limit=40")
+    assert status == 0, err
+    assert len((place / "ended/run/scores.jsonl").read_text().splitlines()) == 40
 
 
 def test_statements_are_no_questions(place, tmp_path):

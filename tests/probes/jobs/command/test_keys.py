@@ -112,7 +112,8 @@ from probes.jobs.command.keys import refuse_unknown_keys
 import train
 with initialize_config_dir(str(train.CONF), version_base="1.3"):
     for path in sorted(train.CONF.glob("*/*.yaml")):
-        refuse_unknown_keys(compose("config", overrides=[f"{path.parent.name}={path.stem}"]))
+        chosen = ["dataset=demo_facts"] if path.stem == "score" else []  # which has no default
+        refuse_unknown_keys(compose("config", overrides=[f"{path.parent.name}={path.stem}", *chosen]))
     for mistake in ("+prob=mlp", "+dataset.limt=3", "+site.layer=3", "+split.sed=1", "+model.colour=red"):
         try:
             refuse_unknown_keys(compose("config", overrides=[mistake]))
