@@ -31,7 +31,7 @@ class LogisticGrid(ExactGrid):
             whole map, by log-loss on the validation rows.
         standardize: penalise weights as if every column had unit variance over the train rows.
         tol: gradient norm at which a cell has converged.
-        max_iter: most Newton steps of a cell.
+        max_iter: most steps of a cell.
         offset: a baseline whose log-odds are added to those of each probe, while it is fitted and in its scores; see
             `make_offset`. `weight` and `bias` are the probe's part. The data that are tested have theirs from their
             own train rows. Needs examples.parquet in the folder of the datamodule.
@@ -49,7 +49,7 @@ class LogisticGrid(ExactGrid):
         l2: Penalty = "by_size",
         standardize: bool = True,
         tol: Tolerance = 1e-4,
-        max_iter: NotNegative = 100,
+        max_iter: NotNegative = 1000,
         offset: Baseline = None,
         class_weight: ClassWeight = None,
     ) -> None:

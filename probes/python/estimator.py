@@ -27,14 +27,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             `list_penalties`.
         standardize: penalise weights as if every column had unit variance over the rows.
         tol: gradient norm at which the fit has converged.
-        max_iter: most Newton steps.
+        max_iter: most steps.
         class_weight: None, or `balanced`, under which both classes count the same; see `fit_logistic`.
 
     Attributes:
         classes_: [2], the labels; scores above 0 speak for the second.
         coef_: [1, D], acts on activations as they are.
         intercept_: [1].
-        n_iter_: [1] Newton steps.
+        n_iter_: [1] steps.
         l2_: the penalty that was taken.
         n_features_in_: D.
 
@@ -51,7 +51,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         l2: float | str = "by_size",
         standardize: bool = True,
         tol: float = 1e-4,
-        max_iter: int = 100,
+        max_iter: int = 1000,
         class_weight: Literal["balanced"] | None = None,
     ) -> None:
         self.l2, self.standardize, self.tol, self.max_iter = l2, standardize, tol, max_iter

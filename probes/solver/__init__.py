@@ -1,1 +1,1 @@
-"""Exact fits of many cells at once, behind one door: `fit_logistic`."""
+"""Exact fits of many cells at once, behind one door: `fit_logistic`. docs/solver.md says how they are made."""

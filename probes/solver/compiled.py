@@ -89,7 +89,9 @@ class _Compiled:
                 function, choose = _specialisations.pop()
                 overload(function)(choose)
             folder, before = _own_cache_folder(), getattr(config, "CACHE_DIR")  # noqa: B009
-            options = {"nogil": True, "cache": folder is not None, "fastmath": {"reassoc", "contract", "nsz"}}
+            # Without numpy's rule for division by zero each is checked, which keeps loops to one number at a time.
+            options = {"nogil": True, "error_model": "numpy", "cache": folder is not None}
+            options["fastmath"] = {"reassoc", "contract", "nsz"}
             setattr(config, "CACHE_DIR", folder or "")  # noqa: B010 - read when a dispatcher is made, by nothing else
             try:
                 self._dispatcher = numba.njit(**options)(self._function)

@@ -1,7 +1,16 @@
 """Dual coordinate ascent on the Gram matrix of one cell, for many label sets and penalties at once.
 
-The same sweeps as in `dual_ascent`, for the price of the Gram matrix XX', made once: a row's step then moves the logits
-of all rows by a column of the matrix, far shorter than a row of activations, and one read of it serves every problem.
+The weights are w = ∑ s a (x - mean) / l2, where s is the weight that the row has in the loss, with the sign of its
+label, and a in (0, 1) is a coefficient of the row. At the optimum a = sigmoid(-sign(s) logit): what the loss of a row
+of weight 1 falls by per unit of margin. A sweep visits the rows in random order and, with all others held, gives each
+the coefficient for which this holds: a step that no line search could better (Yu, Huang & Lin 2011, Machine Learning
+85). With the Gram matrix XX', made once, such a step moves the logits of all rows by a column of the matrix, far
+shorter than a row of activations, and one read of it serves every problem.
+
+The intercept carries no penalty and heavy columns hardly any for their size, which would leave these coefficients no
+freedom to move one by one. So the border's values v are held near where the last sweep left them, by a penalty that
+makes the border a hundredth part of a row's length, but is a small part of the loss's own curvature; as the centre
+follows, that penalty vanishes (the proximal point method; Rockafellar 1976, SIAM J. Control and Optimization 14).
 """
 
 import math
@@ -9,12 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from probes.solver.compiled import compiled
-from probes.solver.dual_ascent import FOLLOW, SETTLED, SWEEPS, UNTOUCHED, border_gain, margin_of
 
+SETTLED = 1e-5  # a sweep that finds every margin so near to what its coefficient stands for has little left to do
+SWEEPS = 90  # most sweeps; beyond them the rows are so alike that conjugate gradients are faster
+BORDER_SHARE = 0.01  # of a row's squared length, as far as its coefficient can tell
+LOSS_SHARE = 0.1  # of the largest curvature of the loss, a quarter a row
+UNTOUCHED = 30.0  # margin of a row whose coefficient is still zero: to sigmoid, as good as infinite
+FOLLOW = 0.6  # how far the centre follows the border after a sweep; the whole way it may swing past its goal
 TOGETHER = 64  # rows whose changes reach the other rows' logits at once
 
 
@@ -25,6 +39,18 @@ class State(NamedTuple):
     margin: NDArray  # what they stand for: a = sigmoid(-margin), [n, J]
     v: NDArray  # the border's values, [1 + m, J]
     error: NDArray  # largest error of a margin met, in units of max(1, |margin|), [J]
+
+
+def border_gain(border: NDArray, square: float, used: ArrayLike, l2: ArrayLike) -> tuple[NDArray, NDArray]:
+    """How strongly the border's values are held near their centre, and what a unit of a coefficient adds to them.
+
+    border [n, 1 + m] is that of rows of mean squared length `square`, `used` of which count; l2 and `used` are numbers,
+    or [J] for J problems. Both results are [1 + m], or [1 + m, J].
+    """
+    held = np.minimum(np.divide(l2, BORDER_SHARE * square), LOSS_SHARE * np.asarray(used) / 4)
+    near = np.multiply.outer((border**2).mean(0), held)
+    penalised = np.append(0.0, np.ones(border.shape[1] - 1))  # the intercept is not
+    return near, 1 / (np.multiply.outer(penalised, l2) + near)
 
 
 @np.errstate(all="ignore")  # what overflows shows in the outcome
@@ -71,6 +97,36 @@ def ascend(G: Tensor, Z: Tensor, s: Tensor, live: Tensor, l2: Tensor, start: Ten
     u = torch.zeros(J, n, dtype=torch.float64)
     u[:, shuffled] = torch.from_numpy((signs * state.a / strength).T)
     return u, torch.from_numpy(state.v.T.copy()), torch.from_numpy(error)
+
+
+@compiled
+def margin_of(margin: float, rate: float, guess: float) -> float:
+    """The root u of u = margin + rate (sigmoid(-u) - a), given margin - rate a: where a row's coefficient settles.
+
+    The function u - rate sigmoid(-u) rises and is concave for u > 0, so Newton's method started left of the root climbs
+    to it without overshooting, and a step from anywhere ends on the left. For roots below zero the mirror image is
+    solved.
+    """
+    mirrored = margin + rate / 2 < 0
+    c = -(margin + rate) if mirrored else margin
+    u, near = max(0.0, c), False
+    if mirrored:
+        guess = -guess
+    if guess > u:
+        a = 1 / (1 + math.exp(guess))
+        step = (guess - rate * a - c) / (1 + rate * a * (1 - a))
+        u, near = max(u, guess - step), abs(step) < 1
+    if not near:
+        g = abs(c) + math.log1p(rate)
+        if rate > 2 * g:
+            u = max(u, math.log(rate / (2 * g)))  # here rate sigmoid(-u) is at least u - c, still
+    for _ in range(50):
+        a = 1 / (1 + math.exp(u))
+        step = (u - rate * a - c) / (1 + rate * a * (1 - a))
+        u -= step
+        if abs(step) < 1e-4 * max(1.0, u):  # the error left is about its square
+            break
+    return -u if mirrored else u
 
 
 @compiled

@@ -1,19 +1,18 @@
 """Exact L2 logistic regression for many cells at once: every cell, label set and penalty to its own optimum.
 
-The objective is smooth and convex, so Newton's direction points downhill, and four things carry it to the minimum:
+The objective is smooth and convex, so a direction that leads down can always be followed to its lowest point, and three
+things carry every method to the minimum:
 
 * *The step.* Along the direction the objective is a convex function of one number, and its minimum is found almost
   exactly from the slope: slopes keep their sign near the optimum, where differences of objectives drown in rounding.
-* *The space.* The weights are combinations of the rows, w = X'a. With fewer rows than columns that is the smaller
-  problem, it can be climbed row by row, and one Gram matrix XX' serves every label set and penalty of the cell.
 * *The origin.* Columns are centred first. The unpenalised intercept absorbs the shift, so the optimum is the same, and
   offsets far larger than the spread cost no digits.
 * *The residual.* In the end logits and gradients are those of the activations as stored, in float64; only where many
   label sets share a Gram matrix, and on a GPU, of their centred columns in float32. Whatever is rounded besides only
   shapes directions: it can cost a step and moves no optimum.
 
-`methods` says which cells are solved how. On the CPU cells are dealt to the cores, each solved by one thread, so that
-no number of cores changes a bit; on a GPU they go in batches.
+`methods` says which cells are solved how; docs/solver.md tells why it converges and what it costs. On the CPU cells are
+dealt to the cores, each solved by one thread, so that no number of cores changes a bit; on a GPU they go in batches.
 """
 
 from collections.abc import Sequence
@@ -25,20 +24,10 @@ from torch import Tensor
 
 from probes.solver.batches import Solved, room, solve_in_batches
 from probes.solver.inputs import align, require_class_weight
-from probes.solver.methods import bytes_of_cell, solve
+from probes.solver.methods import bytes_of_cell, solve, solve_alone
 from probes.solver.newton import Optimum
 from probes.solver.precision import full_precision, off_mps
-
-# What `LogisticFit.reason` counts, the order being that in which they are looked for.
-REASONS = (
-    "converged",
-    "no valid row",
-    "one class only",
-    "constant features",
-    "max_iter reached",
-    "beyond float64",
-    "beyond float32",
-)
+from probes.solver.reasons import REASONS as REASONS
 
 
 class LogisticFit(NamedTuple):
@@ -46,10 +35,11 @@ class LogisticFit(NamedTuple):
 
     weight [C, D] and bias [C] minimise the objective. `objective` is its value there in nats and `gradient_norm` the
     2-norm of its gradient with respect to (weight, bias), both before rounding to the output dtype; `iterations` counts
-    Newton steps (int64); `converged` (bool) tells whether the cell met the test stated at `fit_logistic`, and
-    `REASONS[reason]` (int64) why not. Floating fields have the dtype of the activations, float32 for 16-bit ones, and
-    are NaN for a cell without a valid row, with one class only, whose valid rows are all the same, or whose activations
-    are above 1e18 or differ by less than 1e-18: "beyond float32", which holds no weights or scores of that size.
+    steps (int64), of whichever method; `converged` (bool) tells whether the cell met the test stated at `fit_logistic`,
+    and `REASONS[reason]` (int64) why not. Floating fields have the dtype of the activations, float32 for 16-bit ones,
+    and are NaN for a cell without a valid row, with one class only, whose valid rows are all the same, or whose
+    activations are above 1e18 or differ by less than 1e-18: "beyond float32", which holds no weights or scores of that
+    size.
     """
 
     weight: Tensor
@@ -69,7 +59,7 @@ def fit_logistic(
     valid: Tensor | None = None,
     l2: float | Sequence[float] = 1.0,
     tol: float = 1e-4,
-    max_iter: int = 100,
+    max_iter: int = 1000,
     standardize: bool = False,
     offset: Tensor | None = None,
     class_weight: str | None = None,
@@ -80,8 +70,9 @@ def fit_logistic(
     intercept b is not penalised: without offsets it is scikit-learn's objective with C = 1/l2.
 
     A cell has converged once the 2-norm of the gradient with respect to (w, b), not divided by the number of rows, is
-    at most `tol`, and its last Newton step changed no logit z by more than 0.001 max(1, |z|). Where `tol` is below
-    float64's resolution, 1e-12 of the norm at the start (w = 0, b = log-odds of the weights), that takes its place.
+    at most `tol`; descents go on below it where that costs little, as far as the digits that are returned. Where `tol`
+    is below float64's resolution, 1e-12 of the norm at the start (w = 0, b = log-odds of the weights), that takes its
+    place.
 
     A cell that cannot be fitted gets NaN, a reason, and does not touch the others. On the CPU a cell's result does not
     depend, to the last bit, on which other cells are fitted with it, nor on the number of threads.
@@ -92,12 +83,12 @@ def fit_logistic(
         valid: bool, shaped like labels; which rows count. All of them by default.
         l2: strength of the penalty, above 0; or several, which share the work.
         tol: largest gradient norm of a converged cell.
-        max_iter: most Newton steps a cell may take, 1 to 15 as a rule; sweeps over the rows before them do not count.
+        max_iter: most steps a cell may take: 20 to 150 as a rule, or up to 15 where each factors a system.
         standardize: penalise the weights of columns scaled to unit variance over the rows that are valid in any of the
             cell's label sets; the weights returned act on the columns as they are, objective and gradient_norm are
             those of the scaled problem.
         offset: log-odds o that are given for each row, floating, shaped like labels; none by default. The fit then says
-            what the activations add to them. Large cells take longer with an offset.
+            what the activations add to them.
         class_weight: None, or "balanced" as in scikit-learn: among the n valid rows of a label set in a cell, one whose
             class has m rows weighs c = n / (2 m). Both classes then count the same, as if they were equally frequent.
             The scale of `standardize` stays that of all rows alike.
@@ -135,12 +126,9 @@ def fit_logistic(
             return solve(acts, sign, penalties, tol, max_iter, standardize, cells, offset, balanced)
 
     def solve_on_cpu(cell: int) -> Solved:
-        of_cell = slice(cell, cell + 1)
-        given = acts[of_cell].cpu().expand(C, -1, -1), sign[:, of_cell].cpu().expand(-1, C, -1)  # under its own number
-        shift = None if offset is None else offset[:, of_cell].cpu().expand(-1, C, -1)
-        own = torch.tensor([cell])
-        with torch.no_grad():
-            optimum, reason = solve(*given, penalties.cpu(), tol, max_iter, standardize, own, shift, balanced)
+        shift = None if offset is None else offset[:, cell].cpu()
+        given = acts[cell].cpu(), sign[:, cell].cpu(), penalties.cpu()
+        optimum, reason = solve_alone(*given, tol, max_iter, standardize, shift, balanced, cell)
         return Optimum(*(field.to(acts.device) for field in optimum)), reason.to(acts.device)
 
     if acts.is_cuda:
@@ -148,7 +136,7 @@ def fit_logistic(
         solved = solve_in_batches(solve_cells, solve_on_cpu, C, at_once, acts.device)
     else:
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            solved = list(pool.map(solve_cells, torch.arange(C).split(1)))
+            solved = list(pool.map(solve_on_cpu, range(C)))
     dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
     fields = [
         torch.cat(parts).transpose(0, 1) for parts in zip(*((*opt, reason) for opt, reason in solved), strict=True)

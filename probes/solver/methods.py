@@ -1,12 +1,11 @@
 """Which method solves which cells, and what they need: the rows that count, columns centred and scaled.
 
-* *Small cells*, of few rows or few columns: a system factored at every step (`newton`).
-* *Large cells on a CPU*: one at a time, by sweeps over the rows and Newton steps (`one_cell`).
-* *Large cells on a GPU, with many label sets and fewer rows than columns, or with an offset*: all problems together, by
-  Newton steps with directions by conjugate gradients (`newton_cg`), mostly over a Gram matrix of the rows, swept first
-  on a CPU where there is no offset.
-
-What rounding keeps the last two from solving is solved by factoring.
+* *On a CPU*: one cell at a time, by descents (`one_cell`).
+* *On a GPU, and on a CPU where six or more label sets have fewer rows than columns*: all problems together, by Newton
+  steps with directions by conjugate gradients (`newton_cg`), mostly over a Gram matrix of the rows, swept first on a
+  CPU where there is no offset.
+* *Cells of a few rows or columns, small ones on a GPU, and what rounding keeps the others from solving*: a system
+  factored at every step, in float64 (`newton`).
 """
 
 import torch
@@ -19,10 +18,11 @@ from probes.solver.inputs import NotFiniteError, has_odd_scale
 from probes.solver.newton import Optimum, log_odds, newton
 from probes.solver.newton_cg import border, newton_cg
 from probes.solver.one_cell import solve_cell
-from probes.solver.rows import Rows
+from probes.solver.reasons import BEYOND_FLOAT64
 from probes.solver.spaces import GPU_CHUNK, Combinations, Weights, sum_of_rows
 
-FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small
+FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small, on a GPU
+TINY = 8  # with no more rows or no more columns, factoring at every step costs nothing
 GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
 GRAM_SETS = 6  # with fewer label sets, solving each for itself costs less than the Gram matrix
 
@@ -56,8 +56,9 @@ def solve(
     cells: Tensor,
     offset: Tensor | None = None,
     balanced: bool = False,
+    factored: bool = False,
 ) -> tuple[Optimum, Tensor]:
-    """Solve c cells with K label sets for P penalties each.
+    """Solve c cells with K label sets for P penalties each, all together.
 
     Args:
         acts: [C, N, D], any floating dtype.
@@ -69,6 +70,7 @@ def solve(
         cells: numbers of the cells, [c] int64.
         offset: [K, C, N] float64, added to the logits; none by default.
         balanced: weigh rows so that both classes of a label set weigh the same, together as much as all its rows.
+        factored: factor a system at every step, however large it is.
 
     Returns:
         The optimum, fields [c, P * K, ..] with the label sets varying fastest, NaN where there is none; and the number
@@ -97,18 +99,13 @@ def solve(
     if offset is not None:  # of rows that do not count it may be anything
         offset = offset[:, cells].transpose(0, 1)[..., rows].where(s != 0, 0.0).repeat(1, P, 1)
 
-    large = _is_large(n, D)
-    if large and offset is None and _one_at_a_time(X, K):
-        packed = Rows.of(X[0], standardize)
-        finite = bool(torch.from_numpy(packed.centre).isfinite().all())
-        optimum = solve_cell(packed, s[0], live[0] & finite, l2, tol, max_iter)
-    else:
-        dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
-        centred, mean, scale = _centred(X.to(dtype), used, standardize)
-        finite = bool(mean.isfinite().all())
-        method = _conjugate if large else _factored
-        optimum = method(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter, offset)
-        optimum = optimum._replace(weight=optimum.weight / scale[:, None])
+    large = _is_large(n, D) and not factored
+    dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
+    centred, mean, scale = _centred(X.to(dtype), used, standardize)
+    finite = bool(mean.isfinite().all())
+    method = _conjugate if large else _factored
+    optimum = method(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter, offset)
+    optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
         raise NotFiniteError(f"in cell {int(cells[cell])}, row {int(rows[row])}")
@@ -136,10 +133,49 @@ def solve(
     return Optimum(*(_where(live, x, nan) if x.is_floating_point() else x for x in optimum)), reason
 
 
-def _one_at_a_time(X: Tensor, K: int) -> bool:
-    """Whether to solve a large cell by itself, and its label sets one after another."""
-    _, n, D = X.shape
-    return len(X) == 1 and not X.is_cuda and (K < GRAM_SETS or n > min(GRAM_ROWS, D))
+def solve_alone(
+    acts: Tensor,
+    sign: Tensor,
+    l2: Tensor,
+    tol: float,
+    max_iter: int,
+    standardize: bool,
+    offset: Tensor | None = None,
+    balanced: bool = False,
+    number: int = 0,
+) -> tuple[Optimum, Tensor]:
+    """Solve one cell on the CPU.
+
+    Arguments are as of `solve`, of the cell alone: acts [N, D], sign and offset [K, N]; `number` is the cell's, for
+    messages. So is the result, for one cell.
+    """
+    K, N = sign.shape
+
+    def solve_together(factored: bool) -> tuple[Optimum, Tensor]:
+        C = number + 1  # as if there were others, so that messages give the number
+        several = acts.expand(C, -1, -1), sign[:, None].expand(-1, C, -1)
+        shift = None if offset is None else offset[:, None].expand(-1, C, -1)
+        with torch.no_grad():
+            return solve(*several, l2, tol, max_iter, standardize, torch.tensor([number]), shift, balanced, factored)
+
+    if not _one_at_a_time(N, acts.shape[1], K):
+        return solve_together(False)
+    shift = None if offset is None else offset.numpy()
+    optimum, reason = solve_cell(
+        acts.detach(), sign.numpy(), l2.numpy(), tol, max_iter, standardize, shift, balanced, number
+    )
+    stalled = reason == BEYOND_FLOAT64  # rounding has spoilt its directions
+    if stalled.any():
+        exact, why = solve_together(True)
+        better = stalled & (exact.converged | (exact.objective < optimum.objective))
+        optimum = Optimum(*(_where(better, new, old) for new, old in zip(exact, optimum, strict=True)))
+        reason = torch.where(better, why, reason)
+    return optimum, reason
+
+
+def _one_at_a_time(n: int, D: int, K: int) -> bool:
+    """Whether to solve a cell by itself, and its label sets one after another."""
+    return min(n, D) > TINY and (K < GRAM_SETS or n > min(GRAM_ROWS, D) or not _is_large(n, D))
 
 
 def _conjugate(

@@ -20,10 +20,12 @@ from torch.nn.functional import logsigmoid
 
 from probes.solver.line_search import step_length
 from probes.solver.newton import Optimum, log_odds
-from probes.solver.one_cell import LEFT, STILL
-from probes.solver.rows import HEAVY, MOST_HEAVY
 from probes.solver.spaces import CHUNK, Combinations, Factor, Weights, logits, sum_of_rows
 
+HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares is split off, if few are
+# Of the last step, in units of max(1, |logit|):
+STILL = 1e-3  # a step that changed no logit by more leaves about its square as Newton's error
+LEFT = 1e-7  # most that may be left by a direction solved only roughly: what the step changed, times that roughness
 SETTLED = 0.03  # a step that changes no logit by more is followed by one whose error is about its square
 LAST_STEPS = 12  # on float64 logits; where these do not suffice, rounding has spoilt the directions
 # Products of a direction before a factor is made, as shares of the number of rows: so many take about as long as a

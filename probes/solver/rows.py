@@ -1,13 +1,13 @@
-"""The rows of one cell as they are stored, and compiled passes over them.
+"""The rows of one cell, standardised implicitly, and compiled passes over them.
 
 Solving a cell on a CPU is reading it again and again, so a pass takes from each read what it can: activations stay in
-their 16 bits and are widened in registers, a row that is in cache serves both the logits and the sum over rows, and
-four rows at a time share each access to the weights. PyTorch reads a cell of float32 twice for the same.
+their 16 bits and are widened in registers, and four rows at a time share each access to the weights.
 
-Everywhere X [n, D] are rows of which `mean` [D] is still to be taken off, and n is a multiple of four.
+A column j stands for (x - mean) · inverse, where `inverse` is one over its standard deviation: columns that dwarf all
+others (residual streams have some) and offsets far above a column's spread then cost neither steps nor digits. Vectors
+of [D + 1] numbers are of the standardised columns, and of the intercept at their end.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,59 +16,64 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.solver.compiled import compiled, specialise
-
-HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares is split off, if few are
+from probes.solver.inputs import LARGEST, SMALLEST
 
 
 class Rows(NamedTuple):
-    """Rows of a cell for compiled passes, without the columns that dwarf all others (residual streams have some).
+    """The rows of a cell for compiled passes; n is a multiple of four, rows of zeros fill it up."""
 
-    Those form the *border*, with the intercept: in X they would drown the other columns' digits.
-    """
+    X: NDArray  # [n, D]: uint16, the bits of bfloat16; or float32, standardised already
+    mean: NDArray  # [D] float64 to be taken off X
+    inverse: NDArray  # [D] float64 that what is left is multiplied by
+    stored: NDArray  # [n, D] as given: uint16, float32 or float64
+    centre: NDArray  # [D] float64, the mean of every stored column
+    unit: NDArray  # [D] float64, one over its deviation; 0 for a constant column
 
-    X: NDArray  # [n, D]: uint16, the bits of bfloat16, or float32, float64; heavy columns and rows at the end are zero
-    mean: NDArray  # [D] float64, to be taken off X
-    stored: NDArray  # [n, D]: what was given, exact, where X is rounded by centring or scaling; else X
-    border: NDArray  # [n, 1 + m] float64: ones, and the heavy columns, centred and scaled
-    heavy: NDArray  # [m] int64, numbers of the heavy columns
-    zeroed: NDArray  # [D] bool: columns that X holds as zeros, heavy ones and, standardised, constant ones
-    centre: NDArray  # [D] float64: the mean of every column as stored, heavy ones too
-    scale: NDArray  # [D] float64: what centred columns are divided by
 
-    @classmethod
-    @np.errstate(all="ignore")
-    def of(cls, acts: Tensor, standardize: bool) -> "Rows":
-        """Copy activations [n, D] of any floating dtype; NaN or infinity among them makes `centre` so."""
-        n, D = acts.shape
-        raw = torch.zeros(n + -n % 4, D, dtype=torch.float32 if acts.dtype == torch.float16 else acts.dtype)
+class Columns(NamedTuple):
+    """The columns of the rows as stored, [D] float64 each; NaN or infinity in a column makes its mean so."""
+
+    mean: NDArray
+    deviation: NDArray  # 0 where it is no more than rounding
+    least: NDArray
+    most: NDArray
+
+    def have_odd_scale(self) -> bool:
+        """Whether they are so large, or differ by so little, that no probe and score in float32 can hold them."""
+        spread, largest = (self.most - self.least).max(), max(np.abs(self.most).max(), np.abs(self.least).max())
+        return bool(0 < spread < SMALLEST or largest > LARGEST)
+
+
+def store(acts: Tensor) -> NDArray:
+    """Activations [N, D] of any floating dtype as [n, D] for compiled code, in their place where that is possible."""
+    n, D = acts.shape
+    raw = acts.float() if acts.dtype == torch.float16 else acts
+    if n % 4 or not raw.is_contiguous():
+        raw = torch.zeros(n + -n % 4, D, dtype=raw.dtype)
         raw[:n] = acts
-        stored = (raw.view(torch.uint16) if raw.dtype == torch.bfloat16 else raw).numpy()
-        total, squares = moments(stored)
-        centre, scale, constant = total / n, np.ones(D), np.zeros(D, bool)
-        if raw.dtype == torch.bfloat16 and not standardize:
-            bits, mean = stored, centre.copy()
-        else:  # float32 has the digits for what is left once the mean is off
-            bits = (raw.float() if raw.dtype == torch.bfloat16 else raw.clone()).numpy()
-            bits[:n] -= centre.astype(bits.dtype)
-            mean, (_, squares) = np.zeros(D), moments(bits)
-            if standardize:
-                spread = np.sqrt(squares / n)
-                constant = spread <= n * np.finfo(bits.dtype).eps * np.abs(centre)  # but for rounding
-                scale = np.where(constant, 1, spread)
-                bits[:n] /= scale.astype(bits.dtype)
-                bits[:, constant] = 0
-                squares = np.where(constant, 0, squares / scale**2)
-        heavy = np.flatnonzero(squares > HEAVY * np.median(squares))
-        heavy = heavy[np.argsort(-squares[heavy], kind="stable")[:MOST_HEAVY]]
-        border = np.zeros((len(bits), 1 + len(heavy)))
-        border[:n, 0] = 1
-        columns = raw[:n, torch.from_numpy(heavy)].double().numpy()
-        border[:n, 1:] = (columns - centre[heavy]) / scale[heavy]
-        bits[:, heavy] = 0
-        mean[heavy] = 0
-        zeroed = np.zeros(D, bool)
-        zeroed[heavy] = True
-        return cls(bits, mean, stored, border, heavy, zeroed | constant, centre, scale)
+    return (raw.view(torch.uint16) if raw.dtype == torch.bfloat16 else raw).numpy()
+
+
+@np.errstate(all="ignore")
+def describe_columns(stored: NDArray, n: int) -> Columns:
+    """Mean, deviation and range of the columns of the first n rows."""
+    total, squares, least, most = moments(stored[:n])
+    drift = total / n
+    mean = wide_row(stored) + drift
+    deviation = np.sqrt(np.maximum(squares / n - drift**2, 0))
+    digits = 0.0 if stored.dtype == np.uint16 else n * np.finfo(stored.dtype).eps
+    rounding = np.maximum(digits * np.abs(mean), 1e-12 * np.maximum(np.abs(least), np.abs(most)))
+    return Columns(mean, np.where((least < most) & (deviation > rounding), deviation, 0), least, most)
+
+
+def standardise(stored: NDArray, columns: Columns) -> Rows:
+    """Rows for compiled passes, from [n, D] and its columns."""
+    constant = columns.deviation == 0
+    unit = np.where(constant, 0, 1 / np.where(constant, 1, columns.deviation))
+    if stored.dtype == np.uint16:
+        return Rows(stored, columns.mean, unit, stored, columns.mean, unit)
+    X = ((stored - columns.mean) * unit).astype(np.float32)
+    return Rows(X, np.zeros(len(unit)), np.ones(len(unit)), stored, columns.mean, unit)
 
 
 def wide(x: Any) -> Any:
@@ -84,97 +89,121 @@ def _wide(x):
 
 
 @compiled
-def moments(X: NDArray) -> tuple[NDArray, NDArray]:
-    """Sum and sum of squares of every column as stored, [D] float64."""
-    total, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+def wide_row(X: NDArray) -> NDArray:
+    """The first row, [D] float64."""
+    row = np.empty(X.shape[1])
+    for j in range(X.shape[1]):
+        row[j] = np.float64(wide(X[0, j]))
+    return row
+
+
+@compiled
+def moments(X: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Of every column, [D] float64: sum and sum of squares of what it is above its first number; least and largest.
+
+    The first number is taken off so that offsets far above the spread cost no digits.
+    """
+    D = X.shape[1]
+    pivot = wide_row(X)
+    total, squares, least, most = np.zeros(D), np.zeros(D), pivot.copy(), pivot.copy()
     for i in range(len(X)):
-        for j in range(X.shape[1]):
-            x = np.float64(wide(X[i, j]))
+        for j in range(D):
+            stored = np.float64(wide(X[i, j]))
+            x = stored - pivot[j]
             total[j] += x
             squares[j] += x * x
-    return total, squares
+            least[j] = min(least[j], stored)
+            most[j] = max(most[j], stored)
+    return total, squares, least, most
 
 
 @compiled
-def lengths(X: NDArray, mean: NDArray) -> tuple[NDArray, NDArray]:
-    """Of every row: its square once the mean is off, |x - mean|², and x·mean; [n] float64."""
-    square, along = np.zeros(len(X)), np.zeros(len(X))
-    for i in range(len(X)):
-        a, b = 0.0, 0.0
-        for j in range(X.shape[1]):
-            x = np.float64(wide(X[i, j]))
-            a += (x - mean[j]) * (x - mean[j])
-            b += x * mean[j]
-        square[i], along[i] = a, b
-    return square, along
+def spread(rows: Rows, p: NDArray, z: NDArray) -> None:
+    """What a direction p [D + 1] float64 does to the logits: z [n] becomes its product with every row, in float32."""
+    X, mean, inverse = rows.X, rows.mean, rows.inverse
+    D = X.shape[1]
+    q, offset = np.empty(D, np.float32), p[D]
+    for j in range(D):
+        q[j] = np.float32(p[j] * inverse[j])
+        offset -= mean[j] * np.float64(q[j])
+    for i in range(0, len(X), 4):
+        x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
+        t0 = t1 = t2 = t3 = np.float32(0)
+        for j in range(D):
+            t0 += wide(x0[j]) * q[j]
+            t1 += wide(x1[j]) * q[j]
+            t2 += wide(x2[j]) * q[j]
+            t3 += wide(x3[j]) * q[j]
+        z[i], z[i + 1], z[i + 2], z[i + 3] = t0 + offset, t1 + offset, t2 + offset, t3 + offset
 
 
 @compiled
-def evaluate(
-    X: NDArray, mean: NDArray, w: NDArray, s: NDArray, sign: NDArray, logit: NDArray, gradient: NDArray
-) -> None:
-    """Logits and the gradient of the loss in float64, from one read.
+def gather(rows: Rows, r: NDArray, g: NDArray) -> None:
+    """The sum of the rows, each times a number r [n] float64: g [D + 1] becomes ∑ r (x, 1), in float32."""
+    X, mean, inverse = rows.X, rows.mean, rows.inverse
+    D = X.shape[1]
+    h, total = np.zeros(D, np.float32), 0.0
+    for i in range(0, len(X), 4):
+        x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
+        r0, r1, r2, r3 = np.float32(r[i]), np.float32(r[i + 1]), np.float32(r[i + 2]), np.float32(r[i + 3])
+        total += np.float64(r0) + np.float64(r1) + np.float64(r2) + np.float64(r3)
+        for j in range(D):
+            h[j] += r0 * wide(x0[j]) + r1 * wide(x1[j]) + r2 * wide(x2[j]) + r3 * wide(x3[j])
+    for j in range(D):
+        g[j] = (np.float64(h[j]) - mean[j] * total) * inverse[j]
+    g[D] = total
 
-    logit [n] holds the border's part and gets w·(x - mean) added; gradient [D] becomes ∑ r (x - mean) with the
-    residuals r = -s sigmoid(-sign logit), where s is the weight of the row with the sign of its label.
+
+@compiled
+def evaluate(rows: Rows, u: NDArray, s: NDArray, logit: NDArray, r: NDArray, g: NDArray) -> None:
+    """Logits and gradient of the loss at u [D + 1], in float64 from the rows as stored, in one read.
+
+    logit [n] holds the offsets and gets the products of u with the rows added; r [n] becomes the residuals
+    -s sigmoid(-sign(s) logit), where s is the weight of the row with the sign of its label; g becomes ∑ r (x, 1).
     """
-    offset, total = 0.0, 0.0
-    for j in range(X.shape[1]):
-        offset += mean[j] * w[j]
-    gradient[:] = 0.0
-    r = np.empty(4)
+    X, centre, unit = rows.stored, rows.centre, rows.unit
+    D = X.shape[1]
+    w, offset, total = np.empty(D), u[D], 0.0
+    for j in range(D):
+        w[j] = u[j] * unit[j]
+        offset -= centre[j] * w[j]
+    g[:] = 0.0
     for i in range(0, len(X), 4):
         x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
         t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-        for j in range(X.shape[1]):
+        for j in range(D):
             t0 += np.float64(wide(x0[j])) * w[j]
             t1 += np.float64(wide(x1[j])) * w[j]
             t2 += np.float64(wide(x2[j])) * w[j]
             t3 += np.float64(wide(x3[j])) * w[j]
-        r[0], r[1], r[2], r[3] = t0, t1, t2, t3
-        for k in range(4):
-            logit[i + k] += r[k] - offset
-            r[k] = -s[i + k] / (1.0 + math.exp(sign[i + k] * logit[i + k]))
+        logit[i] += t0 + offset
+        logit[i + 1] += t1 + offset
+        logit[i + 2] += t2 + offset
+        logit[i + 3] += t3 + offset
+        for k in range(i, i + 4):
+            margin = logit[k] if s[k] > 0.0 else -logit[k]
+            e = exponential(max(-abs(margin), -700.0))
+            r[k] = -s[k] * (e if margin > 0.0 else 1.0) / (1.0 + e)
             total += r[k]
-        r0, r1, r2, r3 = r[0], r[1], r[2], r[3]
-        for j in range(X.shape[1]):
-            gradient[j] += (
+        r0, r1, r2, r3 = r[i], r[i + 1], r[i + 2], r[i + 3]
+        for j in range(D):
+            g[j] += (
                 r0 * np.float64(wide(x0[j])) + r1 * np.float64(wide(x1[j]))
                 + r2 * np.float64(wide(x2[j])) + r3 * np.float64(wide(x3[j]))
             )  # fmt: skip
-    for j in range(X.shape[1]):
-        gradient[j] -= total * mean[j]
+    for j in range(D):
+        g[j] = (g[j] - centre[j] * total) * unit[j]
+    g[D] = total
 
 
 @compiled
-def product(X: NDArray, mean: NDArray, p: NDArray, curvature: NDArray, t: NDArray, v: NDArray) -> None:
-    """What a direction p [D] does to the logits, and the product with the Hessian, from one read.
+def exponential(x: float) -> float:
+    """e^x for x in [-700, 0] to 3e-14 of it, without a call: a loop over it then runs on several numbers at once.
 
-    t [n] float64 holds the border's part and gets p·(x - mean) added; v [D] becomes ∑ curvature t (x - mean). Sums run
-    in the dtype of p and v.
+    e^x = 2^k e^f with f in ±ln(2)/2, of which the series is summed; k goes into the bits of the exponent.
     """
-    offset, total = 0.0, 0.0
-    for j in range(X.shape[1]):
-        offset += mean[j] * p[j]
-    v[:] = 0
-    for i in range(0, len(X), 4):
-        x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
-        t0 = t1 = t2 = t3 = v.dtype.type(0)
-        for j in range(X.shape[1]):
-            t0 += wide(x0[j]) * p[j]
-            t1 += wide(x1[j]) * p[j]
-            t2 += wide(x2[j]) * p[j]
-            t3 += wide(x3[j]) * p[j]
-        t[i] += t0 - offset
-        t[i + 1] += t1 - offset
-        t[i + 2] += t2 - offset
-        t[i + 3] += t3 - offset
-        t0 = v.dtype.type(curvature[i] * t[i])
-        t1 = v.dtype.type(curvature[i + 1] * t[i + 1])
-        t2 = v.dtype.type(curvature[i + 2] * t[i + 2])
-        t3 = v.dtype.type(curvature[i + 3] * t[i + 3])
-        total += t0 + t1 + t2 + t3
-        for j in range(X.shape[1]):
-            v[j] += t0 * wide(x0[j]) + t1 * wide(x1[j]) + t2 * wide(x2[j]) + t3 * wide(x3[j])
-    for j in range(X.shape[1]):
-        v[j] -= total * mean[j]
+    k = np.floor(x * 1.4426950408889634 + 0.5)
+    f = (x - k * 0.693145751953125) - k * 1.4286068203094172e-06
+    e = 1.0 + f * (1.0 + f * (1 / 2 + f * (1 / 6 + f * (1 / 24 + f * (1 / 120 + f * (1 / 720 + f * (1 / 5040 + f * (
+        1 / 40320 + f * (1 / 362880 + f * (1 / 3628800 + f * (1 / 39916800 + f / 479001600)))))))))))  # fmt: skip
+    return e * np.int64((np.int64(k) + np.int64(1023)) << np.int64(52)).view(np.float64)

@@ -134,7 +134,12 @@ def batch_sizes(monkeypatch):
         sizes.append((len(cells), acts.is_cuda))
         return solve(acts, sign, l2, tol, max_iter, standardize, cells, *more)
 
+    def count_one(acts, *more, solve=methods.solve_alone):
+        sizes.append((1, acts.is_cuda))
+        return solve(acts, *more)
+
     monkeypatch.setattr("probes.solver.logistic.solve", count)
+    monkeypatch.setattr("probes.solver.logistic.solve_alone", count_one)
     monkeypatch.setattr("probes.solver.logistic.room", lambda _: 2**40)
     return sizes
 

@@ -6,7 +6,17 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from probes.solver import gram_ascent
-from probes.solver.gram_ascent import ascend
+from probes.solver.gram_ascent import ascend, margin_of
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9, 0.3, 4.0, 1e3, 1e9])
+@pytest.mark.parametrize("guess", [-50.0, 0.0, 2.0, 30.0, 1e5])
+@pytest.mark.parametrize("c", [-1e9, -1e3, -40.0, -1.0, -1e-9, 0.0, 1e-9, 0.7, 35.0, 1e4])
+def test_a_row_settles_where_its_coefficient_stands_for_its_margin(rate, c, guess):
+    u = margin_of(c, rate, guess)
+    a = 1 / (1 + np.exp(np.clip(u, -700, 700)))
+    error = (u - rate * a - c) / (1 + rate * a * (1 - a))  # to first order, that of u
+    assert error == pytest.approx(0, abs=1e-7 * max(1, abs(u)))
 
 
 @pytest.fixture
@@ -46,6 +56,17 @@ def test_a_problem_that_is_not_live_stays_where_it_starts(problems):
     assert v[1].tolist() == [0.25, 0.0]
     assert error[1] == 0
     assert (u[0] != 0).any()
+
+
+def test_every_sweep_brings_margins_closer(problems, monkeypatch):
+    X, Z, s, l2 = problems
+    errors = []
+    for sweeps in (1, 3, 6, 9):
+        monkeypatch.setattr(gram_ascent, "SWEEPS", sweeps)
+        errors.append(ascend(X @ X.mT, Z[:, :1], s, torch.ones(4).bool(), l2, torch.zeros(4).double())[2][0])
+    assert errors[1] < errors[0] / 2
+    assert errors[2] < errors[1] / 2
+    assert errors[3] < errors[2] / 2
 
 
 def test_how_many_rows_go_together_changes_only_their_order(problems, monkeypatch):

@@ -19,7 +19,7 @@ ACTS, LABELS = torch.randn(2, 6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
         ({"l2": [1.0, -2.0]}, r"l2 must be above 0 and finite, got \[1.0, -2.0\]"),
         ({"l2": []}, r"l2 must be above 0 and finite, got \[\]"),
         ({"l2": "strong"}, "l2 must be above 0 and finite, got strong"),
-        ({"tol": -1.0}, "tol and max_iter must be 0 or more, got -1.0 and 100"),
+        ({"tol": -1.0}, "tol and max_iter must be 0 or more, got -1.0 and 1000"),
         ({"max_iter": -1}, "tol and max_iter must be 0 or more, got 0.0001 and -1"),
     ],
 )

@@ -1,92 +1,105 @@
-"""Rows as packed for compiled passes, and the passes, against numpy in float64."""
+"""Rows, standardised implicitly, and compiled passes over them, against numpy in float64."""
 
 import numpy as np
 import pytest
 import torch
 
-from probes.solver.rows import Rows, evaluate, lengths, moments, product
+from probes.solver.rows import describe_columns, evaluate, exponential, gather, spread, standardise, store
 
 N, D = 30, 57  # no multiples of four
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
-def packed(dtype, *, heavy=(), standardize=False):
+def made(dtype, *, offset=3.0):
+    """Activations [N, D] with columns of very different scale, and one that is constant."""
     generator = torch.Generator().manual_seed(0)
-    acts = torch.randn(N, D, generator=generator) + 3 * torch.randn(D, generator=generator)
-    acts[:, list(heavy)] *= 500
-    acts = acts.to(dtype)
-    return acts.double().numpy(), Rows.of(acts, standardize)
-
-
-def widened(rows):
-    X = torch.from_numpy(rows.X)
-    return (X.view(torch.bfloat16) if rows.X.dtype == np.uint16 else X).double().numpy()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("heavy", [(), (5, 40)])
-def test_mean_and_border_are_taken_apart_and_nothing_is_lost(dtype, heavy):
-    acts, rows = packed(dtype, heavy=heavy)
-    light = np.setdiff1d(np.arange(D), heavy)
-    tolerance = 1e-15 if dtype in (torch.bfloat16, torch.float64) else 1e-6  # others are stored centred, in float32
-    assert len(rows.X) == 32
-    assert set(rows.heavy) == set(heavy)
-    np.testing.assert_allclose((widened(rows) - rows.mean)[:N, light], (acts - acts.mean(0))[:, light], atol=1e-6)
-    np.testing.assert_allclose(rows.centre, acts.mean(0), rtol=tolerance + 1e-12, atol=tolerance)
-    centred = (acts - rows.centre)[:, rows.heavy]
-    np.testing.assert_allclose(rows.border[:N], np.c_[np.ones(N), centred], rtol=1e-6)
-    assert not rows.border[N:].any()
-    assert not widened(rows)[N:].any()
-    assert not widened(rows)[:, rows.heavy].any()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_standardized_columns_have_unit_variance_and_constant_ones_stay(dtype):
-    acts = torch.randn(N, D, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, D) + 7.3
+    acts = torch.randn(N, D, generator=generator) + offset * torch.randn(D, generator=generator)
+    acts *= torch.logspace(-2, 2, D)
     acts[:, 4] = 7.3
-    rows = Rows.of(acts.to(dtype), standardize=True)
-    X = widened(rows)[:N]
+    return acts.to(dtype)
+
+
+def rows_of(acts):
+    stored = store(acts)
+    return standardise(stored, describe_columns(stored, len(acts)))
+
+
+def standardised(acts):
+    """The same in float64: [N, D], with zeros in constant columns."""
+    X = acts.double().numpy()
+    deviation = X.std(0)
+    constant = X.min(0) == X.max(0)
+    return np.where(constant, 0, (X - X.mean(0)) / np.where(constant, 1, deviation))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_are_described(dtype):
+    acts = made(dtype)
+    columns, X = describe_columns(store(acts), N), acts.double().numpy()
     others = np.arange(D) != 4
-    np.testing.assert_allclose(X[:, others].std(0), 1, rtol=1e-5)
-    assert np.abs(X[:, 4]).max() < 1e-5
-    assert rows.scale[4] == 1
-    expected = acts.to(dtype).double().numpy()
-    np.testing.assert_allclose(X * rows.scale + rows.centre, expected, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(columns.mean, X.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(columns.deviation[others], X.std(0)[others], rtol=1e-10)
+    assert columns.deviation[4] == 0
+    assert (columns.least == X.min(0)).all()
+    assert (columns.most == X.max(0)).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_passes_are_sums_over_rows(dtype):
-    _, rows = packed(dtype, heavy=(5,))
-    X, raw = widened(rows) - rows.mean, widened(rows)
-    n = len(X)
+def test_an_offset_far_above_the_spread_costs_no_digits():
+    acts = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).double() * 1e-3 + 1e6
+    columns = describe_columns(store(acts), N)
+    np.testing.assert_allclose(columns.deviation, acts.numpy().std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e19])
+def test_scales_beyond_float32_are_told(factor):
+    acts = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).double()
+    assert not describe_columns(store(acts), N).have_odd_scale()
+    assert describe_columns(store(acts * factor), N).have_odd_scale()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T.contiguous().T, lambda x: x[::2]])
+def test_passes_are_sums_over_standardised_rows(dtype, view):
+    acts = view(made(dtype))
+    rows, X = rows_of(acts), standardised(acts)
+    n, random = len(acts), np.random.default_rng(0)
+    assert len(rows.X) % 4 == 0
+    p = random.normal(size=D + 1)
+    z = np.empty(len(rows.X))
+    spread(rows, p, z)
+    np.testing.assert_allclose(z[:n], X @ p[:D] + p[D], rtol=1e-4, atol=1e-4)
+
+    r = np.zeros(len(rows.X))
+    r[:n] = random.normal(size=n)
+    g = np.empty(D + 1)
+    gather(rows, r, g)
+    np.testing.assert_allclose(g, np.append(X.T @ r[:n], r.sum()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_and_gradient_come_from_what_is_stored_in_float64(dtype):
+    acts = made(dtype)
+    rows, X = rows_of(acts), standardised(acts)
     random = np.random.default_rng(0)
-    w, start = random.normal(size=D), random.normal(size=n)
-    sign = np.where(random.random(n) < 0.5, 1.0, -1.0) * (np.arange(n) < N)
-    s = sign * random.uniform(0.5, 20, n)
-
-    np.testing.assert_allclose(moments(rows.X), (raw.sum(0), (raw**2).sum(0)), rtol=1e-12)
-    np.testing.assert_allclose(lengths(rows.X, rows.mean), ((X**2).sum(1), raw @ rows.mean), rtol=1e-12)
-
-    logit, gradient = start.copy(), np.empty(D)
-    evaluate(rows.X, rows.mean, w, s, sign, logit, gradient)
-    np.testing.assert_allclose(logit, start + X @ w, rtol=1e-12)
-    np.testing.assert_allclose(gradient, X.T @ (-s / (1 + np.exp(sign * logit))), rtol=1e-10, atol=1e-12)
-
-    working = np.float64 if dtype == torch.float64 else np.float32
-    t, v, curvature = start.copy(), np.empty(D, working), random.random(n) * sign**2
-    product(rows.X, rows.mean, w.astype(working), curvature, t, v)
-    rtol = 1e-10 if dtype == torch.float64 else 1e-4
-    np.testing.assert_allclose(t, start + X @ w, rtol=rtol, atol=rtol)
-    np.testing.assert_allclose(v, X.T @ (curvature * (start + X @ w)), rtol=rtol, atol=10 * rtol)
+    u, offset, s = random.normal(size=D + 1), np.zeros(len(rows.X)), np.zeros(len(rows.X))
+    offset[:N], s[:N] = random.normal(size=N), random.normal(size=N)
+    s[3] = 0
+    z, r, g = offset.copy(), np.empty(len(rows.X)), np.empty(D + 1)
+    evaluate(rows, u, s, z, r, g)
+    expected = X @ u[:D] + u[D] + offset[:N]
+    residual = -s[:N] / (1 + np.exp(np.sign(s[:N]) * expected))
+    np.testing.assert_allclose(z[:N], expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(r[:N], residual, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(g, np.append(X.T @ residual, residual.sum()), rtol=1e-8, atol=1e-9)
 
 
-def test_the_heaviest_columns_go_to_the_border():
-    acts = torch.randn(N, 200, generator=torch.Generator().manual_seed(0))
-    acts[:, 100:140] *= 100 * torch.arange(1, 41)
-    assert set(Rows.of(acts, standardize=False).heavy) == set(range(109, 140))
+def test_the_exponential_is_that_of_numpy():
+    x = -np.concatenate((np.linspace(0, 40, 4001), np.logspace(-12, np.log10(700), 4001)))
+    np.testing.assert_allclose([exponential(one) for one in x], np.exp(x), rtol=3e-14)
 
 
-def test_infinity_and_nan_show_in_the_centre():
-    for bad in (torch.inf, torch.nan):
-        acts = torch.ones(N, D, dtype=torch.bfloat16)
-        acts[3, 7] = bad
-        assert np.flatnonzero(~np.isfinite(Rows.of(acts, standardize=False).centre)).tolist() == [7]
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_infinity_and_nan_show_in_the_mean(bad):
+    acts = torch.ones(N, D, dtype=torch.bfloat16)
+    acts[3, 7] = bad
+    assert np.flatnonzero(~np.isfinite(describe_columns(store(acts), N).mean)).tolist() == [7]
