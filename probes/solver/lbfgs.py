@@ -195,7 +195,7 @@ def remember(problem: Problem, t: float, p: NDArray, dg: NDArray, u: NDArray, g:
 def search(
     s: NDArray, z: NDArray, dz: NDArray, slope: float, bend: float, r: NDArray, dr: NDArray
 ) -> tuple[float, float]:
-    """Move the logits z along dz to where the objective is least: the length of the step, and what it gained.
+    """Move the logits z along dz to where the objective is least: the length of the step, and about what it gained.
 
     The slope is given at the start; from there it rises with the change of the residuals, and by t bend with the
     penalty, so that rounding of dz counts only against what the step changes. Its root is bracketed, and approached by

@@ -22,6 +22,7 @@ ROWS, COLUMNS = 2048, 128  # of products of a Hessian taken at a time
 # Descents go on below the tolerance, to a share of it and of the gradient at the start, so that weights agree to about
 # as many digits as are returned.
 AIM, FAR, FAR64 = 0.01, 1e-9, 1e-11
+FACTORS = 4  # of one problem; where these do not suffice, float32 is too coarse for them
 NO_FACTOR = np.zeros((0, 0), np.float32)
 
 
@@ -137,7 +138,7 @@ class Descent:
         n, D = self.rows.X.shape
         if self.memory.held[0]:
             self.memory.add_ridge(problem.ridge - self.ridge)
-        self.ridge, steps = problem.ridge, 0
+        self.ridge, steps, made = problem.ridge, 0, 0
         while True:
             most = min(self.max_iter - steps, self.left)
             converged, more = descend(self.rows, problem, point, self.memory, self.factor, tol, most)
@@ -145,11 +146,13 @@ class Descent:
             if converged or more < most or steps == self.max_iter:
                 self.left = self.price if len(self.factor) or n < D else max(1, self.left - more)
                 return steps
-            if n < D:  # the dual system, in float64, is what remains
-                self.left = self.price
+            self.left = self.price
+            if n < D or made == FACTORS:  # a system in float64 is what remains
                 return steps
-            self.factor, self.left = factor_hessian(self.rows, problem, point), self.price
+            self.factor, made = factor_hessian(self.rows, problem, point), made + 1
             self.memory.forget()
+            if not len(self.factor):
+                return steps
 
 
 def factor_hessian(rows: Rows, problem: Problem, point: Point) -> NDArray:
