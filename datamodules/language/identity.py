@@ -56,16 +56,19 @@ def identify_prompts(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, s
 
 
 def find_difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """What differs between two readings, as people read it; None where nothing does. Parts that one lacks are equal.
+    """All that differs between two readings, as people read it; None where nothing does.
+
+    Parts that one lacks are equal. Weights are all files of a folder, so that another chat template tells of both.
 
     >>> find_difference({"dtype": "float32"}, {"dtype": "bfloat16"})
     'another dtype (bfloat16 instead of float32)'
     """
+    told = []
     for part, words in PARTS.items():
         if part in recorded and part in found and recorded[part] != found[part]:
             shown = [text if part == "dtype" else text[:12] for text in (found[part], recorded[part])]
-            return f"{words} ({shown[0]} instead of {shown[1]})"
-    return None
+            told.append(f"{words} ({shown[0]} instead of {shown[1]})")
+    return " and ".join(told) or None
 
 
 def require_reading(

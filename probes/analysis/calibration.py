@@ -62,7 +62,10 @@ def fit_platt(scores: Tensor, labels: Tensor, groups: Tensor | None = None) -> C
     scores, labels = _check(scores, labels)
     counts = [int((labels == label).sum()) for label in (0, 1)]
     if not all(counts):
-        raise ValueError(f"calibration: expected rows of both labels, got {counts[0]} of label 0 and {counts[1]} of 1")
+        raise ValueError(
+            f"calibration: expected rows of both labels, got {counts[0]} of label 0 and {counts[1]} of 1; take more "
+            "questions, or a larger validation split"
+        )
     mean, spread = scores.mean(), scores.std()
     if not spread > 0:
         raise ValueError(f"calibration: expected scores that differ, got {len(scores)} equal ones; choose another cell")
@@ -259,8 +262,8 @@ def choose_threshold(scores: Tensor, labels: Tensor, groups: Tensor | None = Non
     allowed = math.floor(fpr * n + 1e-9)
     if not allowed:
         raise ValueError(
-            f"threshold: expected at least {math.ceil(1 / fpr - 1e-9)} validation rows of label 0 for a false-alarm "
-            f"rate of {fpr:g}, got {n}; take more questions, or a higher rate"
+            f"threshold: expected at least {np.ceil(1 / fpr - 1e-9):g} validation rows of label 0 "
+            f"for a false-alarm rate of {fpr:g}, got {n}; take more questions, or a higher rate"
         )
     above = scores[scores > negative[allowed]]
     reached = negative[allowed - 1]

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from datamodules.card import Card
 from probes.report.map_files import shorten_model
@@ -42,7 +43,7 @@ def read_about(folder: Path, card: Card) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
     config: Any = {}
-    with suppress(OSError, ValueError, OmegaConfBaseException):
+    with suppress(OSError, ValueError, YAMLError, OmegaConfBaseException):  # damaged: it says nothing
         loaded = OmegaConf.load(folder / ".hydra" / "config.yaml")
         if isinstance(loaded, DictConfig):
             parts = {name: loaded[name] for name in ("model", "positions") if name in loaded}

@@ -101,13 +101,13 @@ def choose_ensemble(
     require_own_scores(probes)
     assert probes.record is not None  # required above
     val, test = (probes.record.maps(split)[k] for split in ("val", "test"))
-    allowed = val.readable() & (test.readable() | (test.n == 0).all())
+    allowed = val.readable() & (test.readable() | (test.n == 0).all()) & ~probes.bias[k].isnan()
     if positions is not None:
         allowed &= torch.tensor([name in positions for name in probes.card.positions])
     if int(allowed.sum()) < n:
         raise ValueError(
-            f"run: expected {n} cells with enough validation rows of both classes, got {int(allowed.sum())}; take more "
-            "questions, a larger split.val, or fewer cells"
+            f"run: expected {n} cells with a probe and enough validation rows of both classes, got "
+            f"{int(allowed.sum())}; take more questions, a larger split.val, or fewer cells"
         )
     ranked = val.auc.where(allowed, -torch.inf).flatten().argsort(descending=True, stable=True)[: int(allowed.sum())]
     rows, cells = probes.record.of("val", k), []

@@ -33,7 +33,7 @@ def choose_recorded(probes: LinearProbes, examples: pd.DataFrame, cell: CellProb
     """Choose up to n examples that a cell scored, spread over the validation rows.
 
     Raises:
-        ValueError: the run recorded no scores.
+        ValueError: the run recorded no scores, or they are of other examples.
     """
     if probes.record is None:
         raise ValueError("run: expected scores beside the probes, got none; run again with a larger scores.max_bytes")
@@ -43,6 +43,11 @@ def choose_recorded(probes: LinearProbes, examples: pd.DataFrame, cell: CellProb
     scores = rows.scores[row, column]
     held = scores.isfinite().nonzero()[:, 0]
     some = held[torch.linspace(0, len(held) - 1, n).long()].unique()
+    if int(rows.examples[some].max()) >= len(examples):
+        raise ValueError(
+            f"run: expected examples for all of its scores, got {len(examples)} and a score of row "
+            f"{int(rows.examples[some].max())}; the files are of different runs, name another"
+        )
     table = examples.iloc[rows.examples[some].tolist()]
     ids = [tuple(list(map(int, one)) for one in row) for row in zip(*(table[name] for name in NAMES), strict=True)]
     bounds = zip(table["first_token"], table["last_token"], strict=True)

@@ -10,6 +10,7 @@ import pandas as pd
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from datamodules.card import Card
 from probes.jobs.command.mistakes import is_mistake
@@ -120,6 +121,12 @@ def read_parts(folder: Path, card: Card, overrides: Sequence[str], allowed: Sequ
         )
     try:
         whole: Any = OmegaConf.load(path)
+        for name in ("datamodule", *PARTS, "dataset", "cache"):
+            if not isinstance(OmegaConf.select(whole, name), DictConfig):
+                raise ValueError(
+                    f"run: expected the configuration of a run in {path}, got one without {name}; name the folder of "
+                    "another run"
+                )
         if str(OmegaConf.select(whole, "datamodule._target_")) != "datamodules.activations.ActivationDataModule":
             raise ValueError(
                 f"run: expected a run on a language model, got one on activations from elsewhere in {folder}; "
@@ -134,9 +141,12 @@ def read_parts(folder: Path, card: Card, overrides: Sequence[str], allowed: Sequ
         root = str(whole.cache.root)
         for part in PARTS:
             whole[part] = OmegaConf.to_container(whole[part], resolve=True)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"run: expected the configuration of a run in {path}, got another ({reason})") from None
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"run: expected the configuration of a run in {path}, got another ({reason}); name the folder of another "
+            "run"
+        ) from None
     cfg: Any = OmegaConf.create({part: whole[part] for part in PARTS} | {"cache_root": root, ALLOWED: list(allowed)})
     refuse_other_targets(cfg)
     examples = read_examples(folder)

@@ -24,7 +24,8 @@ from probes.settings import Cell, Count, Folder, Rate, Text
 BATCH = 256  # answers between two lines of progress
 FILES = "scores.jsonl", "scores.csv", "score.html", "score.json"
 RIGHT = ("correctness", "label")  # label sets that say what is right; others are classes
-OWN = ("run", "dataset", "rule", "score", "model", "site", "cache", "folder", "allow_targets", "experiment", "hydra")
+OWN = ("run", "dataset", "rule", "score", "model", "site", "cache", "folder", "allow_targets", "experiment")
+OWN += ("hydra", "report")
 log = logging.getLogger(__name__)
 
 
@@ -116,8 +117,11 @@ def score_answers(
             if len(questions) > BATCH:
                 log.info(f"score: {min(start + BATCH, len(questions)):,} of {len(questions):,} answers")
         if not lines:
+            limit = scorer.tapped.model.max_new_tokens
             raise ValueError(
-                "dataset: expected texts that fit into the context of the model, got none; take shorter ones"
+                f"dataset: expected texts that fit into the context of the model, {scorer.tapped.running.context:,} "
+                f"tokens, got none; take shorter ones or, where the model answers, a score.max_new_tokens "
+                f"below {limit:,}"
             )
         records.close()
         table.close()

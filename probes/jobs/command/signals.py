@@ -94,16 +94,12 @@ def tell_end(number: int) -> str:
     >>> tell_end(signal.SIGTERM)
     'error: ended by SIGTERM; the cache keeps what is finished, and the same command goes on from there'
     """
+    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    if not {"-m", "--multirun"}.isdisjoint(sys.argv):
+        return f"error: ended by {by}; finished jobs are kept, and the same command goes on with resume=true"
     if "experiment=score" in sys.argv:  # whose files appear together at its end
-        return f"error: ended by {_name(number)}; no scores are written, and the same command begins again"
-    by = _name(number)
-    if {"-m", "--multirun"}.isdisjoint(sys.argv):
-        return f"error: ended by {by}; the cache keeps what is finished, and the same command goes on from there"
-    return f"error: ended by {by}; finished jobs are kept, and the same command goes on with resume=true"
-
-
-def _name(number: int) -> str:
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        return f"error: ended by {by}; no scores are written, and the same command begins again"
+    return f"error: ended by {by}; the cache keeps what is finished, and the same command goes on from there"
 
 
 @contextmanager

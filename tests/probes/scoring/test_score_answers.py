@@ -97,7 +97,10 @@ def test_the_page_shows_the_least_probable_answers_first(scored):
         (["model=demo", "model.prompt='{question}'"], "got another prompt or chat template ("),
         (["score.fpr=1.5"], "score.fpr: expected "),
         (["score.fpr=0.001"], "threshold: expected at least 1000 validation rows of label 0"),
-        (["score.cells=1000"], "run: expected 1000 cells with enough validation rows of both classes, got "),
+        (
+            ["score.cells=1000"],
+            "run: expected 1000 cells with a probe and enough validation rows of both classes, got ",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(place, overrides, words):
