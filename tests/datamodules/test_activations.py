@@ -185,7 +185,7 @@ def test_a_model_is_asked_for_exact_answers_once_and_remembered(
 ):
     asked = make(language_model, questions_csv, cache_root, spans=ModelSpans(tries=2))
     for attempt in (1, 2):
-        with pytest.raises(ValueError, match=r"do not occur in the answer: ask another model with \+model@"):
+        with pytest.raises(ValueError, match=r"are empty: ask another model with \+model@"):
             asked.setup()
         if attempt == 1:
             monkeypatch.setattr(RunningModel, "network", property(lambda _: pytest.fail("the model was loaded")))
@@ -212,7 +212,7 @@ def test_a_class_without_exact_answers_stops(language_model, questions_csv, cach
     with pytest.raises(
         ValueError,
         match=r"expected exact answers in at least 10 right and 10 wrong answers, got \d+ of \d+ right and \d of "
-        r"\d+ wrong; \d+ of \d+ without one are cut off at model.max_new_tokens=14: raise it, or choose positions",
+        r"\d+ wrong; \d+ of \d+ without one are cut off at model.max_new_tokens=14: raise it, or positions=answer",
     ):
         make(language_model, path, cache_root, dataset=FileQuestions(path=str(path))).setup()
 
