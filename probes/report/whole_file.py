@@ -25,6 +25,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        if isinstance(error.__cause__, OSError):  # a file that was written inside this block has told it
+            raise
         raise OSError(
             f"{path}: expected a folder that can be written, with room for it, got: {error.strerror or error}; free "
             "some space, or choose another folder"

@@ -45,8 +45,8 @@ def score_answers(
 ) -> None:
     """Answer the questions of a set with the model of a run, or take their given answers, and score the answers.
 
-    Writes scores.csv, scores.jsonl with the tokens, score.html and score.json. The first two are written batch by
-    batch, so that an interrupted command leaves what it scored.
+    Writes scores.csv, scores.jsonl with the tokens, score.html and score.json. They appear together at the end: an
+    interrupted command leaves none of them, and may be given again.
 
     Args:
         run: folder of the run.

@@ -98,7 +98,7 @@ def tell_end(number: int) -> str:
     if not {"-m", "--multirun"}.isdisjoint(sys.argv):
         return f"error: ended by {by}; finished jobs are kept, and the same command goes on with resume=true"
     if "experiment=score" in sys.argv:  # whose files appear together at its end
-        return f"error: ended by {by}; no scores are written, and the same command begins again"
+        return f"error: ended by {by}; scores are written together at the end, and the same command starts over"
     return f"error: ended by {by}; the cache keeps what is finished, and the same command goes on from there"
 
 

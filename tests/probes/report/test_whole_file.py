@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -27,3 +28,17 @@ def test_two_processes_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
         with whole_file(path) as theirs:
             theirs.write_text("theirs")
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "ours")]
+
+
+def test_a_full_disk_is_told_once_by_files_that_are_written_together(tmp_path):
+    def fail():
+        with whole_file(tmp_path / "first"), whole_file(tmp_path / "second"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="expected a folder") as caught:
+        fail()
+    reason = os.strerror(errno.ENOSPC)
+    assert str(caught.value) == (
+        f"{tmp_path}/second: expected a folder that can be written, with room for it, got: {reason}; free some space, "
+        "or choose another folder"
+    )

@@ -69,3 +69,10 @@ def test_in_a_sweep_the_line_says_how_that_goes_on(monkeypatch):
     assert tell_end(signal.SIGINT) == (
         "error: ended by Ctrl-C; finished jobs are kept, and the same command goes on with resume=true"
     )
+
+
+def test_scores_are_written_at_the_end_and_the_line_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "experiment=score", "run=outputs/latest", "dataset=cities"])
+    assert tell_end(signal.SIGTERM) == (
+        "error: ended by SIGTERM; scores are written together at the end, and the same command starts over"
+    )
