@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.solver.compiled import compiled, specialise
-from probes.solver.inputs import LARGEST, SMALLEST
+from probes.solver.inputs import has_odd_scale
 
 
 class Rows(NamedTuple):
@@ -40,8 +40,7 @@ class Columns(NamedTuple):
 
     def have_odd_scale(self) -> bool:
         """Whether they are so large, or differ by so little, that no probe and score in float32 can hold them."""
-        spread, largest = (self.most - self.least).max(), max(np.abs(self.most).max(), np.abs(self.least).max())
-        return bool(0 < spread < SMALLEST or largest > LARGEST)
+        return bool(has_odd_scale(torch.from_numpy(self.least), torch.from_numpy(self.most)))
 
 
 def store(acts: Tensor) -> NDArray:
