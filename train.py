@@ -19,6 +19,7 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from probes.jobs.collector import pause_collection
 from probes.jobs.command.command_line import check_command_line, check_thread_limits
 from probes.jobs.command.display import print_leniently
 from probes.jobs.command.empty_groups import spell_null
@@ -73,24 +74,39 @@ def check(node: DictConfig) -> None:
 @let_rank_zero_speak
 def run(cfg: DictConfig) -> float | None:
     """Fit, test and report, or carry out another command; return the sweep objective."""
-    refuse_mistakes(cfg)
-    cfg = settle_folders(cfg)
+    with pause_collection():
+        refuse_mistakes(cfg)
+        cfg = settle_folders(cfg)
+        n_ranks = 0
+        if cfg.command is None:
+            check(cfg.checks)
+            check(cfg.datamodule)
+            n_ranks = count_to_start(cfg.trainer)
+            if not n_ranks:
+                load_lightning(cfg)
     if cfg.command is not None:
         build(cfg.command)
         return None
-    check(cfg.checks)
-    check(cfg.datamodule)
-    if n := count_to_start(cfg.trainer):
-        return run_ranks(cfg, n, Path(__file__).resolve())
+    return run_ranks(cfg, n_ranks, Path(__file__).resolve()) if n_ranks else fit_and_test(cfg)
+
+
+def load_lightning(cfg: DictConfig) -> None:
+    """Import Lightning and what the configuration names, and find the mistakes that only they can tell."""
     levels = {log: log.level for log in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric"))}
+    import pytorch_lightning  # noqa: F401
+
+    for lightning_log, level in levels.items():
+        lightning_log.setLevel(level)  # that of hydra.job_logging; the import sets its own
+    refuse_wrong_values(cfg, light=False)
+
+
+def fit_and_test(cfg: DictConfig) -> float | None:
+    """Build the parts of a run, fit, test and save; return the sweep objective."""
     from pytorch_lightning import seed_everything
     from pytorch_lightning.callbacks import Checkpoint
 
     from probes.jobs.checkpoint import restoring
 
-    for lightning_log, level in levels.items():
-        lightning_log.setLevel(level)  # that of hydra.job_logging; the import sets its own
-    refuse_wrong_values(cfg, light=False)
     seed_everything(cfg.seed, workers=True, verbose=False)
     probe: pl.LightningModule = build(cfg.probe)  # first: the data module imports transformers
     datamodule: pl.LightningDataModule = build(cfg.datamodule)

@@ -1,6 +1,8 @@
 """What the packages offer by name is there, and loads when it is used."""
 
 import ast
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 import datamodules
 import probes
+from tests.support.places import ROOT
 
 
 @pytest.mark.parametrize("package", [probes, datamodules])
@@ -29,3 +32,10 @@ def test_the_three_lists_of_names_agree(package):
 def test_another_name_is_refused(package):
     with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
         _ = package.nothing
+
+
+def test_what_reads_the_cache_loads_no_code_of_networks():
+    """The code that all language models share takes as long to import as all probes of the demo to fit."""
+    program = "import sys, datamodules.activations; print({'torch', 'transformers.modeling_utils'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'torch'}\n"

@@ -7,6 +7,7 @@ counts only where it tells a name from an ordinary word (`letter_case`): `us` is
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from datamodules.examples import Verdict
 from datamodules.questions.numbers import find_answer_number, find_numbers, is_same_number
@@ -158,4 +159,7 @@ class TextRule:
 
     def __call__(self, questions: Sequence[Question], answers: Sequence[str], ask: object = None) -> list[Verdict]:
         """Return one verdict for each; no model is asked."""
-        return [self.rule(answer, question) for question, answer in zip(questions, answers, strict=True)]
+        rule = self.rule
+        if isinstance(rule, partial) and not (rule.args or rule.keywords):
+            rule = rule.func  # Hydra's partial checks at each call what it calls; that takes as long as to judge
+        return [rule(answer, question) for question, answer in zip(questions, answers, strict=True)]

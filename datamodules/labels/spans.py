@@ -18,7 +18,7 @@ from datamodules.language.thinking import OFF
 from datamodules.questions.find import find, find_first
 from datamodules.questions.numbers import find_answer_number
 from datamodules.questions.question import Question
-from datamodules.questions.words import drop_article, fold
+from datamodules.questions.words import WORD, drop_article, make_plain
 from datamodules.stream.ranges import Count
 
 RULES = ("auto", "pattern", "options", "number")
@@ -187,7 +187,7 @@ def count_words(text: str) -> int:
     >>> count_words("Herman Melville, 1851")
     3
     """
-    return len(fold(text).words)
+    return len(WORD.findall(make_plain(text)))
 
 
 def require_model(key: str, model: object) -> None:

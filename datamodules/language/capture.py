@@ -4,16 +4,20 @@ Layer i is block i, counted from 0; `resid_pre` is the input of a block and `res
 final norm. `sites` finds the other sites.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from datamodules.language.sites import find_blocks, find_place, get_decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 VERSION = 2  # part of the cache key: raise it when the same inputs would give other activations
 

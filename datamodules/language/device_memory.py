@@ -1,12 +1,17 @@
 """Memory of the devices of a language model: what it needs, how many tokens fit beside it, what a batch took."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
 
 from datamodules.stream.memory import measure_free_memory
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 SHARE = 0.5  # of what the weights leave, for a first batch; the rest is for logits, copies and fragments
 FULL = 0.9  # of a GPU, beyond which a larger batch is not tried: PyTorch's own context and fragments take the rest

@@ -1,5 +1,7 @@
 """Greedy answers in batches: token ids, log-probabilities and the reason of stopping; and how they are stored."""
 
+from __future__ import annotations
+
 import io
 from array import array
 from collections.abc import Iterator, Sequence
@@ -7,25 +9,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-)
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from datamodules.language.stop_text import StopText
 from datamodules.language.thinking import count_thought, opens_block
 from datamodules.language.token_taps import TokenTaps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHUNK = 16  # tokens between two checks for answers that have ended; a check costs a small part of a step
 VERSION = 4  # part of the cache key: raise it when the same inputs would give other answers

@@ -1,10 +1,13 @@
 """Progress of a long stage: an estimate before it starts, then a bar with the time left."""
 
+from __future__ import annotations
+
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from rich.progress import (
@@ -17,9 +20,11 @@ from rich.progress import (
     TextColumn,
 )
 from rich.text import Text
-from transformers import PreTrainedModel
 
 from datamodules.stream.out_of_memory import pass_over_out_of_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,17 @@
 """A running language model: loaded on first use, run in batches, and freed."""
 
+from __future__ import annotations
+
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.language.agreement import agree_on_failure, agree_on_least
 from datamodules.language.batches import Batches
@@ -21,6 +22,9 @@ from datamodules.language.device_settings import require_one_process
 from datamodules.language.generation import require_embeddings
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.placement import choose_device
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Result = TypeVar("Result")
 
@@ -53,7 +57,7 @@ class RunningModel:
         self._agreed: dict[bool, int] = {}  # most tokens of a batch, by whether answers are written
         self._entry: Path | None = None  # folder of the cache entry that is being built
 
-    def __enter__(self) -> "RunningModel":
+    def __enter__(self) -> RunningModel:
         # Threads decide how sums are split, and so the last bits; by default they follow from the number of ranks.
         self._threads = torch.get_num_threads()
         width = self.config.hidden_size

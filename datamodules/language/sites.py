@@ -6,13 +6,17 @@ projection* the one that its feed-forward part calls last; the four inner sites 
 two. Which of several maps is called last is known in the forward pass. docs/concepts.md lists what each family does.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
 
 from datamodules.language.site_names import SITES, check_site
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class Place(NamedTuple):

@@ -4,17 +4,22 @@ A linear probe needs one number of each token: h.w + b. So no activation is kept
 has the mean of their scores.
 """
 
+from __future__ import annotations
+
 import copy
 import inspect
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from datamodules.language.sites import find_blocks, find_place, get_decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STORE = torch.bfloat16  # activations are rounded as the cache stores them, because the probes were fitted on those
 
@@ -91,7 +96,7 @@ class TokenTaps:
         self._steps: list[Tensor] = []
         self._rows: dict[int, list[Tensor]] = {}
 
-    def __enter__(self) -> "TokenTaps":
+    def __enter__(self) -> TokenTaps:
         self._hooks = ExitStack()
         begin = self._decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         self._hooks.callback(begin.remove)

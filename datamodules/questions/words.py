@@ -85,11 +85,7 @@ def fold(text: str) -> Folded:
 
     Digits after a leading zero stay as written. A character of a script without blanks is a word of its own.
     """
-    if not text.isascii():
-        text = _FRACTION.sub(lambda m: _format_decimal(int(m[1] or 0) + _read_sign(m[2])), text)
-        text = _POWER.sub(r"^\g<0>", text)
-        text = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text.translate(_PLAIN))))
-    plain = _SIGN_BEFORE_CURRENCY.sub(r"\1-", text.replace("_", " "))
+    plain = make_plain(text)
     found, gaps, spans, end = [], [], [], 0
     for match in WORD.finditer(plain):
         found.append(simplify_number(match[0].casefold()))
@@ -97,6 +93,19 @@ def fold(text: str) -> Folded:
         spans.append(match.span())
         end = match.end()
     return Folded(found, *read_numerals(found, gaps), plain, spans)
+
+
+def make_plain(text: str) -> str:
+    """Write a text so that `WORD` finds its words: accents and forms of letters are folded, case is kept.
+
+    >>> make_plain("Café_2½")
+    'Cafe  2.5 '
+    """
+    if not text.isascii():
+        text = _FRACTION.sub(lambda m: _format_decimal(int(m[1] or 0) + _read_sign(m[2])), text)
+        text = _POWER.sub(r"^\g<0>", text)
+        text = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text.translate(_PLAIN))))
+    return _SIGN_BEFORE_CURRENCY.sub(r"\1-", text.replace("_", " "))
 
 
 def find_words(sought: str, within: Folded) -> int | None:

@@ -28,7 +28,6 @@ from probes.jobs.sweep.naming import label_job, name_folder, read_values, round_
 log = logging.getLogger("probegrid")
 LATEST = "multirun/latest"  # leads to the newest sweep
 BASIC = "BasicSweeper"
-HEATMAP = ("probes.Heatmap", "probes.report.heatmap.Heatmap")
 Run = Callable[[DictConfig], float | None]
 
 
@@ -90,8 +89,8 @@ class Job:
         write_job(folder, record)
         if cfg.report.terminal == "line":
             _drop_bars(cfg)
-            _drop_passing_picture(cfg)
             _drop_repeated_lines()
+        first = not gc.get_freeze_count()  # in this process
         start = time.monotonic()
         try:
             take_gpu()
@@ -109,7 +108,7 @@ class Job:
         if record["status"] == "done" and cfg.report.terminal == "line":
             _print_line(label, folder, record["seconds"])
         gc.collect()  # Lightning's objects refer to each other; the next job needs their memory
-        if not gc.get_freeze_count():
+        if first:
             gc.freeze()  # what the first job has imported stays; to go through it takes as long as a small fit
         return record["objective"]
 
@@ -191,14 +190,6 @@ def _drop_bars(cfg: DictConfig) -> None:
             del cfg.callbacks[key]
         if "trainer" in cfg:
             cfg.trainer.enable_progress_bar = False
-
-
-def _drop_passing_picture(cfg: DictConfig) -> None:
-    """A job of a sweep does not draw the validation map of its fit, which that of the test replaces."""
-    with open_dict(cfg):
-        for one in (cfg.get("callbacks") or {}).values():
-            if one.get("_target_") in HEATMAP:
-                one.setdefault("within_fit", False)
 
 
 _said: set[str] = set()

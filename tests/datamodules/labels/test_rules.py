@@ -1,5 +1,9 @@
-import pytest
+from functools import partial
 
+import pytest
+from hydra.utils import instantiate
+
+from datamodules.examples import Verdict
 from datamodules.labels.rules import (
     TextRule,
     judge_as_given,
@@ -159,3 +163,14 @@ def test_the_report_can_tell_given_labels_apart():
 
 def test_substring_finds_a_gold_answer_with_blanks_around_it():
     assert judge_by_substring("in Paris", ask([" Paris "])).right is True
+
+
+def test_a_rule_may_be_a_partial_of_hydra_or_one_with_arguments():
+    def judge(answer, question, right=False):
+        return Verdict(right, "judged")
+
+    asked, texts = [ask(["Paris"]), ask(["Oslo"])], ["Paris", "Rome"]
+    built = instantiate({"_target_": "datamodules.labels.rules.judge_by_gold", "_partial_": True})
+    assert isinstance(built, partial)
+    assert [one.right for one in TextRule(built)(asked, texts)] == [True, False]
+    assert [one.right for one in TextRule(partial(judge, right=True))(asked, texts)] == [True, True]

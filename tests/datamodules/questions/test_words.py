@@ -1,5 +1,6 @@
 import pytest
 
+from datamodules.labels.spans import count_words
 from datamodules.questions.words import find_words, fold, fold_group
 
 
@@ -106,3 +107,17 @@ def test_group_keys_fold_case_punctuation_and_blanks_only():
     assert fold_group("Ｗho") == "who"
     assert fold_group("García") != fold_group("Garcia")
     assert fold_group("?!") != fold_group("...")
+
+
+def test_words_are_counted_as_they_are_folded():
+    texts = [
+        "",
+        "It is  PARIS,",
+        "C++ for $5 & 20%",
+        "2½ of −5, -$5",
+        "がか 北京市",
+        "Herman_Melville's",
+        "twenty one cats",
+    ]
+    assert [count_words(text) for text in texts] == [len(fold(text).words) for text in texts]
+    assert count_words("2½ of −5, -$5") == 5  # 2.5 of -5 $ -5

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from probes.analysis.log_odds import PRIOR, cross_fit, fit_numbers, fit_words, number_answers, rate_answers
 
@@ -108,6 +109,19 @@ def test_a_fold_whose_other_folds_lack_a_class_has_no_score():
     labels = np.array([1, 0, 0, 0])
     found = cross_fit(lambda rows: np.zeros(4), np.ones(4, bool), labels, np.arange(4))
     assert np.isnan(found).tolist() == [True, False, False, False]
+
+
+def test_fits_take_one_thread_whatever_the_machine_has():
+    seen = set()
+
+    def fit(rows):
+        seen.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return np.zeros(4)
+
+    with threadpool_limits(2, "blas"):
+        cross_fit(fit, np.ones(4, bool), np.array([0, 1, 0, 1]), np.arange(4))
+        after = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    assert (seen, after) == ({1}, {2})
 
 
 def test_rates_by_hand():

@@ -38,7 +38,7 @@ def run_the_command(folder, tensors, *overrides, **metadata):
     named = {key: json.dumps(value) for key, value in (NAMES | metadata).items()}
     save_file(tensors, folder / "own.safetensors", named)
     path = f"datamodule.path={folder}/own.safetensors"
-    status, _, err = run_here(folder, "datamodule=precomputed", path, "+callbacks.heatmap.within_fit=false", *overrides)
+    status, _, err = run_here(folder, "datamodule=precomputed", path, *overrides)
     assert status == 0, err
     return folder / "run"
 
