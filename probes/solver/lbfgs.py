@@ -185,7 +185,8 @@ def remember(problem: Problem, t: float, p: NDArray, dg: NDArray, u: NDArray, g:
         u[j] += step
         g[j] += change
         S[at, j], Y[at, j] = np.float32(step), np.float32(change)
-        product += step * change
+    for j in range(len(p)):
+        product += t * p[j] * (dg[j] + problem.ridge[j] * t * p[j])
     if product > 0.0:
         rho[at] = 1.0 / product
         held[0], held[1] = min(held[0] + 1, len(rho)), (at + 1) % len(rho)
@@ -214,8 +215,9 @@ def search(
             e = exponential(max(-abs(margin), -700.0))
             wrong = (e if margin > 0.0 else 1.0) / (1.0 + e)
             dr[i] = -s[i] * wrong - r[i]
+        for i in range(len(z)):
             last += dr[i] * dz[i]
-            curvature += abs(s[i]) * wrong * (1.0 - wrong) * dz[i] * dz[i]
+            curvature += bend_of(r[i] + dr[i], s[i]) * dz[i] * dz[i]
         if not abs(last) > EXACT * -slope:
             break
         low, high = (t, high) if last < 0.0 else (low, t)

@@ -132,7 +132,7 @@ def fit_logistic(
         return Optimum(*(field.to(acts.device) for field in optimum)), reason.to(acts.device)
 
     if acts.is_cuda:
-        at_once = room(acts.device) // bytes_of_cell(N, D, K, P)
+        at_once = room(acts.device) // bytes_of_cell(N, D, K, P, acts.element_size())
         solved = solve_in_batches(solve_cells, solve_on_cpu, C, at_once, acts.device)
     else:
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:

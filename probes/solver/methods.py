@@ -1,9 +1,9 @@
 """Which method solves which cells, and what they need: the rows that count, columns centred and scaled.
 
 * *On a CPU*: one cell at a time, by descents (`one_cell`).
-* *On a GPU, and on a CPU where six or more label sets have fewer rows than columns*: all problems together, by Newton
-  steps with directions by conjugate gradients (`newton_cg`), mostly over a Gram matrix of the rows, swept first on a
-  CPU where there is no offset.
+* *On a GPU*: the same descents of many cells together (`together`).
+* *Six or more label sets on fewer rows than columns, on a CPU*: Newton steps with directions by conjugate gradients
+  over a Gram matrix of the rows (`newton_cg`), swept first where there is no offset.
 * *Cells of a few rows or columns, small ones on a GPU, and what rounding keeps the others from solving*: a system
   factored at every step, in float64 (`newton`).
 """
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from probes.solver.batches import room
+from probes.solver.cells import GPU_ROWS, Cells
+from probes.solver.combinations import Combinations
 from probes.solver.gram import gram_matrix, symmetric_product
 from probes.solver.gram_ascent import ascend
 from probes.solver.inputs import NotFiniteError, has_odd_scale
 from probes.solver.newton import Optimum, log_odds, newton
 from probes.solver.newton_cg import border, newton_cg
 from probes.solver.one_cell import solve_cell
+from probes.solver.pairs import bytes_of_pairs
 from probes.solver.reasons import BEYOND_FLOAT64
-from probes.solver.spaces import GPU_CHUNK, Combinations, Weights, sum_of_rows
+from probes.solver.together import descend_together
 
 FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small, on a GPU
 TINY = 8  # with no more rows or no more columns, factoring at every step costs nothing
@@ -27,14 +30,14 @@ GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than t
 GRAM_SETS = 6  # with fewer label sets, solving each for itself costs less than the Gram matrix
 
 
-def bytes_of_cell(N: int, D: int, K: int, P: int) -> int:
+def bytes_of_cell(N: int, D: int, K: int, P: int, itemsize: int = 2) -> int:
     """Most bytes that a cell of a batch takes on a GPU, with K label sets for P penalties each."""
     if not _is_large(N, D):
         return 26 * N * D + P * K * factored_bytes(N, D)
-    stored = 2 * N * D + 4 * N * D  # in 16 bits, and in float32
-    side = N if N <= GRAM_ROWS else min(N, D)  # of a Gram matrix or a Hessian, and of its factor
-    centring, exact, factoring = 4 * N * D, 8 * min(N, GPU_CHUNK) * D + 8 * side**2, 24 * side**2
-    return stored + max(centring, exact, factoring) + P * K * (128 * N + 64 * D)
+    stored = (itemsize + 4) * N * D  # as given, and in float32
+    apart = 4 * N * D // 2 + (16 * D**2 if N >= D else 0)  # the cells that go on without the others, and their factors
+    exact = 16 * min(N, GPU_ROWS) * D
+    return stored + max(apart, exact) + K * (bytes_of_pairs(D) + 200 * N + (128 + 8 * P) * D)
 
 
 def factored_bytes(n: int, D: int) -> int:
@@ -97,15 +100,22 @@ def solve(
     causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
     each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
     if offset is not None:  # of rows that do not count it may be anything
-        offset = offset[:, cells].transpose(0, 1)[..., rows].where(s != 0, 0.0).repeat(1, P, 1)
+        offset = offset[:, cells].transpose(0, 1)[..., rows].where(s != 0, 0.0)
 
     large = _is_large(n, D) and not factored
-    dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
-    centred, mean, scale = _centred(X.to(dtype), used, standardize)
-    finite = bool(mean.isfinite().all())
-    method = _conjugate if large else _factored
-    optimum = method(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter, offset)
-    optimum = optimum._replace(weight=optimum.weight / scale[:, None])
+    if large and (X.is_cuda or len(cells) > 1):
+        rows = Cells.of(X, None if used.all() else used)
+        finite = bool(rows.mean.isfinite().all())
+        optimum = descend_together(rows, s, live & finite, l2, tol, max_iter, standardize, offset)
+        del rows
+    else:
+        dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
+        centred, mean, scale = _centred(X.to(dtype), used, standardize)
+        finite = bool(mean.isfinite().all())
+        method = _conjugate if large else _factored
+        shift = None if offset is None else offset.repeat(1, P, 1)
+        optimum = method(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter, shift)
+        optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
         raise NotFiniteError(f"in cell {int(cells[cell])}, row {int(rows[row])}")
@@ -115,7 +125,7 @@ def solve(
         for cell in spoilt.any(1).nonzero()[:, 0].tolist():  # one at a time: float64 takes several times the memory
             of_cell = slice(cell, cell + 1)
             centred, mean, scale = _centred(X[of_cell].double(), used[of_cell], standardize)
-            shift = None if offset is None else offset[of_cell]
+            shift = None if offset is None else offset[of_cell].repeat(1, P, 1)
             exact = _factored(centred, mean, signs[of_cell], spoilt[of_cell], penalties, tol, max_iter, shift)
             exact = exact._replace(weight=exact.weight / scale[:, None])
             lower = exact.objective < optimum.objective[of_cell]  # with few steps allowed, the sweeps may be ahead
@@ -189,24 +199,10 @@ def _conjugate(
     offset: Tensor | None,
 ) -> Optimum:
     Z, columns = border(X)
-    n, D = X.shape[1:]
-    # On a GPU a Gram matrix is made as fast as a Hessian is, and serves every step.
-    gram = n <= GRAM_ROWS or (X.is_cuda and n <= D)
-    space = Combinations(X, symmetric_product(X)) if gram else Weights(X)
-    if X.is_cuda:  # a factor serves problems of one penalty
-        values, sizes = l2.unique_consecutive(return_counts=True)
-        of_penalty = sizes.tolist()
-        shifts = [None] * len(of_penalty) if offset is None else offset.split(of_penalty, 1)
-        given = zip(s.split(of_penalty, 1), live.split(of_penalty, 1), values, shifts, strict=True)
-        parts = [
-            newton_cg(space, Z, columns, mean, signs, which, value.expand(len(signs[0])), tol, max_iter, None, shift)
-            for signs, which, value, shift in given
-        ]
-        return Optimum(*(torch.cat(field, 1) for field in zip(*parts, strict=True)))
-    start = None
-    if len(X) == 1 and isinstance(space, Combinations) and offset is None:
-        swept = ascend(space.G[0], Z[0], s[0], live[0], l2, log_odds(s[0], live[0]))
-        start = (swept[0][None], swept[1][None], swept[2][None])
+    space, start = Combinations(X, symmetric_product(X)), None
+    if offset is None:
+        u, v, moved = ascend(space.G[0], Z[0], s[0], live[0], l2, log_odds(s[0], live[0]))
+        start = u[None], v[None], moved[None]
     return newton_cg(space, Z, columns, mean, s, live, l2, tol, max_iter, start, offset)
 
 
@@ -277,16 +273,16 @@ def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor
     if not used.all():
         X = torch.where(used[..., None], X, 0.0)
     count = used.sum(1, keepdim=True).clamp(min=1)
-    # On a GPU a plain sum in float64 would copy all of X.
-    total = sum_of_rows(used[:, None].double(), X)[:, 0] if X.is_cuda else X.sum(1, dtype=torch.float64)
-    mean = (total / count).to(X.dtype)
+    mean = (X.sum(1, dtype=torch.float64) / count).to(X.dtype)
     X = X - mean[:, None]
     if not used.all():
         X *= used[..., None]
-    scale = torch.ones_like(mean)
+    scale = torch.ones_like(mean, dtype=torch.float64)
     if standardize:
-        spread = (X.square().sum(1) / count).sqrt()
-        constant = spread <= X.shape[1] * torch.finfo(X.dtype).eps * mean.abs()  # but for rounding
+        drift = X.sum(1, dtype=torch.float64) / count  # the mean was rounded
+        spread = (X.square().sum(1, dtype=torch.float64) / count - drift.square()).clamp(min=0).sqrt()
+        digits = X.shape[1] if X.dtype == torch.float64 else 1
+        constant = spread <= digits * torch.finfo(X.dtype).eps * mean.abs()  # but for rounding
         scale = torch.where(constant, 1.0, spread)
-        X = torch.where(constant[:, None], 0.0, X / scale[:, None])
-    return X, mean.double() / scale, scale.double()
+        X = torch.where(constant[:, None], 0.0, X / scale[:, None].to(X.dtype))
+    return X, mean.double() / scale, scale

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from probes.solver.gram import gram_matrix
-from probes.solver.line_search import step_length
+from probes.solver.line_search import search
 
 STILL = (
     1e-4  # a Newton step that changes no logit by more, in units of max(1, |logit|), leaves about its square as error
 )
+SHARE = 1e-3  # of its slope at the start that a search along a direction leaves
 RESOLUTION = 1e-12  # sums in float64 cannot bring a gradient down to less than about this share of where it started
 
 
@@ -96,7 +97,10 @@ def newton(
             dw = du @ X
         dlogit = dw @ X.mT + db[..., None]
         live = live & dlogit.isfinite().all(-1)  # scales beyond float64: stop where we are, not converged
-        t = step_length(s, logit, dlogit, l2 * (w * dw).sum(-1), l2 * dw.square().sum(-1), live)
+        slope = (residual * dlogit).sum(-1) + l2 * (w * dw).sum(-1)
+        t, _, _ = search(s, logit, residual, dlogit, slope, l2 * dw.square().sum(-1), live, SHARE)
+        # Where no logit changes by a hundredth the objective is a parabola: its slope would only show rounding.
+        t = torch.where((dlogit * sign).abs().amax(-1) > 1e-2, t, 1.0)
         for value, change in ((u, du), (w, dw), (logit, dlogit), (b[..., None], db[..., None])):
             value += torch.where(live[..., None], t[..., None] * change, 0.0)
         change = (t[..., None] * dlogit * sign).abs() / logit.abs().clamp(
@@ -115,12 +119,18 @@ def _primal_direction(
 ) -> tuple[Tensor, Tensor]:
     """Newton direction (dw [c, k, D], db [c, k]) from the bordered system [A h; h' ∑W] (dw, db) = -(gradient, ∑r).
 
-    A = X'WX + l2 is factored once, h = X'W1, and the intercept comes from the Schur complement of A.
+    A = X'WX + l2 is factored once, h = X'W1, and the intercept comes from the Schur complement of A. Where X'WX is
+    singular and l2 is below its rounding, a larger l2 keeps A factorable.
     """
     A = gram_matrix((curvature.sqrt()[..., None] * X[:, None]).mT, float(l2.min()))
     A.diagonal(dim1=-2, dim2=-1).add_(l2[:, None])
     h = curvature @ X
-    z = torch.cholesky_solve(torch.stack((gradient, h), -1), torch.linalg.cholesky_ex(A).L)
+    L, failed = torch.linalg.cholesky_ex(A)
+    if failed.any():
+        diagonal = A.diagonal(dim1=-2, dim2=-1)
+        diagonal += torch.where(failed > 0, 1e-14 * diagonal.sum(-1), 0.0)[..., None]
+        L = torch.linalg.cholesky_ex(A).L
+    z = torch.cholesky_solve(torch.stack((gradient, h), -1), L)
     db = ((h * z[..., 0]).sum(-1) - residual_sum) / (curvature.sum(-1) - (h * z[..., 1]).sum(-1))
     return -(z[..., 0] + db[..., None] * z[..., 1]), db
 

@@ -1,11 +1,10 @@
-"""Newton's method with directions by conjugate gradients, for cells too large to factor at every step.
+"""Newton's method with directions by conjugate gradients, for many label sets on fewer rows than columns.
 
 A direction solves H d = -g with H = X'WX + l2. Conjugate gradients need H only in products, and may stop early: far
 from the optimum a rough direction is as good as an exact one. Once they have cost as much as a factorisation would, the
 factor of a matrix near H is made, and preconditions them from then on: neither an easy nor a hard cell is slow.
 
-The weights live in one of two spaces. `Weights` is w itself: a product is two passes over X. `Combinations`, for fewer
-rows, writes w = X'a and knows X by its Gram matrix XX' [n, n], made once for every step, label set and penalty.
+Weights are w = X'a, and X is known by its Gram matrix XX' [n, n], made once for every step, label set and penalty.
 
 Beside them stands the *border*: the intercept, and the few columns that dwarf all others (residual streams have some),
 each with a weight of its own. Inside X they would drown the other columns' digits.
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from probes.solver.line_search import step_length
+from probes.solver.combinations import CHUNK, Combinations, FactoredGram, logits, sum_of_rows
+from probes.solver.line_search import search
 from probes.solver.newton import Optimum, log_odds
-from probes.solver.spaces import CHUNK, Combinations, Factor, Weights, logits, sum_of_rows
 
 HEAVY, MOST_HEAVY = 64.0, 31  # a column with so many times the median sum of squares is split off, if few are
 # Of the last step, in units of max(1, |logit|):
@@ -30,13 +29,8 @@ SETTLED = 0.03  # a step that changes no logit by more is followed by one whose 
 LAST_STEPS = 12  # on float64 logits; where these do not suffice, rounding has spoilt the directions
 # Products of a direction before a factor is made, as shares of the number of rows: so many take about as long as a
 # factorisation; with a factor that has grown stale, a quarter as many.
-CPU_PATIENCE = (20, 80)
-# On a GPU they are two passes over memory and some fifty launches each, about 0.1 ms a cell of 8,000 x 4,096 in a batch
-# and 0.3 ms by itself; a factorisation of 4,096 columns takes about 12 ms.
-GPU_PATIENCE = 48
-FAR = 4.0  # after a step that changed a logit by more, in units of max(1, |logit|), a factor has surely grown stale
-GPU_MOST = 400  # products of a direction on a GPU: a factor that takes more is spoilt by rounding
-GPU_CHECK = 4  # products between looks at whether all problems are done: the CPU has to wait for the device to know
+PATIENCE = (20, 80)
+SHARE = 1e-3  # of its slope at the start that a search along a direction leaves
 
 
 def border(X: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +39,7 @@ def border(X: Tensor) -> tuple[Tensor, Tensor]:
     X [c, n, D] is changed in place, to zero in those columns.
     """
     energy = torch.stack([rows.square().sum(1) for rows in X.split(CHUNK, 1)]).sum(0)
-    median = energy.sort(-1).values[:, (energy.shape[1] - 1) // 2, None]  # `median` is not deterministic on a GPU
+    median = energy.median(-1, keepdim=True).values
     n_heavy = int((energy > HEAVY * median).sum(-1).max().clamp(max=MOST_HEAVY))
     columns = energy.topk(n_heavy).indices
     at = columns[:, None].expand(-1, X.shape[1], -1)
@@ -55,7 +49,7 @@ def border(X: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def newton_cg(
-    space: Weights | Combinations,
+    space: Combinations,
     Z: Tensor,
     columns: Tensor,
     mean: Tensor,
@@ -84,11 +78,9 @@ def newton_cg(
         offset: [c, k, n] float64, added to the logits; none by default.
     """
     X, Z64 = space.X, Z.double()
-    penalty = l2[:, None] * torch.ones_like(Z64[:, :1]).index_fill(
-        -1, torch.tensor([0], device=Z.device), 0.0
-    )  # [c, k, 1 + m]
+    penalty = l2[:, None] * torch.ones_like(Z64[:, :1]).index_fill(-1, torch.tensor([0]), 0.0)  # [c, k, 1 + m]
     if start is None:
-        u = space.lift(torch.zeros_like(s, dtype=X.dtype)).double()
+        u = torch.zeros_like(s)
         v = torch.zeros_like(penalty.expand(*live.shape, -1)).clone()
         v[..., 0] = log_odds(s, live, offset)
         moved = torch.full_like(l2.expand(live.shape), torch.inf)
@@ -103,10 +95,10 @@ def newton_cg(
     alike = bool((l2 == l2[0]).all())  # one factor cannot serve penalties far apart
     while True:
         if w is None and (steps >= max_iter or not (active & (moved > SETTLED)).any()):
-            w = sum_of_rows(u, X) if isinstance(space, Combinations) else u
+            w = sum_of_rows(u, X)
             logit = logits(w, X) + v @ Z64.mT + fixed
         residual = -s * torch.sigmoid(-sign * logit)
-        q = (residual if isinstance(space, Combinations) else sum_of_rows(residual, X)) + l2[:, None] * u
+        q = residual + l2[:, None] * u
         q_border = residual @ Z64 + penalty * v
         if w is not None:
             gradient = (
@@ -125,9 +117,7 @@ def newton_cg(
         curvature = torch.sigmoid(logit) * torch.sigmoid(-logit) * weight
         farthest = float(torch.where(active, moved, 0.0).max())
         accuracy = (0.1 if farthest > 0.3 else 0.03) if w is None else min(0.1, max(1e-3, LEFT / max(farthest, LEFT)))
-        patience = s.shape[-1] // CPU_PATIENCE[factor is not None]
-        if X.is_cuda:
-            patience = GPU_PATIENCE if factor is None or farthest <= FAR else 0
+        patience = s.shape[-1] // PATIENCE[factor is not None]
         du, dv, dlogit, factor = _direction(
             space,
             Z,
@@ -148,7 +138,11 @@ def newton_cg(
         slope = l2 * space.dot(u, du, image) + (penalty * v * dv).sum(-1)
         bend = l2 * space.dot(du, du, image) + (penalty * dv * dv).sum(-1)
         active = active & dlogit.isfinite().all(-1)
-        t = step_length(s, logit, dlogit.double(), slope, bend, active)
+        dlogit = dlogit.double()
+        downhill = (residual * dlogit).sum(-1) + slope
+        t, _, _ = search(s, logit, residual, dlogit, downhill, bend, active, SHARE)
+        # Where no logit changes by a hundredth the objective is a parabola: its slope would only show rounding.
+        t = torch.where((dlogit * sign).abs().amax(-1) > 1e-2, t, 1.0)
         t = torch.where(active, t, 0.0)[..., None]
         u, v, logit = (
             old + torch.where(active[..., None], t * new, 0.0) for old, new in ((u, du), (v, dv), (logit, dlogit))
@@ -169,7 +163,7 @@ def newton_cg(
 
 
 def _direction(
-    space: Weights | Combinations,
+    space: Combinations,
     Z: Tensor,
     q: Tensor,
     q_border: Tensor,
@@ -178,9 +172,9 @@ def _direction(
     penalty: Tensor,
     accuracy: float,
     active: Tensor,
-    factor: Factor | None,
+    factor: FactoredGram | None,
     patience: int | None,
-) -> tuple[Tensor, Tensor, Tensor, Factor | None]:
+) -> tuple[Tensor, Tensor, Tensor, FactoredGram | None]:
     """Preconditioned conjugate gradients on H (du, dv) = -(q, q_border): du, dv, their effect on the logits, a factor.
 
     After `patience` products a factor is made, which preconditions the rest. They begin and end with a step along the
@@ -191,11 +185,10 @@ def _direction(
     block = torch.linalg.cholesky_ex(block).L
     dv = torch.cholesky_solve(-q_border[..., None], block)[..., 0]
     du, dlogit = torch.zeros_like(q), dv @ Z.mT
-    r, r_border = -q - space.lift(curvature * dlogit), torch.zeros_like(q_border)
+    r, r_border = -q - curvature * dlogit, torch.zeros_like(q_border)
     p, p_border, p_image = q, q_border, curvature  # of no weight in the first direction
     rho = goal = torch.full_like(l2.expand(active.shape), torch.inf)
-    most = 3 * curvature.shape[-1]
-    for iteration in range(min(most, GPU_MOST) if Z.is_cuda else most):
+    for iteration in range(3 * curvature.shape[-1]):
         if iteration == patience:
             factor = space.factor(curvature, l2, active)
             rho = goal = torch.full_like(rho, torch.inf)  # begin again from where we are
@@ -205,7 +198,7 @@ def _direction(
         rho, rho_before = space.dot(r, z, z_image) + (r_border * z_border).sum(-1), rho
         goal = torch.where(goal.isinf(), accuracy**2 * rho, goal)
         active = active & (rho > goal)
-        if (iteration % GPU_CHECK == 0 or not Z.is_cuda) and not active.any():
+        if not active.any():
             break
         beta = torch.where(active, rho / rho_before, 0.0)[..., None]
         p, p_border, p_image = z + beta * p, z_border + beta * p_border, z_image + beta * p_image
@@ -214,7 +207,7 @@ def _direction(
         length = (bent * t).sum(-1) + l2 * space.dot(p, p, p_image) + (penalty * p_border * p_border).sum(-1)
         alpha = torch.where(active, rho / length, 0.0)[..., None]
         du, dv, dlogit = du + alpha * p, dv + alpha * p_border, dlogit + alpha * t
-        r = r - alpha * (space.lift(bent) + l2[:, None] * p)
+        r = r - alpha * (bent + l2[:, None] * p)
         r_border = r_border - alpha * (bent @ Z + penalty * p_border)
     last = torch.cholesky_solve(r_border[..., None], block)[..., 0]
     return du, dv + last, dlogit + last @ Z.mT, factor

@@ -22,6 +22,7 @@ ROWS, COLUMNS = 2048, 128  # of products of a Hessian taken at a time
 # Descents go on below the tolerance, to a share of it and of the gradient at the start, so that weights agree to about
 # as many digits as are returned.
 AIM, FAR, FAR64 = 0.01, 1e-9, 1e-11
+EXCESS = 1e-10  # share of the objective that a descent which ended early may be above the optimum
 FACTORS = 4  # of one problem; where these do not suffice, float32 is too coarse for them
 NO_FACTOR = np.zeros((0, 0), np.float32)
 
@@ -102,11 +103,14 @@ def solve_cell(
             begin(rows, problem, point)
             first = first or norm(problem, point.g)
             aim = max(min(AIM * tol, (FAR64 if stored.dtype == np.float64 else FAR) * first), RESOLUTION * first)
-            steps[p, k] = descent.run(problem, point, aim)
+            reached, steps[p, k] = descent.run(problem, point, aim)
             w = u[:D] * rows.unit
             weight[p, k], bias[p, k] = w, u[D] - w @ rows.centre
             value[p, k], size[p, k] = objective(problem, u, point.z), norm(problem, point.g)
             converged[p, k] = size[p, k] <= max(tol, RESOLUTION * first)
+            if converged[p, k] and not reached and steps[p, k] < max_iter:
+                # A small gradient alone leaves the objective open where the penalty is weak.
+                converged[p, k] = _bound_excess(problem, point) <= EXCESS * value[p, k]
             why[p, k] = 0 if converged[p, k] else MAX_ITER if steps[p, k] >= max_iter else BEYOND_FLOAT64
         descent.memory.forget()
     fields = (weight, bias, value, size, steps, converged)
@@ -122,6 +126,13 @@ def _is_constant(stored: NDArray, columns: Columns, s: NDArray) -> bool:
     return bool((columns.least >= columns.most).all() or (stored[used] == stored[used[0]]).all())
 
 
+def _bound_excess(problem: Problem, point: Point) -> float:
+    """Most that the objective is above its optimum, from the gradient and the least curvature: the penalty's."""
+    g, ridge = point.g, problem.ridge
+    of_intercept = (np.abs(point.r) * (1 - np.abs(point.r) / np.maximum(np.abs(problem.s), 1e-300))).sum()
+    return float((g[:-1] ** 2 / ridge[:-1]).sum() / 2 + g[-1] ** 2 / max(of_intercept, 1e-300) / 2)
+
+
 class Descent:
     """Descents in one cell, which share what they know of its Hessian."""
 
@@ -133,8 +144,8 @@ class Descent:
         self.price = int(D / 12 * (1 + D / n)) + 20 if n >= D else 200 + n // 2  # of a factor, in steps
         self.left = self.price  # steps that may be taken before one is made
 
-    def run(self, problem: Problem, point: Point, tol: float) -> int:
-        """Go down to where the gradient is at most `tol`, if that can be reached; the steps taken."""
+    def run(self, problem: Problem, point: Point, tol: float) -> tuple[bool, int]:
+        """Go down to where the gradient is at most `tol`, if that can be reached: whether, and the steps taken."""
         n, D = self.rows.X.shape
         if self.memory.held[0]:
             self.memory.add_ridge(problem.ridge - self.ridge)
@@ -145,14 +156,14 @@ class Descent:
             steps += more
             if converged or more < most or steps == self.max_iter:
                 self.left = self.price if len(self.factor) or n < D else max(1, self.left - more)
-                return steps
+                return converged, steps
             self.left = self.price
             if n < D or made == FACTORS:  # a system in float64 is what remains
-                return steps
+                return converged, steps
             self.factor, made = factor_hessian(self.rows, problem, point), made + 1
             self.memory.forget()
             if not len(self.factor):
-                return steps
+                return converged, steps
 
 
 def factor_hessian(rows: Rows, problem: Problem, point: Point) -> NDArray:

@@ -3,6 +3,9 @@
 Solving a cell on a CPU is reading it again and again, so a pass takes from each read what it can: activations stay in
 their 16 bits and are widened in registers, and four rows at a time share each access to the weights.
 
+A loop either sums or stores numbers one by one. Before a loop that does both, compiled code looks whether its arrays
+lie close together in memory, and sums in another order where they do: the last bits would be those of the moment.
+
 A column j stands for (x - mean) · inverse, where `inverse` is one over its standard deviation: columns that dwarf all
 others (residual streams have some) and offsets far above a column's spread then cost neither steps nor digits. Vectors
 of [D + 1] numbers are of the standardised columns, and of the intercept at their end.
@@ -60,7 +63,8 @@ def describe_columns(stored: NDArray, n: int) -> Columns:
     drift = total / n
     mean = wide_row(stored) + drift
     deviation = np.sqrt(np.maximum(squares / n - drift**2, 0))
-    digits = 0.0 if stored.dtype == np.uint16 else n * np.finfo(stored.dtype).eps
+    # Sums are taken in float64, whatever the dtype: what is stored counts to its last digit.
+    digits = n * np.finfo(np.float64).eps
     rounding = np.maximum(digits * np.abs(mean), 1e-12 * np.maximum(np.abs(least), np.abs(most)))
     return Columns(mean, np.where((least < most) & (deviation > rounding), deviation, 0), least, most)
 
@@ -124,6 +128,7 @@ def spread(rows: Rows, p: NDArray, z: NDArray) -> None:
     q, offset = np.empty(D, np.float32), p[D]
     for j in range(D):
         q[j] = np.float32(p[j] * inverse[j])
+    for j in range(D):
         offset -= mean[j] * np.float64(q[j])
     for i in range(0, len(X), 4):
         x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
@@ -165,6 +170,7 @@ def evaluate(rows: Rows, u: NDArray, s: NDArray, logit: NDArray, r: NDArray, g: 
     w, offset, total = np.empty(D), u[D], 0.0
     for j in range(D):
         w[j] = u[j] * unit[j]
+    for j in range(D):
         offset -= centre[j] * w[j]
     g[:] = 0.0
     for i in range(0, len(X), 4):
@@ -183,13 +189,14 @@ def evaluate(rows: Rows, u: NDArray, s: NDArray, logit: NDArray, r: NDArray, g: 
             margin = logit[k] if s[k] > 0.0 else -logit[k]
             e = exponential(max(-abs(margin), -700.0))
             r[k] = -s[k] * (e if margin > 0.0 else 1.0) / (1.0 + e)
-            total += r[k]
         r0, r1, r2, r3 = r[i], r[i + 1], r[i + 2], r[i + 3]
         for j in range(D):
             g[j] += (
                 r0 * np.float64(wide(x0[j])) + r1 * np.float64(wide(x1[j]))
                 + r2 * np.float64(wide(x2[j])) + r3 * np.float64(wide(x3[j]))
             )  # fmt: skip
+    for i in range(len(X)):
+        total += r[i]
     for j in range(D):
         g[j] = (g[j] - centre[j] * total) * unit[j]
     g[D] = total

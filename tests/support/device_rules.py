@@ -12,7 +12,16 @@ STRICT |= {"index_fill", "index_fill_", "cat", "stack", "take_along_dim"}
 COPIES = {"_to_copy", "to", "copy_", "copy"}
 WAITS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_linalg_check_errors"}
 WAITS |= {"_unique", "_unique2", "unique_dim", "unique_consecutive"}  # their results have a shape that depends on data
-NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "set_"}
+NO_LAUNCH = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "resize_",
+    "set_",
+    "_unsafe_view",
+}
 
 
 def is_cuda(device: Any) -> bool:

@@ -10,26 +10,25 @@ from probes.solver import batches, methods
 from probes.solver.batches import is_out_of_memory
 from probes.solver.logistic import LogisticFit, fit_logistic
 from probes.solver.mass_mean import fit_mass_mean
-from probes.solver.spaces import Combinations, Weights
 from tests.probes.solver.test_methods import assert_optimal, made
 from tests.support.simulated_cuda import SimulatedCuda, simulate
 
-SMALL, FEW_ROWS, MANY_ROWS, GRAM = (60, 600), (270, 560), (560, 520), (320, 700)
-
-
-@pytest.fixture
-def many_rows(monkeypatch):
-    """More than 300 rows are many."""
-    monkeypatch.setattr(methods, "GRAM_ROWS", 300)
+SMALL, FEW_ROWS, MANY_ROWS = (60, 600), (270, 560), (560, 520)  # factored in float64; without a factor, and with one
 
 
 def on_cpu(fields):
     return [field.cpu() for field in fields]
 
 
-@pytest.mark.parametrize("size", [SMALL, FEW_ROWS, MANY_ROWS, GRAM])
+def assert_same_scores(fit, expected, acts):
+    """To 1e-6 of the largest score of a probe; NaN where the other is."""
+    one, other = ((acts.double() @ f.weight.double()[..., None])[..., 0] + f.bias[..., None] for f in (fit, expected))
+    scale = other.abs().amax(-1, keepdim=True)
+    torch.testing.assert_close(one / scale, other / scale, rtol=0, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [SMALL, FEW_ROWS, MANY_ROWS])
 @pytest.mark.parametrize("decay", [0.0, 1.0])
-@pytest.mark.usefixtures("many_rows")
 def test_a_fit_on_the_device_is_that_on_the_cpu(size, decay):
     acts, labels = made(3, *size, decay=decay)
     acts[1, :, 5] *= 100
@@ -39,11 +38,10 @@ def test_a_fit_on_the_device_is_that_on_the_cpu(size, decay):
         assert fit.weight.is_cuda
         fit = LogisticFit._make(on_cpu(fit))
     assert_optimal(fit, acts, labels)
-    torch.testing.assert_close(fit.weight, expected.weight, rtol=1e-4, atol=1e-5)
+    assert_same_scores(fit, expected, acts)
 
 
-@pytest.mark.parametrize("size", [FEW_ROWS, MANY_ROWS, GRAM])
-@pytest.mark.usefixtures("many_rows")
+@pytest.mark.parametrize("size", [FEW_ROWS, MANY_ROWS])
 def test_label_sets_and_penalties_on_the_device_are_those_on_the_cpu(size):
     acts, labels = made(2, *size)
     valid = torch.rand(3, 2, size[0], generator=torch.Generator().manual_seed(1)) < 0.9
@@ -54,7 +52,7 @@ def test_label_sets_and_penalties_on_the_device_are_those_on_the_cpu(size):
         fit = fit_logistic(simulate(acts), sets, valid, l2=[1.0, 100.0], standardize=True)
         fit = LogisticFit._make(on_cpu(fit))
     torch.testing.assert_close(fit.objective, expected.objective, rtol=3e-7, atol=0, equal_nan=True)
-    torch.testing.assert_close(fit.weight, expected.weight, rtol=1e-4, atol=1e-5, equal_nan=True)
+    assert_same_scores(fit, expected, acts)
     assert torch.equal(fit.converged, expected.converged)
     assert torch.equal(fit.reason, expected.reason)
 
@@ -69,48 +67,32 @@ def test_mass_means_and_areas_on_the_device_are_those_on_the_cpu(whiten):
     assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(("size", "steps"), [(FEW_ROWS, 9), (MANY_ROWS, 11), (GRAM, 10)])
-@pytest.mark.usefixtures("many_rows")
-def test_a_batch_takes_few_products_factors_launches_and_waits(size, steps, monkeypatch):
+@pytest.mark.parametrize("size", [FEW_ROWS, MANY_ROWS])
+@pytest.mark.parametrize("C", [1, 6])
+def test_a_batch_takes_few_launches_and_waits(size, C):
     """However many cells and label sets are in it."""
-    counted = {"image": 0, "factor": 0}
-
-    def count(space, name):
-        method = getattr(space, name)
-
-        def counting(self, *given):
-            counted[name] += 1
-            return method(self, *given)
-
-        monkeypatch.setattr(space, name, counting)
-
-    for space in (Weights, Combinations):
-        count(space, "image")
-        count(space, "factor")
-    acts, labels = made(4, *size)
+    acts, labels = made(C, *size)
     acts[..., 5] *= 100
     with SimulatedCuda() as device:
         there = simulate(acts)
         fit = fit_logistic(there, torch.stack((labels, 1 - labels)))
-        taken = int(fit.iterations.max())
-    assert taken <= steps
-    assert counted["image"] <= 60 * taken
-    assert counted["factor"] <= taken
-    assert device.launches <= 4000 * taken
-    assert device.synchronisations <= 25 * taken
+        assert fit.converged.all()
+        steps = int(fit.iterations.max())
+    assert steps <= 200
+    assert device.launches <= 1000 + 190 * steps
+    assert device.synchronisations <= 20 + 2 * steps
     assert "median" not in device.operations  # it has no deterministic version
 
 
 @pytest.mark.parametrize("size", [FEW_ROWS, MANY_ROWS, (500, 400)])
 @pytest.mark.parametrize("K", [1, 5])
-@pytest.mark.usefixtures("many_rows")
 def test_the_memory_of_a_batch_is_what_was_reckoned(size, K):
     acts, labels = made(4, *size)
     with SimulatedCuda() as device:
         there = simulate(acts)
         device.peak = before = device.live
         fit_logistic(there, labels.expand(K, 4, -1))
-    taken, reckoned = (device.peak - before) / 4, methods.bytes_of_cell(size[0], size[1], K, 1)
+    taken, reckoned = (device.peak - before) / 4, methods.bytes_of_cell(size[0], size[1], K, 1, 4)
     assert taken <= reckoned <= 2.5 * taken
 
 
@@ -148,7 +130,7 @@ def test_out_of_memory_halves_the_batch(batch_sizes):
     acts, labels = made(6, *FEW_ROWS)
     expected = fit_logistic(acts, labels)
     batch_sizes.clear()
-    fit, messages = limited(14 * 10**6, acts, labels)
+    fit, messages = limited(10**7, acts, labels)
     assert batch_sizes[:2] == [(6, True), (3, True)]
     assert all(there for _, there in batch_sizes)
     assert messages == ["fit_logistic: out of device memory; going on with fewer cells at once"]
@@ -241,24 +223,24 @@ def test_room_is_a_share_of_what_is_free_and_bounded():
         assert batches.room(one.device) == batches.MOST
 
 
-@pytest.mark.usefixtures("many_rows")
 def test_only_cells_with_a_spoilt_problem_are_factored_one_at_a_time(monkeypatch):
     acts, labels = made(4, *FEW_ROWS)
     acts = acts.float()
     expected = fit_logistic(acts, labels)
-    exact, shapes = methods.symmetric_product, []
+    descend, shapes = methods.descend_together, []
 
-    def spoil(X):
-        G = exact(X)
-        G[2] *= 0.2  # directions far too long
-        return G
+    def spoil(*given):
+        optimum = descend(*given)
+        optimum.converged[2, 0] = False
+        optimum.objective[2, 0] += 1
+        optimum.weight[2, 0] = 7.0
+        return optimum
 
     def record(X, *given, factored=methods._factored):
         shapes.append(list(X.shape))
         return factored(X, *given)
 
-    monkeypatch.setattr(methods, "symmetric_product", spoil)
-    monkeypatch.setattr("probes.solver.newton_cg.LAST_STEPS", 2)
+    monkeypatch.setattr(methods, "descend_together", spoil)
     monkeypatch.setattr(methods, "_factored", record)
     with SimulatedCuda():
         fit = fit_logistic(simulate(acts), torch.stack((labels, 1 - labels)))

@@ -134,6 +134,14 @@ def test_duplicate_and_contradictory_rows(D):
     assert_optimal(fit_logistic(acts, labels), acts, labels)
 
 
+def test_two_rows_whose_product_rounds_far_above_the_penalty():
+    """The system of a Newton step is then singular but for rounding."""
+    acts = torch.tensor([[[6.3242e6, -9.9615e6], [6.3082e9, -9.9321e9]]])
+    fit = fit_logistic(acts.bfloat16(), torch.tensor([[1, 0]]))
+    assert fit.converged.all()
+    assert fit.gradient_norm.item() <= 1e-4
+
+
 @pytest.mark.parametrize("D", [1, 2, 3, 50])
 def test_two_examples(D):
     acts = torch.stack((torch.ones(D), 3 * torch.ones(D)))[None].double()

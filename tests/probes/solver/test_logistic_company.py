@@ -44,7 +44,7 @@ def test_batches_agree_with_single_cells(N, D):
     acts[~valid.any(0)] = torch.nan
     alone = fit_logistic(acts, labels, valid)
     sign = torch.where(labels == 1, 1.0, -1.0).double() * valid
-    batch, reason = methods.solve(acts, sign, torch.ones(1).double(), 1e-4, 100, False, torch.arange(3))
+    batch, reason = methods.solve(acts, sign, torch.ones(1).double(), 1e-4, 1000, False, torch.arange(3))
     torch.testing.assert_close(alone.objective, batch.objective.T, rtol=1e-10, atol=0, equal_nan=True)
     X = torch.where(valid.any(0)[..., None], acts, 0.0)
     scores = [

@@ -50,6 +50,15 @@ def test_an_offset_far_above_the_spread_costs_no_digits():
     np.testing.assert_allclose(columns.deviation, acts.numpy().std(0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_last_digits_of_a_column_count(dtype):
+    """Two numbers that float32 holds side by side near 10,000 are no rounding: nothing was rounded to get there."""
+    acts = torch.full((200, 2), 10_000.0, dtype=dtype)
+    acts[::2, 1] += 2**-10
+    columns = describe_columns(store(acts), 200)
+    np.testing.assert_allclose(columns.deviation, [0, 2**-11], rtol=1e-10)
+
+
 @pytest.mark.parametrize("factor", [1e-20, 1e19])
 def test_scales_beyond_float32_are_told(factor):
     acts = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).double()
