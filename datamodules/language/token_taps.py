@@ -121,6 +121,10 @@ class TokenTaps:
         steps, self._steps = self._steps, []
         return torch.cat(steps, 1)
 
+    def forget(self) -> None:
+        """Forget what was read since the last call of `take`."""
+        self._steps = []
+
     def keep(self, rows: Sequence[int], lengths: Sequence[int], forwards: int, padding: Sequence[int]) -> list[bool]:
         """Keep what a call of `generate` read of some rows.
 

@@ -4,8 +4,9 @@
 
 A Llama with random weights answers questions of 20 to 60 tokens: on a CPU 8 layers of width 256, on a GPU also the
 shape of a 7B Llama. One at a time is what the study's code does. Continuous batching puts the next question where an
-answer has ended, so answers are timed that all have 48 tokens, and answers that end after 1 to 48: a batch goes on
-until its longest has ended. Ways are timed in turns, after one round that is not counted; times are medians.
+answer has ended, so answers are timed that all have 48 tokens, and answers that stop tokens end after 1 to 48. Large
+embeddings make the model write many different tokens, of which some can serve as stop tokens. Ways are
+timed in turns, after one round that is not counted; times are medians.
 """
 
 import random
@@ -26,28 +27,27 @@ TOKENIZER = build_demo_model(prompt="{question}").load_tokenizer()  # only shows
 Ids = list[Sequence[int]]
 
 
-def in_batches(model: PreTrainedModel, asked: Ids, lengths: Sequence[int], size: int) -> Ids:
-    """Answers of `lengths` tokens as the answers stage makes them, in batches of similar questions."""
+def in_batches(model: PreTrainedModel, asked: Ids, ends: Sequence[int], size: int) -> Ids:
+    """Answers up to a token of `ends` as the answers stage makes them, in batches of similar questions."""
     told: dict[int, Sequence[int]] = {}
     for batch, answers in Batches(size).run(
         range(len(asked)),
         [len(ids) for ids in asked],
-        lambda batch: generate_answers(
-            model, TOKENIZER, [list(asked[i]) for i in batch], max(lengths[i] for i in batch)
-        ),
+        lambda batch: generate_answers(model, TOKENIZER, [list(asked[i]) for i in batch], LONGEST, stop_ids=ends),
     ):
-        told |= {i: answer.answer_ids[: lengths[i]] for i, answer in zip(batch, answers, strict=True)}
+        told |= {i: list(answer.answer_ids) for i, answer in zip(batch, answers, strict=True)}
     return [told[i] for i in range(len(asked))]
 
 
-def continuously(model: PreTrainedModel, asked: Ids, lengths: Sequence[int]) -> Ids:
-    """Answers of `lengths` tokens by continuous batching, with their log-probabilities as the answers stage needs."""
+def continuously(model: PreTrainedModel, asked: Ids, ends: Sequence[int]) -> Ids:
+    """Answers up to a token of `ends` by continuous batching, with their log-probabilities as the answers stage."""
+    stop: int | list[int] = list(ends) or -1
     told: dict[str, Sequence[int]] = {}
     with model.continuous_batching_context_manager(  # type: ignore[operator]
-        generation_config=GenerationConfig(do_sample=False, max_new_tokens=LONGEST, eos_token_id=-1, pad_token_id=0),
+        generation_config=GenerationConfig(do_sample=False, max_new_tokens=LONGEST, eos_token_id=stop, pad_token_id=0),
         continuous_batching_config=ContinuousBatchingConfig(return_logprobs=True, max_requests_per_batch=BATCH),
     ) as manager:
-        names = [manager.add_request(ids, max_new_tokens=n) for ids, n in zip(asked, lengths, strict=True)]
+        names = [manager.add_request(ids, max_new_tokens=LONGEST) for ids in asked]
         while len(told) < len(asked):
             result = manager.get_result(timeout=1)
             if result is not None and result.is_finished():
@@ -59,6 +59,7 @@ def measure(console: Console, sizes: Sizes, layers: int, device: str, repeats: i
     """Print the table of one model."""
     model, rng = made(sizes, device, layers), random.Random(0)
     model.generation_config.eos_token_id = None  # type: ignore[union-attr]
+    model.get_input_embeddings().weight.mul_(50)  # type: ignore[union-attr]
     asked: Ids = [[rng.randrange(3, 32000) for _ in range(rng.randint(20, 60))] for _ in range(QUESTIONS)]
     table = Table(
         title=f"{device}, {layers} layers of width {sizes['hidden_size']}, {QUESTIONS} answers",
@@ -67,14 +68,13 @@ def measure(console: Console, sizes: Sizes, layers: int, device: str, repeats: i
     )
     for column in ("answers of", "way", "time", "times faster than one at a time", "the same ids"):
         table.add_column(column, justify="left" if column in ("answers of", "way") else "right")
-    for kind, lengths in (
-        (f"{LONGEST} tokens", [LONGEST] * QUESTIONS),
-        (f"1 to {LONGEST} tokens", [rng.randint(1, LONGEST) for _ in range(QUESTIONS)]),
-    ):
+    whole = in_batches(model, asked, (), BATCH)
+    stops = sorted({ids[rng.randrange(LONGEST)] for ids in whole})
+    for kind, ends in ((f"{LONGEST} tokens", ()), (f"1 to {LONGEST} tokens", stops)):
         ways: dict[str, Callable[[], Ids]] = {
-            "one at a time": lambda lengths=lengths: in_batches(model, asked, lengths, 1),
-            f"batches of {BATCH}": lambda lengths=lengths: in_batches(model, asked, lengths, BATCH),
-            f"continuous, {BATCH} at once": lambda lengths=lengths: continuously(model, asked, lengths),
+            "one at a time": lambda ends=ends: in_batches(model, asked, ends, 1),
+            f"batches of {BATCH}": lambda ends=ends: in_batches(model, asked, ends, BATCH),
+            f"continuous, {BATCH} at once": lambda ends=ends: continuously(model, asked, ends),
         }
         said, taken = {way: run() for way, run in ways.items()}, timed(ways, repeats)
         for way, seconds in taken.items():

@@ -117,10 +117,10 @@ FAMILIES = {
 }
 
 
-def build(name: str) -> PreTrainedModel:
+def build(name: str, **settings: Any) -> PreTrainedModel:
     """Build a family's small model in float32; every weight, bias and norm is drawn, none is one or zero."""
     family = FAMILIES[name]
-    config = AutoConfig.for_model(family.kind, **family.settings)
+    config = AutoConfig.for_model(family.kind, **family.settings | settings)
     torch.manual_seed(0)
     model = (AutoModel if family.kind == "bert" else AutoModelForCausalLM).from_config(config)
     for key, parameter in model.named_parameters():

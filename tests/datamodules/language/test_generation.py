@@ -104,7 +104,7 @@ def test_what_is_stored_is_read_again(loaded, tmp_path):
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "bert"])
 def test_answers_that_leave_the_batch_change_nothing_for_those_that_stay(name, language_model, monkeypatch):
     """Each family against its own `generate`, one prompt at a time; answers end at a token that some say early."""
-    monkeypatch.setattr(answers_module, "CHUNK", 3)
+    monkeypatch.setattr(answers_module, "CPU_CHUNK", 3)
     network: Any = build(name)
     tokenizer = language_model.load_tokenizer()
     rng = random.Random(name)

@@ -43,7 +43,7 @@ def test_keys_are_those_that_earlier_versions_wrote(language_model, tmp_path, mo
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("a*/*")) == [
         "activations/97f8e897ed70f461ff17",
         "activations/e72e980d7898405d2701",
-        "answers/93ffba05809d3d3db99d",
+        "answers/70146f192f4e11266961",
     ]
 
 

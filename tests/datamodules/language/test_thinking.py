@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from datamodules.language import generation
 from datamodules.language.generation import Answer, cut_thinking, generate_answers
 from datamodules.language.thinking import MARKS, find_answer, opens_block
 from datamodules.language.tokens import decode
@@ -143,7 +144,7 @@ def test_an_open_block_leaves_no_answer(tokenizer, text):
 
 
 class Scripted(LlamaForCausalLM):
-    """Writes what it is told, a text a row."""
+    """Writes what it is told, a text a row; rows keep their places only until the first check for ended answers."""
 
     def say(self, rows):
         self.rows, self.step = rows, 0
@@ -159,7 +160,8 @@ class Scripted(LlamaForCausalLM):
         return out
 
 
-def test_a_stop_text_ends_no_thought(tokenizer):
+def test_a_stop_text_ends_no_thought(tokenizer, monkeypatch):
+    monkeypatch.setattr(generation, "CPU_CHUNK", 100)
     texts = {
         "A:": "<think>\nred\nstone\n</think>\n\nblue lamp\nkey</s>",
         "A: <think>\n": "red\n\nstone</think>\nblue lamp\nkey</s>",

@@ -44,7 +44,7 @@ def assert_close(found, expected, weight, acts_size):
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "bert"])
 def test_scores_read_while_answers_are_written_against_a_second_pass(name, whole_prompt, language_model, monkeypatch):
     """Answers leave the batch early, at the end of a call, within one, and at the longest length."""
-    monkeypatch.setattr(generation, "CHUNK", 3)
+    monkeypatch.setattr(generation, "CPU_CHUNK", 3)
     network: Any = build(name)
     network.generation_config = GenerationConfig(eos_token_id=None, pad_token_id=0)
     tokenizer, prompts = language_model.load_tokenizer(), draw_prompts(name)
