@@ -91,6 +91,7 @@ class _Compiled:
             folder, before = _own_cache_folder(), getattr(config, "CACHE_DIR")  # noqa: B009
             # Without numpy's rule for division by zero each is checked, which keeps loops to one number at a time.
             options = {"nogil": True, "error_model": "numpy", "cache": folder is not None}
+            options["no_cfunc_wrapper"] = True  # an entry for C, which nothing calls, would be compiled too
             options["fastmath"] = {"reassoc", "contract", "nsz"}
             setattr(config, "CACHE_DIR", folder or "")  # noqa: B010 - read when a dispatcher is made, by nothing else
             try:

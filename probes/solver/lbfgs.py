@@ -2,6 +2,7 @@
 
 A step reads the rows twice: once for what a direction does to the logits, once for what the step did to the gradient.
 In between, everything is numbers of [n] and [D].
+Loops go over numbers: an array assigned to a slice of another takes two seconds to compile.
 
 * *The direction* comes from the last steps and what they did to the gradient (Nocedal 1980, Mathematics of Computation
   35), around a rough inverse of the Hessian: its diagonal for standardised columns, or a factor of all of it.
@@ -90,25 +91,29 @@ def descend(
     n, D = len(z), len(u) - 1
     p, dz, dr, dg = np.empty(D + 1), np.empty(n), np.empty(n), np.empty(D + 1)
     goal, gain, anchors, steps = max(0.7 * tol, ANCHORED * norm(problem, g)), math.inf, 0, 0
-    while steps < most:
-        choose_direction(problem, r, g, memory, factor, p)
-        slope, bend = 0.0, 0.0
-        for j in range(D + 1):
-            slope += g[j] * p[j]
-            bend += ridge[j] * p[j] * p[j]
-        spread(rows, p, dz)
-        t, fall = search(s, z, dz, slope, bend, r, dr)
-        steps += 1
-        if t > 0.0:
-            gather(rows, dr, dg)
-            remember(problem, t, p, dg, u, g, memory)
-            gain = fall
-            if not norm(problem, g) <= goal:
+    while True:
+        over = steps == most
+        if not over:
+            choose_direction(problem, r, g, memory, factor, p)
+            slope, bend = 0.0, 0.0
+            for j in range(D + 1):
+                slope += g[j] * p[j]
+                bend += ridge[j] * p[j] * p[j]
+            spread(rows, p, dz)
+            t, fall = search(s, z, dz, slope, bend, r, dr)
+            steps += 1
+            if t > 0.0:
+                gather(rows, dr, dg)
+                remember(problem, t, p, dg, u, g, memory)
+                gain = fall
+                if not norm(problem, g) <= goal:
+                    continue
+            elif memory.held[0] > 0:  # what is remembered misleads
+                memory.held[0] = 0
                 continue
-        elif memory.held[0] > 0:  # what is remembered misleads
-            memory.held[0] = 0
-            continue
         renew(rows, problem, point)
+        if over:
+            return False, steps
         now = norm(problem, g)
         if now <= tol and gain <= PROMISE * objective(problem, u, z):
             return True, steps
@@ -116,27 +121,23 @@ def descend(
         if t == 0.0 or anchors == ANCHORS:
             return False, steps
         goal = max(0.7 * tol, ANCHORED * now) if now > tol else 0.1 * now
-    renew(rows, problem, point)
-    return False, steps
 
 
-@compiled
 def begin(rows: Rows, problem: Problem, point: Point) -> None:
     """Logits, residuals and gradient at u; rounded in float32 where the weights are zero."""
-    s, D = problem.s, len(problem.measure)
-    if (point.u[:D] != 0.0).any():
+    if point.u[:-1].any():
         renew(rows, problem, point)
         return
-    for i in range(len(s)):
-        point.z[i] = problem.offset[i] + point.u[D]
-        point.r[i] = -s[i] / (1.0 + math.exp(point.z[i] if s[i] > 0.0 else -point.z[i]))
+    point.z[:] = problem.offset + point.u[-1]
+    point.r[:] = -problem.s / (1 + np.exp(np.where(problem.s > 0, point.z, -point.z)))
     gather(rows, point.r, point.g)
 
 
 @compiled
 def renew(rows: Rows, problem: Problem, point: Point) -> None:
     """Logits, residuals and gradient at u, in float64 from the rows as stored."""
-    point.z[:] = problem.offset
+    for i in range(len(point.z)):
+        point.z[i] = problem.offset[i]
     evaluate(rows, point.u, problem.s, point.z, point.r, point.g)
     for j in range(len(problem.ridge)):
         point.g[j] += problem.ridge[j] * point.u[j]
@@ -150,9 +151,9 @@ def choose_direction(problem: Problem, r: NDArray, g: NDArray, memory: Memory, f
     D, count, curvature = len(g) - 1, held[0], 0.0
     for i in range(len(r)):
         curvature += bend_of(r[i], s[i])
-    q, inverse, alpha = g.astype(np.float32), np.empty(D + 1, np.float32), np.empty(len(rho), np.float32)
+    q, inverse, alpha = np.empty(D + 1, np.float32), np.empty(D + 1, np.float32), np.empty(len(rho), np.float32)
     for j in range(D + 1):
-        inverse[j] = np.float32(1.0 / max(curvature + ridge[j], 1e-300))
+        q[j], inverse[j] = np.float32(g[j]), np.float32(1.0 / max(curvature + ridge[j], 1e-300))
     for back in range(1, count + 1):
         i = (held[1] - back) % len(rho)
         alpha[i] = np.float32(rho[i]) * dot(S[i], q)
@@ -161,12 +162,14 @@ def choose_direction(problem: Problem, r: NDArray, g: NDArray, memory: Memory, f
         divide(factor, q)
         q[D] *= inverse[D]
     else:
-        scale = np.float32(1)
+        scale, newest = np.float32(1), (held[1] - 1) % len(rho)
         if count > 0:  # the last step tells how far the diagonal is off
-            newest = (held[1] - 1) % len(rho)
-            y = Y[newest]
-            scale = np.float32(1.0 / (rho[newest] * max(dot(y * inverse, y), np.float32(1e-30))))
-        q *= scale * inverse
+            length = np.float32(0)
+            for j in range(D + 1):
+                length += Y[newest, j] * inverse[j] * Y[newest, j]
+            scale = np.float32(1.0 / (rho[newest] * max(length, np.float32(1e-30))))
+        for j in range(D + 1):
+            q[j] *= scale * inverse[j]
     for back in range(count, 0, -1):
         i = (held[1] - back) % len(rho)
         add(alpha[i] - np.float32(rho[i]) * dot(Y[i], q), S[i], q)
@@ -268,10 +271,16 @@ def divide(factor: NDArray, q: NDArray) -> None:
     """Solve LL'x = q for the first D numbers of q, in their place, with a lower triangle L [D, D]."""
     D = len(factor)
     for i in range(D):
-        q[i] = (q[i] - dot(factor[i, :i], q[:i])) / factor[i, i]
+        row, total = factor[i], np.float32(0)
+        for j in range(i):
+            total += row[j] * q[j]
+        q[i] = (q[i] - total) / row[i]
     for i in range(D - 1, -1, -1):
-        q[i] /= factor[i, i]
-        add(-q[i], factor[i, :i], q[:i])
+        row = factor[i]
+        x = q[i] / row[i]
+        for j in range(i):
+            q[j] -= x * row[j]
+        q[i] = x
 
 
 @compiled

@@ -2,8 +2,8 @@
 
 * *On a CPU*: one cell at a time, by descents (`one_cell`).
 * *On a GPU*: the same descents of many cells together (`together`).
-* *Six or more label sets on fewer rows than columns, on a CPU*: Newton steps with directions by conjugate gradients
-  over a Gram matrix of the rows (`newton_cg`), swept first where there is no offset.
+* *Twelve or more label sets on at most half as many rows as columns, on a CPU*: Newton steps with directions by
+  conjugate gradients over a Gram matrix of the rows (`newton_cg`), swept first where there is no offset.
 * *Cells of a few rows or columns, small ones on a GPU, and what rounding keeps the others from solving*: a system
   factored at every step, in float64 (`newton`).
 """
@@ -27,7 +27,7 @@ from probes.solver.together import descend_together
 FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small, on a GPU
 TINY = 8  # with no more rows or no more columns, factoring at every step costs nothing
 GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
-GRAM_SETS = 6  # with fewer label sets, solving each for itself costs less than the Gram matrix
+GRAM_SETS = 12  # with fewer label sets, solving each for itself costs less than the Gram matrix
 
 
 def bytes_of_cell(N: int, D: int, K: int, P: int, itemsize: int = 2) -> int:
@@ -185,7 +185,7 @@ def solve_alone(
 
 def _one_at_a_time(n: int, D: int, K: int) -> bool:
     """Whether to solve a cell by itself, and its label sets one after another."""
-    return min(n, D) > TINY and (K < GRAM_SETS or n > min(GRAM_ROWS, D) or not _is_large(n, D))
+    return min(n, D) > TINY and (K < GRAM_SETS or n > min(GRAM_ROWS, D // 2) or not _is_large(n, D))
 
 
 def _conjugate(

@@ -59,9 +59,9 @@ def store(acts: Tensor) -> NDArray:
 @np.errstate(all="ignore")
 def describe_columns(stored: NDArray, n: int) -> Columns:
     """Mean, deviation and range of the columns of the first n rows."""
-    total, squares, least, most = moments(stored[:n])
+    first, total, squares, least, most = moments(stored[:n])
     drift = total / n
-    mean = wide_row(stored) + drift
+    mean = first + drift
     deviation = np.sqrt(np.maximum(squares / n - drift**2, 0))
     # Sums are taken in float64, whatever the dtype: what is stored counts to its last digit.
     digits = n * np.finfo(np.float64).eps
@@ -92,23 +92,15 @@ def _wide(x):
 
 
 @compiled
-def wide_row(X: NDArray) -> NDArray:
-    """The first row, [D] float64."""
-    row = np.empty(X.shape[1])
-    for j in range(X.shape[1]):
-        row[j] = np.float64(wide(X[0, j]))
-    return row
-
-
-@compiled
-def moments(X: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Of every column, [D] float64: sum and sum of squares of what it is above its first number; least and largest.
+def moments(X: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+    """Of every column, [D] float64: its first number; sum and sum of squares of what it is above that; least, largest.
 
     The first number is taken off so that offsets far above the spread cost no digits.
     """
     D = X.shape[1]
-    pivot = wide_row(X)
-    total, squares, least, most = np.zeros(D), np.zeros(D), pivot.copy(), pivot.copy()
+    pivot, total, squares, least, most = np.empty(D), np.zeros(D), np.zeros(D), np.empty(D), np.empty(D)
+    for j in range(D):
+        pivot[j] = least[j] = most[j] = np.float64(wide(X[0, j]))
     for i in range(len(X)):
         for j in range(D):
             stored = np.float64(wide(X[i, j]))
@@ -117,7 +109,7 @@ def moments(X: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
             squares[j] += x * x
             least[j] = min(least[j], stored)
             most[j] = max(most[j], stored)
-    return total, squares, least, most
+    return pivot, total, squares, least, most
 
 
 @compiled
@@ -169,10 +161,9 @@ def evaluate(rows: Rows, u: NDArray, s: NDArray, logit: NDArray, r: NDArray, g: 
     D = X.shape[1]
     w, offset, total = np.empty(D), u[D], 0.0
     for j in range(D):
-        w[j] = u[j] * unit[j]
+        w[j], g[j] = u[j] * unit[j], 0.0
     for j in range(D):
         offset -= centre[j] * w[j]
-    g[:] = 0.0
     for i in range(0, len(X), 4):
         x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
         t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0

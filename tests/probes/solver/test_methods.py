@@ -200,7 +200,8 @@ def test_offsets_of_every_column(size):
 
 
 @pytest.mark.parametrize(
-    ("N", "D", "K", "expected"), [(560, 700, 5, True), (560, 700, 6, False), (3001, 4000, 6, True), (700, 560, 6, True)]
+    ("N", "D", "K", "expected"),
+    [(350, 700, 11, True), (350, 700, 12, False), (351, 700, 12, True), (3001, 8000, 12, True), (700, 560, 12, True)],
 )
 def test_many_label_sets_share_a_gram_matrix_unless_rows_are_many(N, D, K, expected):
     assert methods._one_at_a_time(N, D, K) == expected
