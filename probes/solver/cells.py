@@ -42,7 +42,7 @@ class Cells(NamedTuple):
         rounding = max(n * torch.finfo(torch.float64).eps, 1e-12) * mean.abs()
         deviation = torch.where(deviation > rounding, deviation, 0.0)
         cells = cls(X, stored, used, mean, deviation)
-        X *= cells.unit[:, None].float()
+        X *= cells.unit[:, None]  # which float32 need not hold
         return cells
 
     @property

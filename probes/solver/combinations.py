@@ -1,4 +1,4 @@
-"""The two spaces in which `newton_cg` looks for the weights of large cells, and the factors that precondition it there.
+"""The space in which `newton_cg` looks for the weights of large cells, and the factors that precondition it there.
 
 Where c cells have k label sets each, a factor serves all label sets of its cell: it is that of their mean curvature.
 """
@@ -12,7 +12,7 @@ CHUNK = 128  # rows taken to float64 at a time, so that they stay in cache
 
 
 class Combinations(NamedTuple):
-    """The space of a [c, k, n], which stands for the weights X'a; methods as in `Weights`."""
+    """The space of a [c, k, n], which stands for the weights X'a."""
 
     X: Tensor
     G: Tensor
@@ -39,7 +39,7 @@ class Combinations(NamedTuple):
 
 
 class FactoredGram(NamedTuple):
-    """A `Factor` in the space of combinations of rows.
+    """The factor of a matrix near the Hessian, in the space of combinations of rows.
 
     By the Woodbury identity it is (1 - X'S B⁻¹ SX) / ridge with S = √V and B = ridge + SXX'S.
     """

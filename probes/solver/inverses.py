@@ -44,19 +44,9 @@ class Factored(NamedTuple):
         """From the rows X [c, n, m] float32; other arguments as of `Diagonal.of`, and the problems that move [c, k]."""
         count = moving.sum(-1, keepdim=True).clamp(min=1)
         root = ((curvature * moving[..., None]).sum(1) / count).sqrt().float()  # [c, n]
-        m = X.shape[2]
-        H = X.new_zeros(len(X), m, m)
-        for rows, of_rows in zip(X.split(ROWS, 1), root.split(ROWS, 1), strict=True):
-            A = rows * of_rows[..., None]
-            for start in range(0, m, COLUMNS):
-                stop = start + COLUMNS
-                H[:, start:stop, :stop].baddbmm_(A[..., start:stop].mT, A[..., :stop])  # no more than the lower half
-        diagonal = H.diagonal(dim1=-2, dim2=-1)
-        rounding = torch.finfo(H.dtype).eps / 4 * diagonal.sum(-1, keepdim=True)  # what is below it may be negative
-        diagonal.add_(ridge[:, 0, :-1].float().maximum(rounding))
-        L = torch.linalg.cholesky_ex(H)[0]
+        L = torch.linalg.cholesky_ex(_hessian(X, root, ridge[:, 0, :-1].float()))[0]
         if X.is_cuda:
-            one = torch.eye(m, dtype=L.dtype, device=L.device)
+            one = torch.eye(X.shape[2], dtype=L.dtype, device=L.device)
             L = torch.linalg.solve_triangular(L, one.expand_as(L), upper=False)
         return cls(L, (1 / curvature.sum(-1, keepdim=True).clamp(min=1e-300)).float())
 
@@ -69,3 +59,18 @@ class Factored(NamedTuple):
     def take(self, cells: Tensor, sets: Tensor) -> "Factored":
         """That of cells [c'] with the label sets sets [c', k'], int64."""
         return Factored(self.triangle[cells], self.intercept[cells[:, None], sets])
+
+
+def _hessian(X: Tensor, root: Tensor, ridge: Tensor) -> Tensor:
+    """The lower half of X'VX + ridge [c, m, m] from the root of V [c, n] and the ridge [c, m], all float32."""
+    m = X.shape[2]
+    H = X.new_zeros(len(X), m, m)
+    for rows, of_rows in zip(X.split(ROWS, 1), root.split(ROWS, 1), strict=True):
+        A = rows * of_rows[..., None]
+        for start in range(0, m, COLUMNS):
+            stop = start + COLUMNS
+            H[:, start:stop, :stop].baddbmm_(A[..., start:stop].mT, A[..., :stop])  # no more than the lower half
+    diagonal = H.diagonal(dim1=-2, dim2=-1)
+    rounding = torch.finfo(H.dtype).eps / 4 * diagonal.sum(-1, keepdim=True)  # what is below it may be negative
+    diagonal.add_(ridge.maximum(rounding))
+    return H

@@ -8,8 +8,8 @@ things carry every method to the minimum:
 * *The origin.* Columns are centred first. The unpenalised intercept absorbs the shift, so the optimum is the same, and
   offsets far larger than the spread cost no digits.
 * *The residual.* In the end logits and gradients are those of the activations as stored, in float64; only where many
-  label sets share a Gram matrix, and on a GPU, of their centred columns in float32. Whatever is rounded besides only
-  shapes directions: it can cost a step and moves no optimum.
+  label sets share a Gram matrix on a CPU, of their centred columns in float32. Whatever is rounded besides only shapes
+  directions: it can cost a step and moves no optimum.
 
 `methods` says which cells are solved how; docs/solver.md tells why it converges and what it costs. On the CPU cells are
 dealt to the cores, each solved by one thread, so that no number of cores changes a bit; on a GPU they go in batches.

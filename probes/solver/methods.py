@@ -34,10 +34,12 @@ def bytes_of_cell(N: int, D: int, K: int, P: int, itemsize: int = 2) -> int:
     """Most bytes that a cell of a batch takes on a GPU, with K label sets for P penalties each."""
     if not _is_large(N, D):
         return 26 * N * D + P * K * factored_bytes(N, D)
-    stored = (itemsize + 4) * N * D  # as given, and in float32
-    apart = 4 * N * D // 2 + (16 * D**2 if N >= D else 0)  # the cells that go on without the others, and their factors
-    exact = 16 * min(N, GPU_ROWS) * D
-    return stored + max(apart, exact) + K * (bytes_of_pairs(D) + 200 * N + (128 + 8 * P) * D)
+    stored = itemsize * N * D
+    # Of 4 N D in float32, half goes on without the other cells, then half of that; of all of these there are factors.
+    apart = max(16 * D**2, 8 * D**2 + 2 * N * D, 3 * D**2 + 3 * N * D) if N >= D else 3 * N * D
+    exact = 24 * min(N, GPU_ROWS) * D  # rows in float64, as they are and without those that do not count
+    work = max(stored, 4 * N * D + max(apart, exact))  # at least a copy, to look for the largest number
+    return stored + work + K * (bytes_of_pairs(D) + 200 * N + (128 + 16 * P) * D)
 
 
 def factored_bytes(n: int, D: int) -> int:
@@ -98,35 +100,35 @@ def solve(
         n_label = torch.where(s > 0, n_positive[..., None], n_negative[..., None]).clamp(min=1)
         s = s * (n_positive + n_negative)[..., None].double() / (2 * n_label)
     causes = [n_positive + n_negative == 0, (n_positive == 0) | (n_negative == 0), constant]
-    each = s.repeat(1, P, 1), live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K, ..]
+    lives, penalties = live.repeat(1, P), l2.repeat_interleave(K)  # label set and penalty: [c, P * K], [P * K]
     if offset is not None:  # of rows that do not count it may be anything
         offset = offset[:, cells].transpose(0, 1)[..., rows].where(s != 0, 0.0)
 
     large = _is_large(n, D) and not factored
     if large and (X.is_cuda or len(cells) > 1):
-        rows = Cells.of(X, None if used.all() else used)
-        finite = bool(rows.mean.isfinite().all())
-        optimum = descend_together(rows, s, live & finite, l2, tol, max_iter, standardize, offset)
-        del rows
+        standardised = Cells.of(X, None if used.all() else used)
+        finite = bool(standardised.mean.isfinite().all())
+        optimum = descend_together(standardised, s, live & finite, l2, tol, max_iter, standardize, offset)
+        del standardised  # its memory is free for what is spoilt
     else:
         dtype = torch.float32 if large and X.dtype != torch.float64 else torch.float64
         centred, mean, scale = _centred(X.to(dtype), used, standardize)
         finite = bool(mean.isfinite().all())
         method = _conjugate if large else _factored
         shift = None if offset is None else offset.repeat(1, P, 1)
-        optimum = method(centred, mean, each[0], each[1] & finite, each[2], tol, max_iter, shift)
+        optimum = method(centred, mean, s.repeat(1, P, 1), lives & finite, penalties, tol, max_iter, shift)
         optimum = optimum._replace(weight=optimum.weight / scale[:, None])
     if not finite and len(bad := (used & ~X.isfinite().all(-1)).nonzero()):  # a mean is the cheaper test
         cell, row = bad[0].tolist()
         raise NotFiniteError(f"in cell {int(cells[cell])}, row {int(rows[row])}")
-    signs, live, penalties = each
     if large:
-        spoilt = live & ~optimum.converged  # steps that were all used up may have zigzagged
+        spoilt = lives & ~optimum.converged  # steps that were all used up may have zigzagged
         for cell in spoilt.any(1).nonzero()[:, 0].tolist():  # one at a time: float64 takes several times the memory
             of_cell = slice(cell, cell + 1)
             centred, mean, scale = _centred(X[of_cell].double(), used[of_cell], standardize)
             shift = None if offset is None else offset[of_cell].repeat(1, P, 1)
-            exact = _factored(centred, mean, signs[of_cell], spoilt[of_cell], penalties, tol, max_iter, shift)
+            signs = s[of_cell].repeat(1, P, 1)
+            exact = _factored(centred, mean, signs, spoilt[of_cell], penalties, tol, max_iter, shift)
             exact = exact._replace(weight=exact.weight / scale[:, None])
             lower = exact.objective < optimum.objective[of_cell]  # with few steps allowed, the sweeps may be ahead
             better = spoilt[of_cell] & (exact.converged | lower)
@@ -140,7 +142,7 @@ def solve(
         reason = torch.where((reason == 0) & holds, code, reason)
     reason = torch.where(odd.repeat(1, P), len(causes) + 1, reason)
     nan = torch.full((), torch.nan, dtype=torch.float64, device=acts.device)
-    return Optimum(*(_where(live, x, nan) if x.is_floating_point() else x for x in optimum)), reason
+    return Optimum(*(_where(lives, x, nan) if x.is_floating_point() else x for x in optimum)), reason
 
 
 def solve_alone(

@@ -19,8 +19,8 @@ TENSORS = "SY", "R", "YHY", "gamma"
 
 
 def bytes_of_pairs(m: int) -> int:
-    """Bytes of what is remembered of one problem with m columns, and again while some problems go on by themselves."""
-    return 3 * 4 * slots(m) * (m + 1)
+    """Bytes of what is remembered of one problem with m columns, and of as much again while it is measured or moved."""
+    return 4 * 4 * slots(m) * (m + 1)
 
 
 def slots(m: int) -> int:
@@ -47,15 +47,19 @@ class Pairs:
         self.YHY = torch.zeros_like(self.R)
         self.gamma = self.R.new_ones(c, k, 1)
 
-    def direction(self, g: Tensor, H: Diagonal | Factored) -> Tensor:
-        """Minus the inverse Hessian times g [c, k, m + 1] float32; the newest pair tells how far H is off."""
-        a, b = self._products(g, H(g))
+    def direction(self, g: Tensor, H: Diagonal | Factored, plain: Tensor) -> Tensor:
+        """Minus the inverse Hessian times g [c, k, m + 1] float32; the newest pair tells how far H is off.
+
+        Where `plain` [c, k] it is minus H times g: what is remembered has misled.
+        """
+        Hg = H(g)
+        a, b = self._products(g, Hg)
         v = torch.linalg.solve_triangular(self.R, a[..., None], upper=True)
         e = v + self.gamma[..., None] * (self.YHY @ v - b[..., None])
         e = torch.linalg.solve_triangular(self.R.mT, e, upper=False)
         ev = torch.stack((e, v), 2).roll(self.at, -2).float()
         of_steps, of_changes = (ev.mT @ self.SY)[..., 0, :].unbind(2)
-        return -(self.gamma.float() * H(g - of_changes) + of_steps)
+        return -torch.where(plain[..., None], Hg, self.gamma.float() * H(g - of_changes) + of_steps)
 
     def add(self, step: Tensor, change: Tensor, H: Diagonal | Factored) -> None:
         """Remember steps and what they changed the gradient by, [c, k, m + 1] float64, where these show curvature."""

@@ -1,8 +1,8 @@
 """Many problems of many cells together: the descent of `lbfgs` by batched products, for GPUs and many label sets.
 
 What `lbfgs` says of directions, steps and rounding holds here. Problems take their steps at the same time. One whose
-gradient has come down far enough waits for the others, and all are then computed anew in float64; once half of the
-cells, or of a cell's label sets, wait, the others go on without them.
+gradient has come down far enough waits for the others, and all are then computed anew in float64. Once no more than
+half of the cells go on, or no more than half of the label sets in every cell, they do so without the others.
 """
 
 from typing import NamedTuple
@@ -174,6 +174,23 @@ class Descent:
         H: Diagonal | Factored = Diagonal.of(bend_of(at.r, problems.s.abs()), problems.ridge)
         taken = 0
         while True:
+            if taken % LOOK == 0 or not at.u.is_cuda:
+                moving = at.moving.sum(1)
+                some, most = torch.stack(((moving > 0).sum(), moving.max())).tolist()
+                if 2 * some <= len(number) or 2 * most <= sets.shape[1]:
+                    self.at.put(number, sets, at)
+                    if pairs is not self.pairs:
+                        self.pairs.put(number, sets, pairs)
+                    if not some:
+                        return
+                    left = torch.arange(some, device=number.device)
+                    if some < len(number):
+                        left = (moving > 0).nonzero()[:, 0]
+                        X = X[left]
+                    of_left = (~at.moving[left]).int().argsort(dim=1, stable=True)[:, :most]
+                    problems, at = problems.take(left, of_left), at.take(left, of_left)
+                    pairs, H = pairs.take(left, of_left), H.take(left, of_left)
+                    number, sets = number[left], sets[left].gather(1, of_left)
             if self.factored and self.factors < FACTORS and (self.since == self.price or (taken == 0 and self.factors)):
                 H = Factored.of(X, bend_of(at.r, problems.s.abs()), problems.ridge, at.moving)
                 pairs.forget()
@@ -183,31 +200,12 @@ class Descent:
                 pairs.renew(H)
             at = _step(X, problems, at, pairs, H, self.most)
             taken, self.since = taken + 1, self.since + 1
-            if taken % LOOK and at.u.is_cuda:
-                continue
-            moving = at.moving.sum(1)
-            some, most = torch.stack(((moving > 0).sum(), moving.max())).tolist()
-            if 2 * some > len(number) and 2 * most > sets.shape[1]:
-                continue
-            self.at.put(number, sets, at)
-            if pairs is not self.pairs:
-                self.pairs.put(number, sets, pairs)
-            if not some:
-                return
-            left = torch.arange(some, device=number.device)
-            if some < len(number):
-                left = (moving > 0).nonzero()[:, 0]
-                X = X[left]
-            of_left = (~at.moving[left]).int().argsort(dim=1, stable=True)[:, :most]
-            problems, at, pairs = problems.take(left, of_left), at.take(left, of_left), pairs.take(left, of_left)
-            H, number, sets = H.take(left, of_left), number[left], sets[left].gather(1, of_left)
 
 
 def _step(X: Tensor, problems: Problems, at: Points, pairs: Pairs, H: Diagonal | Factored, most: int) -> Points:
     """A step of every problem that moves; remembers what it tells."""
     g = at.g.float()
-    p = pairs.direction(g, H)
-    p = torch.where(at.failed[..., None], -H(g), p)  # what is remembered has misled
+    p = pairs.direction(g, H, at.failed)
     dz = spread(X, p)
     p = p.double()
     slope, bend = (at.g * p).sum(-1), (problems.ridge * p * p).sum(-1)

@@ -96,6 +96,24 @@ def test_the_memory_of_a_batch_is_what_was_reckoned(size, K):
     assert taken <= reckoned <= 2.5 * taken
 
 
+@pytest.mark.parametrize(
+    ("size", "K", "P", "dtype"),
+    [(FEW_ROWS, 2, 1, "half"), (FEW_ROWS, 2, 24, "half"), (FEW_ROWS, 1, 1, "double"), (MANY_ROWS, 1, 1, "half")],
+)
+def test_the_memory_of_a_batch_with_masks_penalties_and_factors_is_what_was_reckoned(size, K, P, dtype):
+    acts, labels = made(2, *size, decay=1.0)
+    acts, l2 = acts.to(getattr(torch, dtype)), [0.01] if size is MANY_ROWS else [100.0 + p for p in range(P)]
+    valid = torch.rand(K, 2, size[0], generator=torch.Generator().manual_seed(1)) < 0.9
+    with SimulatedCuda() as device:
+        there, sets, valid = simulate(acts), simulate(labels.expand(K, 2, -1)), simulate(valid)
+        device.peak = before = device.live
+        fit_logistic(there, sets, valid, l2=l2)
+        if size is MANY_ROWS:
+            assert device.operations["linalg_cholesky_ex"] > 1
+    taken, reckoned = (device.peak - before) / 2, methods.bytes_of_cell(size[0], size[1], K, P, acts.element_size())
+    assert taken <= reckoned <= 2.5 * taken
+
+
 def limited(memory, acts, labels, **settings):
     """A fit on a device of so many bytes beside the activations, the warnings, and the batches it was solved in."""
     with SimulatedCuda() as device, warnings.catch_warnings(record=True) as caught:
@@ -156,6 +174,17 @@ def test_what_is_not_finite_is_named_by_its_cell_on_the_cpu_too(batch_sizes):
     acts[2, 7, 3] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinity in cell 2, row 7;"):
         limited(10**6, acts, labels)
+
+
+@pytest.mark.parametrize("size", [SMALL, FEW_ROWS, MANY_ROWS])
+@pytest.mark.parametrize("some_rows", [False, True])
+def test_what_is_not_finite_on_the_device_is_named_by_its_cell_and_row(size, some_rows):
+    acts, labels = made(3, *size)
+    acts[2, 7, 3] = torch.nan
+    valid = torch.ones(size[0], dtype=torch.bool)
+    valid[2] = not some_rows
+    with SimulatedCuda(), pytest.raises(ValueError, match="NaN or infinity in cell 2, row 7;"):
+        fit_logistic(simulate(acts), simulate(labels), simulate(valid))
 
 
 def test_what_was_tried_holds_no_memory_while_the_next_is_tried(monkeypatch):

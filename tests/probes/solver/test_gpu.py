@@ -19,7 +19,7 @@ pytestmark = [
 ]
 if torch.cuda.is_available():  # PyTorch reads it once, at the first product of the process
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-# Small cells by rows and by columns; a Gram matrix; a Hessian, of many rows; a Gram matrix of many rows.
+# Small cells by rows and by columns; descents without a factor, with one, and without one beside many rows.
 SIZES = [(60, 600), (300, 40), (640, 1024), (3200, 1024), (3100, 3200)]
 
 

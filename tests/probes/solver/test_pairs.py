@@ -7,6 +7,7 @@ from probes.solver.inverses import Diagonal, Factored
 from probes.solver.pairs import Pairs, slots
 
 C, K, D = 2, 3, 30
+NONE = torch.tensor(False)  # problems that go along what is remembered
 
 
 def two_loops(pairs, g, inverse, scaled):
@@ -47,7 +48,7 @@ def test_a_direction_is_that_of_the_two_loops(world, steps):
         taken.append((step, change))
         pairs.add(step, change, H)
     g = torch.randn(C, K, D + 1, generator=generator)
-    p = pairs.direction(g, H)
+    p = pairs.direction(g, H, NONE)
     for c in range(C):
         for k in range(K):
             own = [(s[c, k], y[c, k]) for s, y in taken[-slots(D) :]]
@@ -80,7 +81,11 @@ def test_a_step_without_curvature_is_not_remembered_and_displaces_none(world):
     told = torch.ones(C, K, dtype=torch.bool)
     told[0, 1] = told[1, 2] = told[1, 0] = False
     assert (before == pairs.SY).flatten(2).all(-1).equal(~told)
-    assert pairs.direction(torch.ones(C, K, D + 1), H).isfinite().all()
+    g = torch.ones(C, K, D + 1)
+    assert pairs.direction(g, H, NONE).isfinite().all()
+    p = pairs.direction(g, H, told)  # those that were told go along minus H times g, others by what is remembered
+    assert torch.equal(p[told], -H(g)[told])
+    assert torch.equal(p[~told], pairs.direction(g, H, NONE)[~told])
 
 
 def test_some_problems_go_on_alone_and_come_back(world):
@@ -94,10 +99,10 @@ def test_some_problems_go_on_alone_and_come_back(world):
     for _ in range(3):
         step, change = drawn(generator, hessian)
         part.add(step[cells[:, None], sets], change[cells[:, None], sets], of_part)
-    expected = part.direction(g[cells[:, None], sets], of_part)
-    others = pairs.direction(g, H)
+    expected = part.direction(g[cells[:, None], sets], of_part, NONE)
+    others = pairs.direction(g, H, NONE)
     pairs.put(cells, sets, part)
-    p = pairs.direction(g, H)
+    p = pairs.direction(g, H, NONE)
     torch.testing.assert_close(p[cells[:, None], sets], expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(p[0], others[0])
     assert torch.equal(p[1, 1], others[1, 1])
@@ -111,7 +116,7 @@ def test_a_factor_is_that_of_the_mean_hessian_of_the_problems_that_move():
     H = Factored.of(X, curvature, ridge, moving)
     g = torch.randn(C, K, D + 1, generator=generator)
     pairs = Pairs(C, K, D, torch.device("cpu"))
-    p = pairs.direction(g, H)
+    p = pairs.direction(g, H, NONE)
     for c in range(C):
         V = curvature[c][moving[c]].mean(0)
         hessian = X[c].double().T @ (V[:, None] * X[c].double()) + ridge[c, 0, :-1].diag()

@@ -94,14 +94,36 @@ def test_problems_that_are_done_cost_no_more_steps(monkeypatch):
     assert optimum.iterations.sum() <= sum(sizes) < 0.8 * 16 * len(sizes)
 
 
+def test_problems_that_are_not_live_cost_no_step_and_no_factor(monkeypatch):
+    acts, s = made(4, 150, 40, 4, decay=1.0)
+    live = torch.zeros(4, 4, dtype=torch.bool)
+    live[2, 1] = True
+    sizes = []
+
+    def count(X, problems, *given, step=together._step):
+        sizes.append((len(X), problems.s.shape[1]))
+        return step(X, problems, *given)
+
+    monkeypatch.setattr(together, "_step", count)
+    penalties = torch.tensor([0.01], dtype=torch.float64)
+    optimum = descend_together(Cells.of(acts, None), s, live, penalties, 1e-4, 1000, False)
+    assert optimum.converged.equal(live)
+    assert len(sizes) == optimum.iterations[2, 1] > together.PRICE[0]
+    assert set(sizes) == {(1, 1)}
+    assert (optimum.iterations[~live] == 0).all()
+
+
 def test_rows_that_do_not_count_may_hold_anything():
     acts, s = made(2, 60, 30, 2, torch.float32)
     s[..., -3:] = 0
-    spoilt = acts.clone()
+    spoilt, used = acts.clone(), (s != 0).any(1)
     spoilt[:, -3:] = torch.nan
-    optimum, expected = solved(spoilt, s, [1.0], used=(s != 0).any(1)), solved(acts[:, :-3], s[..., :-3], [1.0])
-    for field, one in zip(optimum, expected, strict=True):
+    optimum = solved(spoilt, s, [1.0], used=used)
+    assert all(torch.equal(field, one) for field, one in zip(optimum, solved(acts, s, [1.0], used=used), strict=True))
+    without = solved(acts[:, :-3], s[..., :-3], [1.0])
+    for field, one in zip(optimum[:3], without[:3], strict=True):  # weight, bias and objective
         torch.testing.assert_close(field, one, rtol=1e-6, atol=1e-6)
+    assert torch.equal(optimum.converged, without.converged)
 
 
 def test_offsets_are_added_to_the_logits():
@@ -128,6 +150,14 @@ def test_a_direction_that_leads_nowhere_is_given_up(monkeypatch):
     assert not optimum.converged.any()
     assert (optimum.iterations == 2).all()  # the second along the gradient
     assert optimum.weight.isfinite().all()
+
+
+def test_a_column_whose_inverse_deviation_leaves_float32_is_standardised_like_others():
+    acts, _ = made(2, 70, 20, 3, torch.float32)
+    acts[..., 5] *= 1e-41  # 1 / its deviation is infinite in float32
+    X = Cells.of(acts, None).X
+    assert X.isfinite().all()
+    torch.testing.assert_close(X.std(1, correction=0), torch.ones(2, 20), rtol=1e-3, atol=0)
 
 
 def test_rows_are_standardised_and_evaluated_in_float64():
