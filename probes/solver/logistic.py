@@ -121,15 +121,20 @@ def fit_logistic(
     sign = torch.where(labels, 1, -1).to(torch.int8) * valid  # s of the objective; 0 takes a row out of every sum
     penalties = torch.tensor(path, dtype=torch.float64, device=acts.device)
 
+    dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
+
+    def rounded(optimum: Optimum, reason: Tensor) -> Solved:  # at once: in float64, weights of many cells fill a GPU
+        fields = (field.to(acts.device, dtype if field.is_floating_point() else field.dtype) for field in optimum)
+        return Optimum(*fields), reason.to(acts.device)
+
     def solve_cells(cells: Tensor) -> Solved:
         with torch.no_grad():
-            return solve(acts, sign, penalties, tol, max_iter, standardize, cells, offset, balanced)
+            return rounded(*solve(acts, sign, penalties, tol, max_iter, standardize, cells, offset, balanced))
 
     def solve_on_cpu(cell: int) -> Solved:
         shift = None if offset is None else offset[:, cell].cpu()
         given = acts[cell].cpu(), sign[:, cell].cpu(), penalties.cpu()
-        optimum, reason = solve_alone(*given, tol, max_iter, standardize, shift, balanced, cell)
-        return Optimum(*(field.to(acts.device) for field in optimum)), reason.to(acts.device)
+        return rounded(*solve_alone(*given, tol, max_iter, standardize, shift, balanced, cell))
 
     if acts.is_cuda:
         at_once = room(acts.device) // bytes_of_cell(N, D, K, P, acts.element_size())
@@ -137,14 +142,8 @@ def fit_logistic(
     else:
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             solved = list(pool.map(solve_on_cpu, range(C)))
-    dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
     fields = [
         torch.cat(parts).transpose(0, 1) for parts in zip(*((*opt, reason) for opt, reason in solved), strict=True)
     ]
     shape = ([P] if has_path else []) + ([K] if has_sets else []) + [C]
-    return LogisticFit(
-        *(
-            (field.to(dtype) if field.is_floating_point() else field).reshape(*shape, *field.shape[2:])
-            for field in fields
-        )
-    )
+    return LogisticFit(*(field.reshape(*shape, *field.shape[2:]) for field in fields))
