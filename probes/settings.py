@@ -42,7 +42,10 @@ Area = Annotated[float, Ge(0), Le(1)]  # under a curve
 Bytes = Annotated[float, Ge(0), doc("a number of bytes of at least 0")]
 Text = Annotated[str, MinLen(1)]
 Folder = Annotated[str | Path, MinLen(1), doc("a folder")]
-Folders = Annotated[Sequence[Folder], MinLen(1), doc("a list of folders")]
+FinishedRun = Annotated[str | Path, MinLen(1), doc("the folder of a finished run, such as outputs/latest")]
+FinishedRuns = Annotated[
+    Sequence[FinishedRun], MinLen(1), doc("a list of folders of finished runs, such as [outputs/A,outputs/B]")
+]
 Penalty = Annotated[
     Positive | Annotated[Sequence[Positive], MinLen(1), Predicate(are_different)] | Literal["by_size", "auto"],
     doc("a number above 0, a list of different ones, by_size or auto"),

@@ -77,9 +77,10 @@ class TappedModel:
         limit, stop = self.model.token_limit, self.model.find_stop_text(self.tokenizer)
         stop_ids = self.model.find_stop_ids(self.tokenizer)
         if long := [len(prompt) for prompt in prompts if not self.fits(prompt)]:
+            room = self.running.context - max(long) - self.model.thinking_tokens
             raise ValueError(
                 f"question: expected a prompt that leaves {limit} of {self.running.context} tokens to the answer, got "
-                f"{long[0]} tokens; shorten it, or set max_new_tokens"
+                f"{long[0]} tokens; shorten it" + (f", or set max_new_tokens to at most {room}" if room > 0 else "")
             )
 
         def write(batch: list[int]) -> list[tuple[Answer, TokenScores]]:

@@ -17,6 +17,7 @@ from probes.analysis.clusters import number_groups, sum_by_group
 from probes.analysis.shares import LEVEL, measure_share
 
 DRAWS = 1_000  # of noise
+MOST_ROWS = 1e12  # that a message asks for
 STEPS = 100  # most Newton steps; fewer than 20 are needed
 
 
@@ -261,9 +262,12 @@ def choose_threshold(scores: Tensor, labels: Tensor, groups: Tensor | None = Non
     n = len(negative)
     allowed = math.floor(fpr * n + 1e-9)
     if not allowed:
+        needed = 1 / float(fpr)  # infinite for the smallest rates
+        rows = f"at least {math.ceil(needed - 1e-9)}" if needed < MOST_ROWS else "more"
+        higher = f"a rate of at least 1 / {n}" if n else "another split"
         raise ValueError(
-            f"threshold: expected at least {np.ceil(1 / fpr - 1e-9):g} validation rows of label 0 "
-            f"for a false-alarm rate of {fpr:g}, got {n}; take more questions, or a higher rate"
+            f"threshold: expected {rows} validation rows of label 0 for a false-alarm rate of {float(fpr)!r}, got {n}; "
+            f"take more questions, or {higher}"
         )
     above = scores[scores > negative[allowed]]
     reached = negative[allowed - 1]

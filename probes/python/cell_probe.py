@@ -24,6 +24,8 @@ class CellProbe:
         >>> probe = CellProbe(4, "last", "correctness", torch.tensor([1.0, -1.0]), 0.5)
         >>> probe.score(torch.tensor([[2.0, 1.0], [0.0, 3.0]]))
         tensor([ 1.5000, -2.5000])
+        >>> probe
+        CellProbe: layer 4, last, correctness, width 2
     """
 
     layer: int
@@ -31,6 +33,9 @@ class CellProbe:
     target: str
     weight: Tensor
     bias: float
+
+    def __repr__(self) -> str:
+        return f"CellProbe: layer {self.layer}, {self.position}, {self.target}, width {len(self.weight)}"
 
     @full_precision()
     def score(self, acts: Any) -> Tensor:

@@ -54,6 +54,13 @@ class LinearProbes:
     auc: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        k, layers, positions, width = self.weight.shape
+        return (
+            f"LinearProbes: {k} targets, {layers} layers x {positions} positions, width {width}, fitted on "
+            f"{self.card.dataset} with {self.card.model}"
+        )
+
     @classmethod
     def load(cls, run: str | Path) -> "LinearProbes":
         """Read the probes of a run folder, or of its probes.safetensors, and the scores beside them.

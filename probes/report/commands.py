@@ -11,10 +11,10 @@ from probes.report.run_folder import SUMMARY, read_record
 from probes.report.style import VMAX, VMIN
 from probes.report.summary import print_maps, summarise_maps
 from probes.report.whole_file import whole_file
-from probes.settings import Area, Folder
+from probes.settings import Area, FinishedRun
 
 
-def analyse_run(run: Folder, vmin: Area = VMIN, vmax: Area = VMAX) -> None:
+def analyse_run(run: FinishedRun, vmin: Area = VMIN, vmax: Area = VMAX) -> None:
     """Analyse a finished run from its record; write its map, table and summary anew, and print what they show.
 
     Args:

@@ -20,7 +20,7 @@ from probes.report.difference_report import (
     write_pairs,
 )
 from probes.report.run_folder import Record, read_record
-from probes.settings import Folder, Folders, Text
+from probes.settings import FinishedRuns, Folder, Text
 
 
 class Named(NamedTuple):
@@ -42,7 +42,7 @@ class Named(NamedTuple):
 
 
 def compare_runs(
-    runs: Folders,
+    runs: FinishedRuns,
     folder: Folder,
     cells: Sequence[Text] | None = None,
     columns: Sequence[Text | int] | None = None,

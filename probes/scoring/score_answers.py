@@ -19,18 +19,18 @@ from probes.scoring.score_report import Outcome, describe_outcome, draw_outcome,
 from probes.scoring.scored_answer import COLUMNS, ScoredAnswer
 from probes.scoring.scored_page import SHOWN, write_page
 from probes.scoring.scorer import Scorer
-from probes.settings import Cell, Count, Folder, Rate, Text
+from probes.scoring.wording import LABEL_SETS
+from probes.settings import Cell, Count, FinishedRun, Folder, Rate, Text
 
 BATCH = 256  # answers between two lines of progress
 FILES = "scores.jsonl", "scores.csv", "score.html", "score.json"
-RIGHT = ("correctness", "label")  # label sets that say what is right; others are classes
 OWN = ("run", "dataset", "rule", "score", "model", "site", "cache", "folder", "allow_targets", "experiment")
 OWN += ("hydra", "report")
 log = logging.getLogger(__name__)
 
 
 def score_answers(
-    run: Folder,
+    run: FinishedRun,
     folder: Folder,
     dataset: Any,
     rule: Any,
@@ -98,9 +98,7 @@ def score_answers(
     folder.mkdir(parents=True, exist_ok=True)
     known = set(scorer.parts.examples["question"])
     seen = sum(one.text in known for one in questions)
-    outcome = Outcome(
-        str(run), card, dataset.name, [way.ensemble for way in scorer.ways], seen, None if target in RIGHT else target
-    )
+    outcome = Outcome(str(run), card, dataset.name, [way.ensemble for way in scorer.ways], seen, target)
     lines: list[int] = []  # where each record begins in scores.jsonl
     with ExitStack() as files:  # which appear together, once all is known
         of_records, of_table, of_page, of_outcome = (files.enter_context(whole_file(folder / name)) for name in FILES)
@@ -117,19 +115,15 @@ def score_answers(
             if len(questions) > BATCH:
                 log.info(f"score: {min(start + BATCH, len(questions)):,} of {len(questions):,} answers")
         if not lines:
-            limit = scorer.tapped.model.max_new_tokens
-            raise ValueError(
-                f"dataset: expected texts that fit into the context of the model, {scorer.tapped.running.context:,} "
-                f"tokens, got none; take shorter ones or, where the model answers, a score.max_new_tokens "
-                f"below {limit:,}"
-            )
+            raise ValueError(describe_misfit(scorer, questions))
         records.close()
         table.close()
         order = outcome.rank()
         order = order[:: -(-len(order) // SHOWN)]
         about, figures = describe_outcome(outcome), draw_outcome(outcome)
         with of_page.open("w", encoding="utf-8") as page:
-            page.writelines(write_page(about, figures, read_lines(of_records, [lines[i] for i in order])))
+            shown = read_lines(of_records, [lines[i] for i in order])
+            page.writelines(write_page(about, figures, shown, outcome.wording))
         of_outcome.write_text(json.dumps(outcome.to_json(), indent=2, allow_nan=False) + "\n", "utf-8")
     console = PlainConsole()
     print_outcome(console, outcome)
@@ -140,7 +134,7 @@ def score_answers(
 def score_batch(scorer: Scorer, questions: Sequence[Any], rule: Any) -> Iterator[tuple[str, ScoredAnswer]]:
     """Score the answers to those questions that fit into the context; yields each with the group of its question."""
     tapped = scorer.tapped
-    if scorer.parts.stated or questions[0].response is not None:
+    if has_given_answers(scorer, questions):
         given = tapped.state([one.text for one in questions]) if scorer.parts.stated else tapped.give(questions)
         questions, given = keep_fitting(tapped, questions, given, list(map(tapped.join, given)), room=0)
         found = scorer.judge(questions, given, tapped.read(given)) if questions else []
@@ -151,6 +145,31 @@ def score_batch(scorer: Scorer, questions: Sequence[Any], rule: Any) -> Iterator
     labels = find_labels(scorer, questions, [one.answer for one in found], rule)
     for question, one, label in zip(questions, found, labels, strict=True):
         yield question.group, replace(one, label=label)
+
+
+def has_given_answers(scorer: Scorer, questions: Sequence[Any]) -> bool:
+    """Whether a set has statements or responses, so that the model writes no answers."""
+    return scorer.parts.stated or questions[0].response is not None
+
+
+def describe_misfit(scorer: Scorer, questions: Sequence[Any]) -> str:
+    """Why no text of a set fits into the context of the model, and what would."""
+    tapped = scorer.tapped
+    context = tapped.running.context
+    if has_given_answers(scorer, questions):
+        return (
+            f"dataset: expected texts that fit into the context of the model, {context:,} tokens, got none; take "
+            "shorter ones"
+        )
+    prompts = tapped.encode([one.text for one in questions])
+    room = max(context - len(prompt) - tapped.model.thinking_tokens for prompt in prompts)
+    return (
+        f"score.max_new_tokens: expected at most {room:,}, which the shortest question leaves of the context of the "
+        f"model, {context:,} tokens, got {tapped.model.max_new_tokens:,}; lower it, or take shorter questions"
+        if room > 0
+        else f"dataset: expected questions that leave room for an answer in the context of the model, {context:,} "
+        "tokens, got none; take shorter ones"
+    )
 
 
 def find_target(scorer: Scorer) -> TargetCard:
@@ -165,7 +184,7 @@ def find_labels(scorer: Scorer, questions: Sequence[Any], answers: Sequence[str]
     Returns:
         [N] labels, None where the set does not say.
     """
-    if (own := find_target(scorer).label) not in RIGHT:
+    if (own := find_target(scorer).label) not in LABEL_SETS:
         return [one.target == own if one.target else None for one in questions]
     labels = [None if one.label is None else bool(one.label) for one in questions]
     if open_ := [i for i, one in enumerate(questions) if one.label is None and one.answers]:
@@ -179,7 +198,9 @@ def keep_fitting(tapped: Any, questions: Sequence[Any], parts: list[Any], ids: l
     """Keep the questions, and their parts, whose token ids leave room in the context of the model; tell the others."""
     fits = [tapped.fits(one, room) for one in ids]
     if names := [one.id for one, there in zip(questions, fits, strict=True) if not there]:
-        log.info(f"score: {len(names)} texts are too long for the context and left out: {', '.join(names[:20])}")
+        answer = f" with an answer of {tapped.model.token_limit:,} tokens" if room is None else ""
+        listed = f"{', '.join(names[:20])}{', ...' * (len(names) > 20)}"
+        log.info(f"score: {len(names)} texts are too long for the context{answer} and left out: {listed}")
     return list(compress(questions, fits)), list(compress(parts, fits))
 
 

@@ -15,6 +15,7 @@ from probes.report.console import PlainConsole
 from probes.scoring.ensemble import Ensemble
 from probes.scoring.scored_answer import ScoredAnswer
 from probes.scoring.scored_page import draw_curve
+from probes.scoring.wording import LABEL_SETS, Wording, choose_wording
 
 COVERAGES = (0.5, 0.8)  # at which the risk is told
 POINTS = 200  # of a curve
@@ -29,7 +30,7 @@ class Outcome:
         dataset: name of the set that is scored.
         ensembles: those that may judge.
         seen: how many of its texts the run had too; scores of those are too good.
-        meaning: what is called right, where it is not that an answer is.
+        label: what label 1 means, as in `TargetCard.label`.
 
     Example:
         >>> outcome = Outcome("outputs/latest", card, "cities", ensembles)  # doctest: +SKIP
@@ -38,9 +39,16 @@ class Outcome:
     """
 
     def __init__(
-        self, run: str, card: Card, dataset: str, ensembles: list[Ensemble], seen: int = 0, meaning: str | None = None
+        self,
+        run: str,
+        card: Card,
+        dataset: str,
+        ensembles: list[Ensemble],
+        seen: int = 0,
+        label: str = "correctness",
     ) -> None:
-        self.seen, self.meaning = seen, meaning
+        self.seen, self.wording = seen, choose_wording(label)
+        self.meaning = None if label in LABEL_SETS else label  # a class
         self.run, self.card, self.dataset, self.ensembles = run, card, dataset, ensembles
         self.counts = {one.name: 0 for one in ensembles}
         self._probability, self._label, self._decision = array("d"), array("b"), array("b")
@@ -122,14 +130,14 @@ class Outcome:
 
 def describe_outcome(outcome: Outcome) -> dict[str, str]:
     """The numbers as people read them, by what they say."""
-    found, card = outcome.measure(), outcome.card
+    found, card, words = outcome.measure(), outcome.card, outcome.wording
     shown = {
         "model": card.model + (f" at {card.revision}" if card.revision else ""),
         "probes of": f"{outcome.run}, {card.site}, fitted on {card.dataset}",
         "answers to": f"{outcome.dataset}, {found['answers']:,}",
     }
     if outcome.meaning is not None:
-        shown["right stands for"] = outcome.meaning
+        shown["class"] = outcome.meaning
     if outcome.seen:
         shown["of the run's own texts"] = f"{outcome.seen:,}, whose scores are too good: probes were fitted on some"
     for i, one in enumerate(outcome.ensembles):
@@ -138,13 +146,13 @@ def describe_outcome(outcome: Outcome) -> dict[str, str]:
         name = "cell" if i == 0 else "cell where there is no exact answer"
         shown[name] = f"{one.name}, {n:,} answers, threshold {one.threshold.value:.3g} (probability {p:.2f})"
     if outcome.ensembles[0].tested:
-        shown["false alarms in the run's test"] = _describe_alarms(outcome.ensembles[0].tested, found["fpr"])
+        shown["false alarms in the run's test"] = _describe_alarms(outcome.ensembles[0].tested, found["fpr"], words)
     if missing := found["answers"] - found["scored"]:
         shown["without a score"] = f"{missing:,}, which lack the position"
-    shown["called right"] = f"{found['called_right']:,} of {found['scored']:,}"
+    shown[words.called] = f"{found['called_right']:,} of {found['scored']:,}"
     if not found["judged"]:
         return shown
-    shown["right by the gold answers"] = f"{found['right']:,} of {found['judged']:,}"
+    shown[words.known] = f"{found['right']:,} of {found['judged']:,}"
     if "auc" in found:
         se = "" if found["auc_se"] is None else f" ± {found['auc_se']:.3f}"
         shown["AUC"] = f"{found['auc']:.3f}{se}"
@@ -152,15 +160,15 @@ def describe_outcome(outcome: Outcome) -> dict[str, str]:
     shown["calibration error"] = f"{error['value']:.3f} (95%: {error['low']:.3f} to {error['high']:.3f})"
     shown["area under risk and coverage"] = f"{found['aurc']:.3f}"
     for coverage, risk in found["risk"].items():
-        shown[f"wrong among the most probable {float(coverage):.0%}"] = f"{risk:.1%}"
+        shown[f"{words.negative} among the most probable {float(coverage):.0%}"] = f"{risk:.1%}"
     if "false_alarms" in found:
-        shown["false alarms"] = _describe_alarms(Share(**found["false_alarms"]), found["fpr"])
+        shown["false alarms"] = _describe_alarms(Share(**found["false_alarms"]), found["fpr"], words)
     return shown
 
 
-def _describe_alarms(share: Share, asked: float) -> str:
+def _describe_alarms(share: Share, asked: float, words: Wording) -> str:
     return (
-        f"{round(share.value * share.n):,} of {share.n:,} wrong answers, {share.value:.1%} (95%: {share.low:.1%} to "
+        f"{round(share.value * share.n):,} of {share.n:,} {words.rest}, {share.value:.1%} (95%: {share.low:.1%} to "
         f"{share.high:.1%}; {asked:.1%} asked for)"
     )
 
@@ -172,9 +180,10 @@ def draw_outcome(outcome: Outcome) -> list[str]:
         return []
     bins, risk = tabulate_reliability(probability, label), risk_coverage(probability, label)
     risk = risk.iloc[:: -(-len(risk) // POINTS)]
+    rate, error = f"share {outcome.wording.positive}", f"share {outcome.wording.negative}"
     return [
-        draw_curve("Reliability", [*bins["probability"]], [*bins["rate"]], ("probability", "share right"), True),
-        draw_curve("Risk and coverage", [*risk["coverage"]], [*risk["risk"]], ("share answered", "share wrong"), False),
+        draw_curve("Reliability", [*bins["probability"]], [*bins["rate"]], ("probability", rate), True),
+        draw_curve("Risk and coverage", [*risk["coverage"]], [*risk["risk"]], ("share answered", error), False),
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datamodules.card import show_text
+from probes.scoring.wording import ANSWERS, Wording
 
 STEPS = 10  # colours on each side of the middle
 SHOWN = 1000  # most answers of a page
@@ -31,13 +32,19 @@ b.p { display: inline-block; min-width: 3.2rem }
 """
 
 
-def write_page(about: Mapping[str, str], figures: Sequence[str], answers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def write_page(
+    about: Mapping[str, str],
+    figures: Sequence[str],
+    answers: Iterable[Mapping[str, Any]],
+    words: Wording = ANSWERS,
+) -> Iterator[str]:
     """Write the page, piece by piece.
 
     Args:
         about: lines of the table at the top, by what they say.
         figures: SVG, see `draw_curve`.
         answers: fields of `ScoredAnswer`, in the order in which they are shown.
+        words: for the label set that the probe tells apart.
 
     Example:
         >>> "".join(write_page({"run": "<b>"}, [], [])).count("&lt;b&gt;")
@@ -52,28 +59,28 @@ def write_page(about: Mapping[str, str], figures: Sequence[str], answers: Iterab
     steps = "".join(f"<i class='c{step}'></i>" for step in range(-STEPS, STEPS + 1))
     yield (
         f"<table>{rows}</table><div class='bar' aria-hidden='true'>{steps}</div>"
-        "<div class='ends'><small>0 wrong</small><small>.5</small><small>right 1</small></div>"
+        f"<div class='ends'><small>0 {words.negative}</small><small>.5</small><small>{words.positive} 1</small></div>"
         "<p class='soft'>Each token has the colour of its own score, by the same probe at the same layer, as the "
-        "probability that the answer is right. The probe was fitted on one position only: <i class='read'>outlined"
+        f"probability that {words.claim}. The probe was fitted on one position only: <i class='read'>outlined"
         "</i> is the token that decides, other tokens are read as if they stood there. Point at a token to see its "
         "numbers. The least probable answers come first.</p>"
     )
     if figures:
         yield f"<div class='figures'>{''.join(figures)}</div>"
     for answer in answers:
-        yield _write_answer(answer)
+        yield _write_answer(answer, words)
     yield "</html>\n"
 
 
-def _write_answer(answer: Mapping[str, Any]) -> str:
+def _write_answer(answer: Mapping[str, Any], words: Wording) -> str:
     p, label = answer["probability"], answer["label"]
     shown = "–" if p is None else f"{p:.3f}"
     decision = {True: "above the threshold", False: "below the threshold", None: "no score"}[answer["decision"]]
-    words = [_escape(str(answer["id"])), f"cell {_escape(answer['cell'])}"]
-    words += [] if answer["score"] is None else [f"score {answer['score']:.3g}"]
-    words += ["cut off"] if answer["finish"] == "length" else []
-    words += [f"exact answer: {_escape(answer['exact_answer'])}"] if answer["exact_answer"] else []
-    judged = "" if label is None else f" <span class='badge'>{'right' if label else 'wrong'}</span>"
+    facts = [_escape(str(answer["id"])), f"cell {_escape(answer['cell'])}"]
+    facts += [] if answer["score"] is None else [f"score {answer['score']:.3g}"]
+    facts += ["cut off"] if answer["finish"] == "length" else []
+    facts += [f"exact answer: {_escape(answer['exact_answer'])}"] if answer["exact_answer"] else []
+    judged = "" if label is None else f" <span class='badge'>{words.positive if label else words.negative}</span>"
     question = answer["question"]
     question = question if len(question) <= QUESTION else f"… {question[-QUESTION:]}"
     first, last = answer["read_at"] or (1, 0)
@@ -86,7 +93,7 @@ def _write_answer(answer: Mapping[str, Any]) -> str:
     )
     return (
         f"<article><p><b class='p'>{shown}</b> <span class='badge'>{decision}</span>{judged} "
-        f"<small>{', '.join(words)}</small></p>"
+        f"<small>{', '.join(facts)}</small></p>"
         f"<p class='question'>{_escape(question)}</p><p class='answer'>{tokens}</p></article>\n"
     )
 

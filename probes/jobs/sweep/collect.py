@@ -7,10 +7,10 @@ from typing import Any
 from probes.jobs.messages import say
 from probes.jobs.sweep.results import RESULTS, find_runs, print_results, tabulate_runs, write_results
 from probes.jobs.sweep.results_picture import PICTURE, draw_results
-from probes.settings import Area, Folder, Folders
+from probes.settings import Area, FinishedRuns, Folder
 
 
-def collect_runs(runs: Folder | Folders, folder: Folder, vmin: Area, vmax: Area) -> None:
+def collect_runs(runs: Folder | FinishedRuns, folder: Folder, vmin: Area, vmax: Area) -> None:
     """Carry out `experiment=collect`: the table of any runs, in the terminal and in results.csv, and results.png.
 
     Args:

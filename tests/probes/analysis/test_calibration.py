@@ -125,6 +125,18 @@ def test_a_threshold_that_no_row_reaches():
     ):
         choose_threshold(scores, labels, fpr=0.05)
     assert choose_threshold(torch.arange(22.0), torch.tensor([0] * 20 + [1, 1]), fpr=0.05).value == 19
+    assert choose_threshold(scores, labels, fpr=1 / 19).value == 18  # what the message offers
+    for fpr, words in (
+        (0.05, "at least 20 validation rows of label 0 for a false-alarm rate of 0.05, got 19"),
+        (1e-9, "at least 1000000000 validation rows of label 0 for a false-alarm rate of 1e-09, got 19"),
+        (1e-320, "more validation rows of label 0 for a false-alarm rate of 1e-320, got 19"),  # 1 / fpr is infinite
+    ):
+        with pytest.raises(
+            ValueError, match=rf"^threshold: expected {words}; take more .*, or a rate of at least 1 / 19$"
+        ):
+            choose_threshold(scores, labels, fpr=fpr)
+    with pytest.raises(ValueError, match=r"expected at least 20 .* got 0; take more questions, or another split$"):
+        choose_threshold(scores[-2:], labels[-2:], fpr=0.05)
     with pytest.raises(ValueError, match="fpr: expected a rate between 0 and 1, got 1"):
         choose_threshold(scores, labels, fpr=1)
 

@@ -60,6 +60,15 @@ def test_the_best_cell_and_its_decisions_come_from_validation_rows():
     assert probes.threshold(0.1, probes.cell(0, "b")).value != found.value
 
 
+def test_a_notebook_shows_a_line():
+    probes, _ = make_probes(("correctness", "error type"))
+    k, layers, positions, width = probes.weight.shape
+    shape = f"{k} targets, {layers} layers x {positions} positions, width {width}"
+    assert repr(probes) == f"LinearProbes: {shape}, fitted on {probes.card.dataset} with {probes.card.model}"
+    best = probes.best()
+    assert repr(best) == f"CellProbe: layer {best.layer}, {best.position}, correctness, width {width}"
+
+
 def test_a_direction_is_a_unit_vector_along_the_weights():
     probes, acts = make_probes()
     direction = probes.direction(4, "a")

@@ -268,6 +268,8 @@ def test_classes_are_compared_with_the_classes_of_the_set(tmp_path):
         assert (found["right_stands_for"], found["judged"], found["right"]) == (f"kind: {name}", 180, 60)
         assert found["auc"] > 0.9
         assert f"kind: {name}" in out
+        assert "examples outside the class" in out
+        assert "wrong" not in out
     line = refuse(tmp_path / "other", f"run={tmp_path}/run", *chosen, "score.target=kind")
     assert line.startswith("target: expected one of kind: people, kind: places, kind: weather; got 'kind'")
 

@@ -1,27 +1,20 @@
-"""`experiment=score`, the page and the running score, on a run of the embedded model."""
+"""`experiment=score` and the running score, on a run of the embedded model."""
 
 import csv
 import json
 import re
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 import torch
 
-from datamodules.card import Card
 from probes import Scorer, auroc
-from probes.analysis.calibration import Calibration, Threshold
 from probes.jobs.command.signals import Terminated
 from probes.scoring import score_answers
-from probes.scoring.ensemble import Ensemble
-from probes.scoring.score_report import Outcome, describe_outcome
-from probes.scoring.scored_answer import COLUMNS, ScoredAnswer
-from probes.scoring.scored_page import write_page
+from probes.scoring.scored_answer import COLUMNS
+from tests.probes.scoring.test_score_report import HOSTILE
 from tests.probes.scoring.test_scorer import CLOSE
 from tests.support.runs import run_here
-
-HOSTILE = "</style><script>alert('x')</script>\u202e\x1b[31m\"'&\n"
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +90,8 @@ def test_the_page_shows_the_least_probable_answers_first(scored):
         (["model=demo", "model.prompt='{question}'"], "got another prompt or chat template ("),
         (["score.fpr=1.5"], "score.fpr: expected "),
         (["score.fpr=0.001"], "threshold: expected at least 1000 validation rows of label 0"),
+        (["score.fpr=1e-320"], "threshold: expected more validation rows of label 0 for a false-alarm rate of 1e-320"),
+        (["run="], "run: expected the folder of a finished run, such as outputs/latest, got ''"),
         (
             ["score.cells=1000"],
             "run: expected 1000 cells with a probe and enough validation rows of both classes, got ",
@@ -108,6 +103,29 @@ def test_mistakes_are_told_in_one_line(place, overrides, words):
     assert status == 1
     assert len(err.strip().splitlines()) == 1, err
     assert words in err
+
+
+@pytest.mark.parametrize("asked", [1000, 100_000])
+def test_a_too_long_answer_is_told_with_the_room_that_is_left(place, asked):
+    """The advice is exact: what it names scores the shortest question, and one token more scores none."""
+    chosen = ("dataset.limit=3", "dataset.seed=9")
+    status, out, err = score(place, "long", *chosen, f"score.max_new_tokens={asked}")
+    assert (status, out.strip()) == (1, "")
+    told = re.search(
+        r"error: score\.max_new_tokens: expected at most (\d+), which the shortest question leaves of the context of "
+        rf"the model, 256 tokens, got {asked:,}; lower it, or take shorter questions$",
+        err.strip(),
+    )
+    assert told, err
+    room = int(told[1])
+    tapped = Scorer.load(place / "run").tapped
+    texts = [row["question"] for row in map(json.loads, (place / "scored/run/scores.jsonl").read_text().splitlines())]
+    lengths = {len(prompt) for prompt in tapped.encode(texts)}
+    assert 256 - room in lengths
+    status, _, err = score(place, "longest", *chosen, f"score.max_new_tokens={room}")
+    assert status == 0, err
+    status, _, err = score(place, "longer", *chosen, f"score.max_new_tokens={room + 1}")
+    assert f"expected at most {room}, " in err
 
 
 @pytest.mark.parametrize(
@@ -189,68 +207,6 @@ def test_responses_from_elsewhere_are_scored_as_they_are(place, scored):
         written = torch.tensor(known.token_scores)[: len(one["token_scores"])]  # it may end without a stop token
         torch.testing.assert_close(torch.tensor(one["token_scores"]), written, rtol=0, atol=CLOSE)
     assert "<script" not in (folder / "score.html").read_text("utf-8")
-
-
-class Texts(HTMLParser):
-    """Every text of a page and every tag."""
-
-    def __init__(self):
-        super().__init__()
-        self.texts, self.tags = [], set()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-
-def make_record(**changes):
-    usual = {
-        "id": "q0", "question": "Q", "answer": "A", "score": 1.0, "probability": 0.75, "decision": True,
-        "threshold": 0.5, "cell": "4:last", "exact_answer": None, "read_at": (0, 0), "tokens": ("A",),
-        "token_scores": (1.0,), "token_probabilities": (0.75,), "finish": "stop",
-    }  # fmt: skip
-    return ScoredAnswer(**usual | changes)
-
-
-def test_what_a_model_writes_is_nothing_but_text():
-    record = make_record(id=HOSTILE, question=HOSTILE, tokens=(HOSTILE,), exact_answer=HOSTILE, cell=HOSTILE)
-    page = "".join(write_page({"run": HOSTILE}, [], [record.to_json()]))
-    parser = Texts()
-    parser.feed(page)
-    assert not parser.tags & {"script", "img", "a", "link"}
-    shown = HOSTILE.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b")
-    assert sum(shown in text for text in parser.texts) >= 3  # table, question and token
-    assert "\u202e" not in page
-    assert "\x1b" not in page
-
-
-@pytest.mark.parametrize(("p", "step"), [(0.0, -10), (0.5, 0), (1.0, 10), (0.74, 5)])
-def test_a_token_has_the_colour_of_its_probability(p, step):
-    record = make_record(token_probabilities=(p,))
-    page = "".join(write_page({}, [], [record.to_json()]))
-    assert f"<i class='c{step} read' title='0: score 1, probability {p:.3f}'>A</i>" in page
-    assert f".c{step}{{background:" in page
-
-
-def test_answers_without_a_score_come_last_and_have_no_part_in_the_numbers():
-    calibration, threshold = Calibration(1.0, 0.0, 0.1, 0.1), Threshold(0.5, 0.05, 0.0, 0.2, 40)
-    ensemble = Ensemble((), (), 0.0, calibration, threshold)
-    card = Card("m", "d", "resid_post", (4,), ("last",), 8, targets=(), n_valid=(9,))
-    outcome = Outcome("run", card, "set", [ensemble], seen=2)
-    outcome.counts = {"4:last": 0, "": 0}
-    for p, label in ((0.9, True), (None, False), (0.2, False), (0.6, False)):
-        none = {"score": None, "decision": None} if p is None else {"decision": p > 0.5}
-        outcome.add(make_record(probability=p, label=label, **none), f"g{p}")
-    assert outcome.rank() == [2, 3, 0, 1]
-    found = outcome.measure()
-    assert (found["answers"], found["scored"], found["judged"], found["right"]) == (4, 3, 3, 1)
-    assert found["aurc"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
-    assert found["risk"] == {"0.5": pytest.approx(1 / 2), "0.8": pytest.approx(2 / 3)}
-    assert found["false_alarms"]["value"] == 0.5
-    assert describe_outcome(outcome)["of the run's own texts"].startswith("2, whose scores are too good")
-    assert describe_outcome(outcome)["without a score"] == "1, which lack the position"
 
 
 def test_the_running_score_of_generate(place):

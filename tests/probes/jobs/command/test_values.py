@@ -65,6 +65,7 @@ ROWS: dict[str, str | tuple[str, list[Any]]] = {
     "callbacks.early_stopping.patience": "not negative",
     "callbacks.early_stopping.strict": "bool",
     "callbacks.early_stopping.verbose": "bool",
+    "callbacks.heatmap.within_fit": "bool",
     "cells": ("a list of texts, or null", ["abc", 5, [True], [""]]),
     "ckpt_path": ("a checkpoint or null", NO_TEXT),
     "columns": ("a list of texts or whole numbers, or null", ["abc", 5, [True], [2.5]]),
@@ -165,8 +166,8 @@ ROWS: dict[str, str | tuple[str, list[Any]]] = {
     "rule.judged": "texts",
     "rule.model": "model",
     "rule.tries": "count",
-    "run": "folder",
-    "runs": ("a folder or a list of folders", [5, [], [5], None, True]),
+    "run": ("the folder of a finished run, such as outputs/latest, got ", ["", None, 5, ["a"], *NO_TEXT]),
+    "runs": ("a folder or a list of folders of finished runs, such as [", ["", 5, [], [5], None, True]),
     "score.cell": (
         "a layer and a position, such as [12,exact_answer_last], or null",
         ["12:mean", 5, True, [], [12], ["mean", 12], [12, "a", "b"], [True, "a"], [2.5, "a"], [-1, "a"], [1, ""]],
