@@ -29,6 +29,7 @@ class Place(NamedTuple):
 def get_width(config: PretrainedConfig, site: str) -> int:
     """Return the width of a site for one token and layer, from the configuration of the language part.
 
+    >>> from transformers import PretrainedConfig
     >>> get_width(PretrainedConfig(hidden_size=64, num_attention_heads=4, intermediate_size=256), "mlp_post")
     256
     """
