@@ -14,19 +14,19 @@ CHUNK = 128  # rows taken to float64 at a time, so that they stay in cache
 class Combinations(NamedTuple):
     """The space of a [c, k, n], which stands for the weights X'a."""
 
-    X: Tensor
-    G: Tensor
+    X: Tensor  # [c, n, D]
+    G: Tensor  # [c, n, n], XX'
 
     def image(self, a: Tensor) -> Tensor:
-        """XX'a."""
+        """XX'a, [c, k, n]."""
         return a @ self.G
 
     def dot(self, a: Tensor, b: Tensor, image_b: Tensor) -> Tensor:
-        """a'XX'b."""
+        """a'XX'b [c, k], given XX'b."""
         return (a * image_b).sum(-1)
 
     def weight(self, a: Tensor) -> Tensor:
-        """X'a."""
+        """X'a, [c, k, D]."""
         return a @ self.X
 
     def factor(self, curvature: Tensor, l2: Tensor, active: Tensor) -> "FactoredGram":
@@ -44,9 +44,9 @@ class FactoredGram(NamedTuple):
     By the Woodbury identity it is (1 - X'S B⁻¹ SX) / ridge with S = √V and B = ridge + SXX'S.
     """
 
-    G: Tensor
+    G: Tensor  # [c, n, n]
     S: Tensor  # [c, 1, n]
-    root: Tensor  # of B
+    root: Tensor  # [c, n, n], of B
     ridge: Tensor  # [c, 1, 1]
 
     def solve(self, r: Tensor) -> Tensor:

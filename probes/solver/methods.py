@@ -130,7 +130,7 @@ def solve(
             signs = s[of_cell].repeat(1, P, 1)
             exact = _factored(centred, mean, signs, spoilt[of_cell], penalties, tol, max_iter, shift)
             exact = exact._replace(weight=exact.weight / scale[:, None])
-            lower = exact.objective < optimum.objective[of_cell]  # with few steps allowed, the sweeps may be ahead
+            lower = exact.objective < optimum.objective[of_cell]  # with few steps allowed, the others may be ahead
             better = spoilt[of_cell] & (exact.converged | lower)
             for field, value in zip(optimum, exact, strict=True):
                 field[of_cell] = _where(better, value, field[of_cell])

@@ -6,8 +6,8 @@ factor of a matrix near H is made, and preconditions them from then on: neither 
 
 Weights are w = X'a, and X is known by its Gram matrix XX' [n, n], made once for every step, label set and penalty.
 
-Beside them stands the *border*: the intercept, and the few columns that dwarf all others (residual streams have some),
-each with a weight of its own. Inside X they would drown the other columns' digits.
+The *border* holds the intercept and the few columns that dwarf all others (residual streams have some), each with a
+weight of its own. Inside X they would drown the other columns' digits.
 
 Steps are first taken on logits that are carried along in the dtype of X. Once these settle, weights and logits are
 computed anew in float64, and from then on only small increments are added: rounding costs steps and moves no optimum.

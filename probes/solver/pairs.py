@@ -34,7 +34,7 @@ class Pairs:
     Attributes:
         SY: steps, and what they changed the gradient by, [c, k, 2, M, m + 1] float32, zero where there is none.
         at: the slot that the next pair takes, which holds the oldest.
-        R: products sᵀy, [c, k, M, M] float64, upper triangular with the oldest pair first.
+        R: products sᵀy, [c, k, M, M] float64 with the oldest pair first; only the upper triangle is read.
         YHY: products yᵀHy, [c, k, M, M] float64, in the same order.
         gamma: 1 / yᵀHy of the newest pair, by which H is off, [c, k, 1] float64; 1 where there is none.
     """
@@ -72,7 +72,6 @@ class Pairs:
         self.at = (self.at + 1) % self.M
         sy, yhy = self._products(new[:, :, 1], H(new[:, :, 1]))
         self.R, self.YHY = self.R.roll((-1, -1), (-2, -1)), self.YHY.roll((-1, -1), (-2, -1))
-        self.R[..., -1, :] = 0
         self.R[..., -1] = sy
         self.R[..., -1, -1] = 1  # of an empty slot, too
         self.YHY[..., -1], self.YHY[..., -1, :] = yhy, yhy

@@ -135,6 +135,15 @@ def test_offsets_are_added_to_the_logits():
         torch.testing.assert_close(optimum.objective[c], alone.objective[0], rtol=1e-10, atol=0)
 
 
+def test_a_gradient_below_the_tolerance_is_not_enough_where_the_objective_may_be_far_above(monkeypatch):
+    acts, s = made(2, 150, 40, 2)
+    monkeypatch.setattr(together, "ANCHORS", 0)  # a descent that ends where it began
+    live, penalties = torch.ones(2, 2, dtype=torch.bool), torch.ones(1, dtype=torch.float64)
+    optimum = descend_together(Cells.of(acts, None), s, live, penalties, 1e9, 1000, False)
+    assert (optimum.gradient_norm < 1e9).all()
+    assert not optimum.converged.any()
+
+
 def test_steps_run_out():
     acts, s = made(2, 150, 40, 2)
     optimum = solved(acts, s, [0.1], max_iter=5)
