@@ -59,22 +59,27 @@ _own_cache_folder = functools.cache(lambda: cache_folder(Path(__file__).parent))
 
 
 class _Compiled:
-    """A function and, from its first call on, numba's dispatcher of it."""
+    """A function and, from its first calls on, numba's dispatchers of it: for Python, and for compiled code."""
 
     def __init__(self, function: Callable) -> None:
         functools.update_wrapper(self, function)
         self._function = function
         self._dispatcher: Any = None
+        self._inner: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
         return (self._dispatcher or self._make_dispatcher())(*arguments)
 
     @property
     def _numba_type_(self) -> Any:
-        """What numba asks of a global that compiled code calls: here, it is to see the dispatcher."""
-        return (self._dispatcher or self._make_dispatcher())._numba_type_
+        """What numba asks of a global that compiled code calls: here, it is to see the dispatcher.
 
-    def _make_dispatcher(self) -> Any:
+        Compiled code does without the entry from Python. To take arguments of dozens of arrays apart there takes as
+        long to compile as a function.
+        """
+        return (self._inner or self._make_dispatcher("inner"))._numba_type_
+
+    def _make_dispatcher(self, inner: str = "") -> Any:
         import numba
         from numba.core import config
         from numba.core.compiler_lock import global_compiler_lock
@@ -83,19 +88,21 @@ class _Compiled:
         # numba's own lock: it is held, too, when compiled code asks for the functions that it calls, so that a second
         # lock could be waited for in the other order.
         with global_compiler_lock:
-            if self._dispatcher is not None:
-                return self._dispatcher
+            if (made := self._inner if inner else self._dispatcher) is not None:
+                return made
             while _specialisations:
                 function, choose = _specialisations.pop()
                 overload(function)(choose)
             folder, before = _own_cache_folder(), getattr(config, "CACHE_DIR")  # noqa: B009
             # Without numpy's rule for division by zero each is checked, which keeps loops to one number at a time.
-            options = {"nogil": True, "error_model": "numpy", "cache": folder is not None}
-            options["no_cfunc_wrapper"] = True  # an entry for C, which nothing calls, would be compiled too
+            options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": folder is not None and not inner}
+            options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": bool(inner)}  # what nothing calls
             options["fastmath"] = {"reassoc", "contract", "nsz"}
-            setattr(config, "CACHE_DIR", folder or "")  # noqa: B010 - read when a dispatcher is made, by nothing else
+            # Read when a dispatcher is made, by nothing else. Both kinds would go by the same name in one folder.
+            setattr(config, "CACHE_DIR", str(Path(folder, inner)) if folder else "")  # noqa: B010
             try:
-                self._dispatcher = numba.njit(**options)(self._function)
+                made = numba.njit(**options)(self._function)
             finally:
                 setattr(config, "CACHE_DIR", before)  # noqa: B010
-            return self._dispatcher
+            setattr(self, "_inner" if inner else "_dispatcher", made)
+            return made

@@ -139,8 +139,10 @@ def fit_logistic(
     if acts.is_cuda:
         at_once = room(acts.device) // bytes_of_cell(N, D, K, P, acts.element_size())
         solved = solve_in_batches(solve_cells, solve_on_cpu, C, at_once, acts.device)
+    elif (threads := torch.get_num_threads()) == 1:
+        solved = [solve_on_cpu(cell) for cell in range(C)]
     else:
-        with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             solved = list(pool.map(solve_on_cpu, range(C)))
     fields = [
         torch.cat(parts).transpose(0, 1) for parts in zip(*((*opt, reason) for opt, reason in solved), strict=True)

@@ -1,11 +1,15 @@
-"""One cell at a time on a CPU: every label set and penalty by L-BFGS, with a factored Hessian once that pays.
+"""One cell at a time on a CPU: every label set and penalty by L-BFGS.
 
 Columns are standardised implicitly, whatever is penalised: u = w · deviation, and a penalty of the raw columns is
 l2 / deviation² on u. So one path serves both, and the diagonal of the Hessian is a fair guess of all of it.
 
-Steps from the diagonal cost two passes over the rows. Where a problem has taken as many as a factorisation costs, the
-Hessian is factored at the point reached, and steps go on from there: at most twice the cost of the better choice.
+Up to four label sets share each read of the rows (`lbfgs`). A label set goes through its penalties from strong to weak,
+each from the optimum of the one before, and then makes room for the next label set. All of them share what is known of
+the Hessian (`ladder`).
 """
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.solver.inputs import NotFiniteError
-from probes.solver.lbfgs import Memory, Point, Problem, begin, descend, norm, objective
+from probes.solver.ladder import Ladder
+from probes.solver.lbfgs import IDLE, RUNNING, SPENT, STUCK, Descents
 from probes.solver.newton import RESOLUTION, Optimum
+from probes.solver.passes import LANES
 from probes.solver.reasons import BEYOND_FLOAT32, BEYOND_FLOAT64, CONSTANT, MAX_ITER, NO_ROW, ONE_CLASS
-from probes.solver.rows import Columns, Rows, describe_columns, standardise, store
+from probes.solver.rows import Columns, describe_columns, standardise, store
 
-ROWS, COLUMNS = 2048, 128  # of products of a Hessian taken at a time
 # Descents go on below the tolerance, to a share of it and of the gradient at the start, so that weights agree to about
 # as many digits as are returned.
 AIM, FAR, FAR64 = 0.01, 1e-9, 1e-11
 EXCESS = 1e-10  # share of the objective that a descent which ended early may be above the optimum
-FACTORS = 4  # of one problem; where these do not suffice, float32 is too coarse for them
-NO_FACTOR = np.zeros((0, 0), np.float32)
 
 
 @np.errstate(all="ignore")  # what overflows shows in the outcome
@@ -64,58 +67,119 @@ def solve_cell(
     if len(counted) < len(acts):
         acts, s = acts[torch.from_numpy(counted)], s[:, counted]
         offset = None if offset is None else offset[:, counted]
-    (K, n), P, D = s.shape, len(l2), acts.shape[1]
-    weight = np.full((P, K, D), np.nan)
-    bias, value, size = np.full((3, P, K), np.nan)
-    steps, why = np.zeros((2, P, K), np.int64)
-    converged = np.zeros((P, K), bool)
-    positive, negative = (s > 0).sum(1), (s < 0).sum(1)
-    why[:] = np.where(positive + negative == 0, NO_ROW, np.where((positive == 0) | (negative == 0), ONE_CLASS, 0))
+    (K, n), (positive, negative) = s.shape, ((s > 0).sum(1), (s < 0).sum(1))
+    why = np.where(positive + negative == 0, NO_ROW, np.where((positive == 0) | (negative == 0), ONE_CLASS, 0))
+    found = Found.nothing(why, len(l2), acts.shape[1])
     if n:
         stored = store(acts)
         columns = describe_columns(stored, n)
         if not np.isfinite(columns.mean).all() and len(bad := (~acts.isfinite().all(-1)).nonzero()):
             raise NotFiniteError(f"in cell {number}, row {counted[int(bad[0])]}")
         for k in range(K):
-            if not why[0, k] and _is_constant(stored, columns, s[k]):
-                why[:, k] = CONSTANT
+            if not why[k] and _is_constant(stored, columns, s[k]):
+                found.why[:, k] = CONSTANT
         if columns.have_odd_scale():
-            why[why == 0] = BEYOND_FLOAT32
-        rows = standardise(stored, columns)
-        deviation = np.where(columns.deviation == 0, 1, columns.deviation)
-        ones = np.ones(D)
-        strength, measure = (ones, ones) if standardize else (deviation**-2, deviation)
-        descent = Descent(rows, max_iter)
-    for k in np.flatnonzero(why[0] == 0):
-        weights = s[k]
+            found.why[found.why == 0] = BEYOND_FLOAT32
         if balanced:
-            weights = weights * (positive[k] + negative[k]) / (2 * np.where(weights > 0, positive[k], negative[k]))
-        signs, shift = np.zeros((2, len(stored)))
-        signs[:n] = weights
-        if offset is not None:
-            shift[:n] = np.where(weights == 0, 0, offset[k])
-        u, first = np.zeros(D + 1), 0.0
-        # Offsets are log-odds that hold the base rate.
-        u[D] = 0 if offset is not None else np.log(weights[weights > 0].sum() / -weights[weights < 0].sum())
-        for p in np.argsort(-l2, kind="stable"):
-            problem = Problem(signs, shift, np.append(l2[p] * strength, 0.0), measure, columns.mean / deviation)
-            point = Point(u, np.empty(len(signs)), np.empty(len(signs)), np.empty(D + 1))
-            begin(rows, problem, point)
-            first = first or norm(problem, point.g)
-            aim = max(min(AIM * tol, (FAR64 if stored.dtype == np.float64 else FAR) * first), RESOLUTION * first)
-            reached, steps[p, k] = descent.run(problem, point, aim)
-            w = u[:D] * rows.unit
-            weight[p, k], bias[p, k] = w, u[D] - w @ rows.centre
-            value[p, k], size[p, k] = objective(problem, u, point.z), norm(problem, point.g)
-            converged[p, k] = size[p, k] <= max(tol, RESOLUTION * first)
-            if converged[p, k] and not reached and steps[p, k] < max_iter:
-                # A small gradient alone leaves the objective open where the penalty is weak.
-                converged[p, k] = _bound_excess(problem, point) <= EXCESS * value[p, k]
-            why[p, k] = 0 if converged[p, k] else MAX_ITER if steps[p, k] >= max_iter else BEYOND_FLOAT64
-        descent.memory.forget()
-    fields = (weight, bias, value, size, steps, converged)
-    optimum = Optimum(*(torch.from_numpy(field.reshape(1, P * K, *field.shape[2:])) for field in fields))
-    return optimum, torch.from_numpy(why.reshape(1, P * K))
+            s *= (positive + negative)[:, None] / (2 * np.where(s > 0, positive[:, None], negative[:, None]))
+        if (found.why == 0).any():
+            task = Task(s, offset, l2, tol, max_iter, FAR64 if acts.dtype == torch.float64 else FAR)
+            Cell(stored, columns, standardize, task, found).solve()
+    return found.optimum(), torch.from_numpy(found.why.reshape(1, -1))
+
+
+class Task(NamedTuple):
+    """What a cell is to be solved for."""
+
+    s: NDArray  # [K, n] float64: weights of the rows with the signs of their labels, 0 where a row does not count
+    offset: NDArray | None  # [K, n] float64
+    l2: NDArray  # [P] float64
+    tol: float  # largest gradient norm of a converged problem
+    max_iter: int  # most steps of a problem
+    least: float  # share of the gradient at the start that may be left
+
+
+class Found(NamedTuple):
+    """What was found for P penalties of K label sets; NaN where there is nothing."""
+
+    weight: NDArray  # [P, K, D] float64
+    bias: NDArray  # [P, K] float64
+    objective: NDArray  # [P, K] float64
+    norm: NDArray  # [P, K] float64, of the gradient
+    steps: NDArray  # [P, K] int64
+    converged: NDArray  # [P, K] bool
+    why: NDArray  # [P, K] int64, the number of the reason
+
+    @classmethod
+    def nothing(cls, why: NDArray, P: int, D: int) -> "Found":
+        """Nothing yet, for the reasons why [K], 0 where something may be found."""
+        K = len(why)
+        bias, objective, norm = np.full((3, P, K), np.nan)
+        steps, converged = np.zeros((P, K), np.int64), np.zeros((P, K), bool)
+        return cls(np.full((P, K, D), np.nan), bias, objective, norm, steps, converged, np.tile(why, (P, 1)))
+
+    def optimum(self) -> Optimum:
+        """The same as tensors, of one cell."""
+        fields = (self.weight, self.bias, self.objective, self.norm, self.steps, self.converged)
+        return Optimum(*(torch.from_numpy(field.reshape(1, -1, *field.shape[2:])) for field in fields))
+
+
+class Cell:
+    """A cell, its problems, and the descents that go down in it together."""
+
+    def __init__(self, stored: NDArray, columns: Columns, standardize: bool, task: Task, found: Found) -> None:
+        """Solve nothing yet."""
+        deviation = np.where(columns.deviation == 0, 1, columns.deviation)
+        ones = np.ones_like(deviation)
+        self.strength, measure = (ones, ones) if standardize else (deviation**-2, deviation)
+        self.rows, self.task, self.found = standardise(stored, columns), task, found
+        sets = int((found.why[0] == 0).sum())
+        aims = AIM * task.tol, task.least, RESOLUTION
+        self.descents = Descents.empty(min(LANES, sets), len(stored), measure, columns.mean / deviation, aims)
+        self.descents.state["most"] = task.max_iter
+        self.ladder = Ladder(self.rows, self.descents, sets * float((task.l2**-0.5).sum()))
+
+    def solve(self) -> None:
+        """Solve every label set that can be solved, for all penalties."""
+        status = self.descents.state["status"]
+        sets = iter(np.flatnonzero(self.found.why[0] == 0).tolist())
+        lanes = [self._solve_sets(sets, at) for at in range(len(status))]
+        ended = range(len(status))
+        while len(ended):
+            for at in ended:
+                if next(lanes[at], None) is None:
+                    status[at] = IDLE
+            self.ladder.go_down()
+            ended = np.flatnonzero(status > RUNNING)
+
+    def _solve_sets(self, sets: Iterator[int], at: int) -> Iterator[bool]:
+        """Solve the next label set and those after it as descent `at`; yields where that is to go down."""
+        d, ladder, (s, offset, l2, *_) = self.descents, self.ladder, self.task
+        for k in sets:
+            n, up = s.shape[1], s[k] > 0
+            d.s[at, :n], d.u[at], d.state["first"][at] = s[k], 0, 0
+            if offset is None:
+                d.u[at, -1] = np.log(s[k][up].sum() / -s[k][~up].sum())
+            else:  # log-odds that hold the base rate
+                d.offset[at, :n] = np.where(s[k] == 0, 0, offset[k])
+            d.memory.forget(at)
+            for p in np.argsort(-l2, kind="stable"):
+                ladder.enter(at, np.append(l2[p] * self.strength, 0.0), float(l2[p] ** -0.5))
+                yield True
+                self._record(at, p, k)
+
+    def _record(self, at: int, p: int, k: int) -> None:
+        """Keep what descent `at` found for a penalty of a label set."""
+        d, found, state = self.descents, self.found, self.descents.state[at]
+        w = d.u[at, :-1] * self.rows.unit
+        shift = (w.astype(np.longdouble) * self.rows.centre).sum()  # may be large: the intercept is to be rounded once
+        found.weight[p, k], found.bias[p, k] = w[: found.weight.shape[2]], d.u[at, -1] - shift
+        found.objective[p, k], found.norm[p, k], found.steps[p, k] = state["value"], state["size"], state["steps"]
+        converged = state["size"] <= max(self.task.tol, RESOLUTION * state["first"])
+        if converged and state["status"] == STUCK:  # a small gradient leaves it open where the penalty is weak
+            converged = _bound_excess(d, at) <= EXCESS * state["value"]
+        found.converged[p, k] = converged
+        found.why[p, k] = 0 if converged else MAX_ITER if state["status"] == SPENT else BEYOND_FLOAT64
 
 
 def _is_constant(stored: NDArray, columns: Columns, s: NDArray) -> bool:
@@ -126,64 +190,8 @@ def _is_constant(stored: NDArray, columns: Columns, s: NDArray) -> bool:
     return bool((columns.least >= columns.most).all() or (stored[used] == stored[used[0]]).all())
 
 
-def _bound_excess(problem: Problem, point: Point) -> float:
+def _bound_excess(descents: Descents, k: int) -> float:
     """Most that the objective is above its optimum, from the gradient and the least curvature: the penalty's."""
-    g, ridge = point.g, problem.ridge
-    of_intercept = (np.abs(point.r) * (1 - np.abs(point.r) / np.maximum(np.abs(problem.s), 1e-300))).sum()
+    g, ridge, r, s = descents.g[k], descents.ridge[k], np.abs(descents.r[k]), np.abs(descents.s[k])
+    of_intercept = (r * (1 - r / np.maximum(s, 1e-300))).sum()
     return float((g[:-1] ** 2 / ridge[:-1]).sum() / 2 + g[-1] ** 2 / max(of_intercept, 1e-300) / 2)
-
-
-class Descent:
-    """Descents in one cell, which share what they know of its Hessian."""
-
-    def __init__(self, rows: Rows, max_iter: int) -> None:
-        """Know nothing yet; a problem takes at most `max_iter` steps."""
-        n, D = rows.X.shape
-        self.rows, self.max_iter, self.factor = rows, max_iter, NO_FACTOR
-        self.memory, self.ridge = Memory.empty(D), np.zeros(D + 1)
-        self.price = int(D / 12 * (1 + D / n)) + 20 if n >= D else 200 + n // 2  # of a factor, in steps
-        self.left = self.price  # steps that may be taken before one is made
-
-    def run(self, problem: Problem, point: Point, tol: float) -> tuple[bool, int]:
-        """Go down to where the gradient is at most `tol`, if that can be reached: whether, and the steps taken."""
-        n, D = self.rows.X.shape
-        if self.memory.held[0]:
-            self.memory.add_ridge(problem.ridge - self.ridge)
-        self.ridge, steps, made = problem.ridge, 0, 0
-        while True:
-            most = min(self.max_iter - steps, self.left)
-            converged, more = descend(self.rows, problem, point, self.memory, self.factor, tol, most)
-            steps += more
-            if converged or more < most or steps == self.max_iter:
-                self.left = self.price if len(self.factor) or n < D else max(1, self.left - more)
-                return converged, steps
-            self.left = self.price
-            if n < D or made == FACTORS:  # a system in float64 is what remains
-                return converged, steps
-            self.factor, made = factor_hessian(self.rows, problem, point), made + 1
-            self.memory.forget()
-            if not len(self.factor):
-                return converged, steps
-
-
-def factor_hessian(rows: Rows, problem: Problem, point: Point) -> NDArray:
-    """The Hessian of the weights at a point, factored: L with LL' = X'WX + ridge, of the standardised columns.
-
-    Returns:
-        [D, D] float32, lower triangular; [0, 0] where rounding leaves nothing that could be factored.
-    """
-    D = len(rows.mean)
-    share = np.abs(point.r) / np.maximum(np.abs(problem.s), 1e-300)
-    root = torch.from_numpy(np.sqrt(np.abs(point.r) * (1 - share)))
-    X = torch.from_numpy(rows.X)
-    X = X.view(torch.bfloat16) if X.dtype == torch.uint16 else X
-    mean, inverse = torch.from_numpy(rows.mean).float(), torch.from_numpy(rows.inverse).float()
-    H = torch.zeros(D, D)
-    for some, of_some in zip(X.split(ROWS), root.split(ROWS), strict=True):
-        A = (some.float() - mean).mul_(inverse).mul_(of_some[:, None].float())
-        for start in range(0, D, COLUMNS):
-            stop = start + COLUMNS
-            H[start:stop, :stop].addmm_(A[:, start:stop].T, A[:, :stop])  # what lies below the diagonal is all it takes
-    H.diagonal().add_(torch.from_numpy(problem.ridge[:D]).float())
-    L, failed = torch.linalg.cholesky_ex(H)
-    return NO_FACTOR if failed or not L.isfinite().all() else L.contiguous().numpy()

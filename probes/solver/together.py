@@ -13,10 +13,11 @@ from torch.nn.functional import pad, softplus
 
 from probes.solver.cells import Cells, gather, spread
 from probes.solver.inverses import Diagonal, Factored
+from probes.solver.ladder import FACTORS
 from probes.solver.lbfgs import ANCHORED, ANCHORS, EXACT, PROMISE
 from probes.solver.line_search import bend_of, search
 from probes.solver.newton import RESOLUTION, Optimum, log_odds
-from probes.solver.one_cell import AIM, EXCESS, FACTORS, FAR, FAR64
+from probes.solver.one_cell import AIM, EXCESS, FAR, FAR64
 from probes.solver.pairs import Pairs
 
 LOOK = 4  # steps between looks at how many problems wait: the CPU has to wait for a GPU to know

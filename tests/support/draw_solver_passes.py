@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 import torch
 
-from probes.solver.lbfgs import Memory, Point, Problem, begin, descend, norm
-from probes.solver.one_cell import NO_FACTOR, factor_hessian
+from probes.solver.ladder import factor_hessian
+from probes.solver.lbfgs import BEGUN, CONVERGED, Descents, descend, norm
 from probes.solver.rows import describe_columns, standardise, store
 from tests.support.places import ROOT
 
@@ -23,17 +23,17 @@ def follow(acts: torch.Tensor, s: np.ndarray, l2: float, first: int | None) -> t
     stored = store(acts)
     columns = describe_columns(stored, N)
     rows = standardise(stored, columns)
-    problem = Problem(s, np.zeros(N), np.append(np.full(D, l2), 0.0), np.ones(D), columns.mean / columns.deviation)
-    point = Point(np.zeros(D + 1), np.empty(N), np.empty(N), np.empty(D + 1))
-    begin(rows, problem, point)
-    memory, factor, norms = Memory.empty(D), NO_FACTOR, [norm(problem, point.g)]
+    d = Descents.empty(1, N, np.ones(D), columns.mean / columns.deviation, (1e-9, 1.0, 0.0))
+    d.s[0], d.ridge[0, :D], d.state["most"], d.state["status"] = s, l2, 10 * MOST, BEGUN
+    descend(rows, d, None, 0, None)
+    factor, norms = None, [norm(d.measure, d.shift, d.g[0])]
     for step in range(MOST):
         if step == first:
-            factor = factor_hessian(rows, problem, point)
-            memory.forget()
-        converged, _ = descend(rows, problem, point, memory, factor, 1e-9, 1)
-        norms.append(norm(problem, point.g))
-        if converged or norms[-1] < 1e-6:
+            factor = factor_hessian(rows, d, 0)
+            d.memory.forget(0)
+        descend(rows, d, factor, 1, None)
+        norms.append(norm(d.measure, d.shift, d.g[0]))
+        if d.state["status"][0] >= CONVERGED or norms[-1] < 1e-6:
             break
     return [2 * step for step in range(len(norms))], norms
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes.solver import methods, newton_cg, one_cell
+from probes.solver import ladder, methods, newton_cg
+from probes.solver.lbfgs import STUCK
 from probes.solver.logistic import REASONS, fit_logistic
 
 FEW_ROWS, MANY_ROWS = (270, 560), (800, 520)  # (N, D)
@@ -156,7 +157,14 @@ def test_rows_that_spoil_the_directions_leave_the_cell_to_factoring(monkeypatch)
     acts, labels = made(2, *FEW_ROWS)
     acts *= torch.logspace(-1, 1, 560)
     expected = fit_logistic(acts, labels, standardize=True)
-    monkeypatch.setattr(one_cell, "descend", lambda *_: (False, 3))  # as where no direction leads down
+    begin = ladder.descend
+
+    def descend(rows, descents, factor, most, several):  # as where no direction leads down
+        begin(rows, descents, factor, 0, several)
+        descents.state["status"] = STUCK
+        return 3
+
+    monkeypatch.setattr(ladder, "descend", descend)
     fit = fit_logistic(acts, labels, standardize=True)
     assert fit.converged.all()
     assert (fit.iterations > 1).all()

@@ -5,9 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes.solver.lbfgs import Memory, Point, Problem, begin, descend, norm
+from probes.solver.directions import Memory
+from probes.solver.ladder import factor_hessian, invert_triangle
+from probes.solver.lbfgs import BEGUN, CONVERGED, IDLE, RUNNING, SPENT, Descents, descend
 from probes.solver.logistic import fit_logistic
-from probes.solver.one_cell import NO_FACTOR, factor_hessian, solve_cell
+from probes.solver.one_cell import solve_cell
 from probes.solver.rows import describe_columns, standardise, store
 
 
@@ -18,78 +20,112 @@ def made(n, D, dtype=torch.float32, seed=0):
     return acts.to(dtype), labels
 
 
-def problem_of(acts, labels, l2):
+def descents_of(acts, label_sets, l2, tol=1e-7, most=500):
+    """A descent for every label set, begun at zero."""
     stored = store(acts)
     columns = describe_columns(stored, len(acts))
     rows, D = standardise(stored, columns), acts.shape[1]
-    s = np.zeros(len(stored))
-    s[: len(acts)] = 2 * labels.numpy() - 1
-    problem = Problem(s, np.zeros(len(s)), np.append(np.full(D, l2), 0.0), np.ones(D), columns.mean / columns.deviation)
-    point = Point(np.zeros(D + 1), np.empty(len(s)), np.empty(len(s)), np.empty(D + 1))
-    begin(rows, problem, point)
-    return rows, problem, point
+    d = Descents.empty(len(label_sets), len(stored), np.ones(D), columns.mean / columns.deviation, (tol, 1, 0))
+    for k, labels in enumerate(label_sets):
+        d.s[k, : len(acts)] = 2 * labels.numpy() - 1
+        d.ridge[k, :D] = l2
+    d.state["most"], d.state["status"] = most, BEGUN
+    return rows, d
 
 
-def hessian(acts, point, l2):
+def standardised(acts):
     X = acts.double().numpy()
-    X = (X - X.mean(0)) / X.std(0)
-    p = 1 / (1 + np.exp(-point.z[: len(X)]))
+    return (X - X.mean(0)) / X.std(0)
+
+
+def hessian(acts, z, l2):
+    X = standardised(acts)
+    p = 1 / (1 + np.exp(-z))
     return X.T @ ((p * (1 - p))[:, None] * X) + l2 * np.eye(X.shape[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("factored", [False, True])
-def test_a_descent_ends_where_the_gradient_is_zero_in_float64(dtype, factored):
+@pytest.mark.parametrize("lanes", [1, 2, 3, 4])
+def test_descents_end_where_the_gradient_is_zero_in_float64(dtype, factored, lanes):
     acts, labels = made(203, 90, dtype)
-    rows, problem, point = problem_of(acts, labels, 3.0)
-    factor = factor_hessian(rows, problem, point) if factored else NO_FACTOR
-    converged, steps = descend(rows, problem, point, Memory.empty(90), factor, 1e-7, 500)
-    X = acts.double().numpy()
-    X = (X - X.mean(0)) / X.std(0)
-    residual = 1 / (1 + np.exp(-(X @ point.u[:-1] + point.u[-1]))) - labels.numpy()
-    assert converged
-    assert np.abs(X.T @ residual + 3 * point.u[:-1]).max() < 1e-7
-    assert abs(residual.sum()) < 1e-7
-    assert norm(problem, point.g) <= 1e-7
-    assert steps < (30 if factored else 100)
+    label_sets = [labels.roll(50 * k) for k in range(lanes)]
+    rows, d = descents_of(acts, label_sets, 3.0)
+    descend(rows, d, None, 0, True)
+    factor, converged = factor_hessian(rows, d, 0) if factored else None, d.state["status"] < RUNNING
+    while not converged.all():
+        descend(rows, d, factor, 500, True if lanes > 1 else None)
+        converged |= d.state["status"] == CONVERGED
+        d.state["status"][converged] = IDLE
+    X = standardised(acts)
+    for k, y in enumerate(label_sets):
+        residual = 1 / (1 + np.exp(-(X @ d.u[k, :-1] + d.u[k, -1]))) - y.numpy()
+        assert np.abs(X.T @ residual + 3 * d.u[k, :-1]).max() < 1e-7
+        assert abs(residual.sum()) < 1e-7
+        assert d.state[k]["size"] <= 1e-7
+        assert d.state[k]["steps"] < (30 if factored else 100)
 
 
 def test_a_descent_without_steps_left_says_so():
     acts, labels = made(203, 90)
-    rows, problem, point = problem_of(acts, labels, 3.0)
-    assert descend(rows, problem, point, Memory.empty(90), NO_FACTOR, 1e-7, 4) == (False, 4)
+    rows, d = descents_of(acts, [labels], 3.0, most=4)
+    assert descend(rows, d, None, 100, None) == 4
+    assert (d.state[0]["status"], d.state[0]["steps"]) == (SPENT, 4)
+
+
+def test_steps_that_are_not_taken_at_once_are_taken_later():
+    acts, labels = made(203, 90)
+    rows, d = descents_of(acts, [labels], 3.0)
+    assert descend(rows, d, None, 5, None) == 5
+    assert d.state[0]["status"] == RUNNING
+    rows, other = descents_of(acts, [labels], 3.0)
+    assert descend(rows, d, None, 500, None) + 5 == descend(rows, other, None, 500, None)
+    assert (d.u == other.u).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_the_factor_is_that_of_the_hessian(dtype):
+def test_the_factor_is_that_of_the_inverse_of_the_hessian(dtype):
     acts, labels = made(203, 90, dtype)
     before = acts.clone()
-    rows, problem, point = problem_of(acts, labels, 3.0)
-    descend(rows, problem, point, Memory.empty(90), NO_FACTOR, 1e-2, 50)
-    L = factor_hessian(rows, problem, point)
-    expected = hessian(acts, point, 3.0)
-    assert (np.triu(L, 1) == 0).all()
-    np.testing.assert_allclose(L.astype(float) @ L.T, expected, atol=1e-5 * np.abs(expected).max())
+    rows, d = descents_of(acts, [labels, labels.roll(7)], 3.0, tol=1e-2)
+    descend(rows, d, None, 20, True)
+    for k in range(2):
+        factor = factor_hessian(rows, d, k)
+        assert factor is not None
+        R = factor.view(np.float32).astype(float)
+        expected = np.linalg.inv(hessian(acts, d.z[k], 3.0))
+        assert (np.triu(R, 1) == 0).all()
+        np.testing.assert_allclose(R.T @ R, expected, atol=1e-5 * np.abs(expected).max())
     assert torch.equal(acts, before)
+
+
+@pytest.mark.parametrize("m", [1, 128, 129, 300, 515])
+def test_a_triangle_is_inverted(m):
+    L = torch.randn(m, m, generator=torch.Generator().manual_seed(0)).double().tril() / m**0.5
+    L.diagonal().abs_().add_(1)
+    R = invert_triangle(L.float())
+    torch.testing.assert_close(R.double(), torch.linalg.inv(L), rtol=0, atol=1e-5)
+    assert (R.triu(1) == 0).all()
 
 
 def test_what_is_remembered_is_that_of_another_penalty_once_it_is_told():
     """On a quadratic y = H s; with a ridge that is greater by m, y = H s + m s."""
     random = np.random.default_rng(0)
-    memory, more = Memory.empty(9), random.random(10)
+    memory, more = Memory.empty(2, 9), random.random(10)
     H = np.diag(random.random(10) + 1)
-    memory.held[0] = 3
+    S, Y, rho = memory.S[1], memory.Y[1], memory.rho[1]
+    memory.held[:, 0] = 3
     for i in range(3):
-        memory.S[i] = random.normal(size=10)
-        memory.Y[i] = H @ memory.S[i]
-        memory.rho[i] = 1 / (memory.S[i] @ memory.Y[i])
-    memory.add_ridge(more)
+        S[i] = random.normal(size=10)
+        Y[i] = H @ S[i]
+        rho[i] = 1 / (S[i] @ Y[i])
+    memory.add_ridge(1, more)
     for i in range(3):
-        y = (H + np.diag(more)) @ memory.S[i]
-        np.testing.assert_allclose(memory.Y[i], y, rtol=1e-5)
-        assert memory.rho[i] == pytest.approx(1 / (memory.S[i] @ y), rel=1e-5)
-    memory.add_ridge(-10 * np.ones(10))  # no curvature of a convex function
-    assert memory.held[0] == 0
+        y = (H + np.diag(more)) @ S[i]
+        np.testing.assert_allclose(Y[i], y, rtol=1e-5)
+        assert rho[i] == pytest.approx(1 / (S[i] @ y), rel=1e-5)
+    memory.add_ridge(1, -10 * np.ones(10))  # no curvature of a convex function
+    assert memory.held[:, 0].tolist() == [3, 0]
 
 
 def test_label_sets_that_share_a_factor_are_those_alone():

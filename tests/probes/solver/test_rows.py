@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from probes.solver.rows import describe_columns, evaluate, exponential, gather, spread, standardise, store
+from probes.solver.passes import Scratch, apply_factor, evaluate, exponential, gather, spread
+from probes.solver.rows import describe_columns, standardise, store, unpair
 
-N, D = 30, 57  # no multiples of four
+N, D = 30, 57  # no multiples of four, and no even number
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
@@ -37,17 +38,18 @@ def test_columns_are_described(dtype):
     acts = made(dtype)
     columns, X = describe_columns(store(acts), N), acts.double().numpy()
     others = np.arange(D) != 4
-    np.testing.assert_allclose(columns.mean, X.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(columns.deviation[others], X.std(0)[others], rtol=1e-10)
+    np.testing.assert_allclose(columns.mean[:D], X.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(columns.deviation[:D][others], X.std(0)[others], rtol=1e-10)
     assert columns.deviation[4] == 0
-    assert (columns.least == X.min(0)).all()
-    assert (columns.most == X.max(0)).all()
+    assert (columns.least[:D] == X.min(0)).all()
+    assert (columns.most[:D] == X.max(0)).all()
+    assert (columns.mean[D:], columns.deviation[D:]) == (0, 0)  # the one that makes their number even
 
 
 def test_an_offset_far_above_the_spread_costs_no_digits():
     acts = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).double() * 1e-3 + 1e6
     columns = describe_columns(store(acts), N)
-    np.testing.assert_allclose(columns.deviation, acts.numpy().std(0), rtol=1e-6)
+    np.testing.assert_allclose(columns.deviation[:D], acts.numpy().std(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -67,38 +69,73 @@ def test_scales_beyond_float32_are_told(factor):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T.contiguous().T, lambda x: x[::2]])
-def test_passes_are_sums_over_standardised_rows(dtype, view):
-    acts = view(made(dtype))
-    rows, X = rows_of(acts), standardised(acts)
-    n, random = len(acts), np.random.default_rng(0)
-    assert len(rows.X) % 4 == 0
-    p = random.normal(size=D + 1)
-    z = np.empty(len(rows.X))
-    spread(rows, p, z)
-    np.testing.assert_allclose(z[:n], X @ p[:D] + p[D], rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("n", [2, 3, 4, 5, N])
+def test_few_rows_are_described_too(dtype, n):
+    acts = made(dtype)[:n]
+    stored = store(acts)
+    columns, X = describe_columns(stored, n), acts.double().numpy()
+    assert len(stored) == max(n, 4)
+    np.testing.assert_allclose(columns.mean[:D], X.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(columns.deviation[:D], X.std(0) * (X.min(0) < X.max(0)), rtol=1e-9)
 
-    r = np.zeros(len(rows.X))
-    r[:n] = random.normal(size=n)
-    g = np.empty(D + 1)
-    gather(rows, r, g)
-    np.testing.assert_allclose(g, np.append(X.T @ r[:n], r.sum()), rtol=1e-4, atol=1e-4)
+
+def test_rows_are_read_in_their_place_where_pairs_lie_straight():
+    acts = torch.randn(9, 6).bfloat16()
+    assert np.shares_memory(store(acts), acts.view(torch.int16).numpy())
+    shifted = torch.randn(55).bfloat16()[1:].view(9, 6)  # two bytes behind a multiple of four
+    assert (unpair(store(shifted)) == shifted.view(torch.uint16).numpy()).all()
+    assert not np.shares_memory(store(shifted), shifted.view(torch.int16).numpy())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_logits_and_gradient_come_from_what_is_stored_in_float64(dtype):
-    acts = made(dtype)
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T.contiguous().T, lambda x: x[::2], lambda x: x[:28, 1:]])
+@pytest.mark.parametrize("which", [[1], [2, 0], [0, 1, 3], [3, 2, 1, 0]])
+def test_passes_are_sums_over_standardised_rows(dtype, view, which):
+    acts = view(made(dtype))
     rows, X = rows_of(acts), standardised(acts)
+    X = np.pad(X, ((0, 0), (0, X.shape[1] % 2)))
+    (n, width), random = X.shape, np.random.default_rng(0)
+    several = True if len(which) > 1 else None
+    p, z, scratch = random.normal(size=(4, width + 1)), np.full((4, n), np.nan), Scratch.empty(n, width)
+    spread(rows, p, np.array(which), z, scratch, several)
+    np.testing.assert_allclose(z[which], p[which, :-1] @ X.T + p[which, -1:], rtol=1e-4, atol=1e-4)
+
+    r, g = random.normal(size=(4, n)), np.full((4, width + 1), np.nan)
+    gather(rows, r, np.array(which), g, scratch, several)
+    np.testing.assert_allclose(g[which], np.c_[r @ X, r.sum(1)][which], rtol=1e-4, atol=2e-4)
+    others = [k for k in range(4) if k not in which]
+    assert np.isnan(z[others]).all()
+    assert np.isnan(g[others]).all()
+
+
+@pytest.mark.parametrize("which", [[1], [2, 0], [0, 1, 3], [3, 2, 1, 0]])
+@pytest.mark.parametrize("width", [4, 10, 36, 58])
+def test_a_factor_is_applied(which, width):
     random = np.random.default_rng(0)
-    u, offset, s = random.normal(size=D + 1), np.zeros(len(rows.X)), np.zeros(len(rows.X))
-    offset[:N], s[:N] = random.normal(size=N), random.normal(size=N)
+    R = np.tril(random.normal(size=(width, width))).astype(np.float32)
+    q = random.normal(size=(4, width + 1)).astype(np.float32)
+    expected = q.astype(float)
+    expected[which, :width] = q[which, :width].astype(float) @ R.T @ R
+    apply_factor(R.view(np.complex64), np.array(which), q, Scratch.empty(5, width), True if len(which) > 1 else None)
+    np.testing.assert_allclose(q, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [4, 27, N])
+@pytest.mark.parametrize("scale", [1, 0])
+def test_logits_and_gradient_come_from_what_is_stored_in_float64(dtype, n, scale):
+    acts = made(dtype)[:n]
+    rows, X = rows_of(acts), np.pad(standardised(acts), ((0, 0), (0, 1)))
+    random = np.random.default_rng(0)
+    u, offset, s = random.normal(size=D + 2), random.normal(size=n), random.normal(size=n)
+    u[:-1] *= scale
     s[3] = 0
-    z, r, g = offset.copy(), np.empty(len(rows.X)), np.empty(D + 1)
-    evaluate(rows, u, s, z, r, g)
-    expected = X @ u[:D] + u[D] + offset[:N]
-    residual = -s[:N] / (1 + np.exp(np.sign(s[:N]) * expected))
-    np.testing.assert_allclose(z[:N], expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(r[:N], residual, rtol=1e-9, atol=1e-12)
+    z, r, g = np.full(n, np.nan), np.full(n, np.nan), np.full(D + 2, np.nan)
+    evaluate(rows, u, offset, s, z, r, g, Scratch.empty(n, D + 1))
+    expected = X @ u[:-1] + u[-1] + offset
+    residual = -s / (1 + np.exp(np.sign(s) * expected))
+    np.testing.assert_allclose(z, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(r, residual, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(g, np.append(X.T @ residual, residual.sum()), rtol=1e-8, atol=1e-9)
 
 
