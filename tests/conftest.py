@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
-from matplotlib.figure import Figure
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from datamodules.language.generation import generate_answers
 from datamodules.language.language_model import LanguageModel
+from tests.support.runs import without_pictures
 
 WORDS = ["red", "blue", "green", "stone", "river", "cloud", "lamp", "key", "bird", "café", "naïve", "élan"]
 WORDS += ["北京", "東京", "🦜", "🗝️", "ship's", "co-op", "1999", "42"]
@@ -28,8 +28,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of this folder first: they run train.py in processes, and would keep one core busy at the end."""
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+    """The long files first, which would keep one core busy at the end: those of this folder, and of the solver."""
+    here = Path(__file__).parent
+    first = [here, here / "probes" / "solver"]
+    items.sort(key=lambda item: first.index(item.path.parent) if item.path.parent in first else len(first))
 
 
 def pytest_collection_finish() -> None:
@@ -52,13 +54,10 @@ def _without_hydra_config():
 
 
 @pytest.fixture
-def _without_pictures(monkeypatch):
-    """Pictures of runs in this process are one byte: drawing takes half of a small run."""
-
-    def write_byte(self, to, **_):
-        to.write(b".") if hasattr(to, "write") else Path(to).write_bytes(b".")
-
-    monkeypatch.setattr(Figure, "savefig", write_byte)
+def _without_pictures():
+    """Runs in this process draw no pictures."""
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from datamodules.labels.spans import ModelSpans, RuleSpans
 from datamodules.language.site_names import SITES
 from probes.grids.grid import ProbeGrid
 from probes.grids.mass_mean import MassMeanGrid
+from probes.jobs.command.keys import refuse_unknown_keys
 from tests.support.places import ROOT
 from train import build, check
 
@@ -67,13 +68,13 @@ def test_the_choices_are_found():
 def test_each_choice_makes_a_run(choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # logger=mlflow makes its store here
     cfg = composed(tmp_path, choice, *NEEDED.get(choice, []))
+    refuse_unknown_keys(cfg)
     datamodule = build(cfg.datamodule)
     assert isinstance(datamodule, GridDataModule)
     assert datamodule.split.seed == cfg.split.seed
     assert isinstance(build(cfg.probe), ProbeGrid)
-    callbacks = [build(node) for node in (cfg.get("callbacks") or {}).values()]
-    loggers = [build(node) for node in (cfg.get("logger") or {}).values()]
-    trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    both = [[build(node) for node in (cfg.get(group) or {}).values()] for group in ("callbacks", "logger")]
+    trainer = build(cfg.trainer, callbacks=both[0], logger=both[1])
     assert trainer.max_epochs == cfg.trainer.max_epochs
     assert trainer.num_devices == cfg.trainer.devices
 

@@ -2,16 +2,18 @@
 
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
 from datamodules.language.generation import generate_answers
 from datamodules.language.language_model import LanguageModel
+from datamodules.questions import snapshot
 from tests.support.hub_cache import publish_dataset, publish_model
 from tests.support.hub_models import DEPTH, small_model
 from tests.support.hub_questions import SCRIPTS, training_texts
-from tests.support.runs import run, table
+from tests.support.runs import run, run_here, table
 
 MODEL, SET, N, TOKENS = "mistralai/Mistral-7B-Instruct-v0.2", "mandarjoshi/trivia_qa", 60, 6
 COMMAND = ["model=mistral_7b_instruct", "dataset=triviaqa"]
@@ -25,6 +27,11 @@ def getaddrinfo(*_, **__):
 
 socket.getaddrinfo = getaddrinfo
 """
+
+
+def find_no_host(*_: object, **__: object) -> None:
+    """The same in this process."""
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,15 @@ def machine(tmp_path, monkeypatch, hub_cache):
     monkeypatch.setenv("HF_HUB_CACHE", str(hub_cache))
 
 
+@pytest.fixture
+def no_network(monkeypatch):
+    """This process cannot look up any host."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(snapshot, "_unreachable", [])
+    monkeypatch.setattr(snapshot, "_logged", set())
+    monkeypatch.setattr(socket, "getaddrinfo", find_no_host)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("machine")
 def test_the_command_offline_and_without_a_network(tmp_path, monkeypatch):
@@ -81,8 +97,7 @@ def test_the_command_offline_and_without_a_network(tmp_path, monkeypatch):
     assert "Traceback" not in out + err
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(
     ("missing", "line"),
     [
@@ -93,12 +108,12 @@ def test_the_command_offline_and_without_a_network(tmp_path, monkeypatch):
 def test_the_command_without_a_network_and_without_the_files_is_one_line(
     missing, line, hub_cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "part"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "part"))
     for repository in hub_cache.iterdir():
         if missing.replace("/", "--") not in repository.name:
             (tmp_path / "part").mkdir(exist_ok=True)
             (tmp_path / "part" / repository.name).symlink_to(repository)
-    status, out, err = run(tmp_path, *COMMAND)
+    status, out, err = run_here(tmp_path, *COMMAND)
     assert status == 1
     assert err.splitlines()[-1].startswith(line)
     assert err.count("error: ") == 1

@@ -13,10 +13,11 @@ from tests.support.places import ROOT
 
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 DEMO = """
-from datamodules import ask, capture
+from datamodules import ask, capture, load_model
 from datamodules.language.demo import DemoQuestions
 
-model, dataset = "demo", DemoQuestions(skill="facts", name="demo_facts", limit=203)
+name = "demo"
+model, dataset = load_model(name), DemoQuestions(skill="facts", name="demo_facts", limit=203)
 """
 
 
@@ -32,7 +33,7 @@ def read_stored():
 
 def test_every_cell_runs_with_the_embedded_model(capfd):
     sources = read_code(NOTEBOOK)
-    assert "model = " in sources[0]
+    assert "model = load_model(name)" in sources[0]
     found, outputs = run_code([DEMO, *sources[1:]], NOTEBOOK.parent, pictures=False)
     assert capfd.readouterr() == ("", "")
     assert len(found["answers"]) == 200
@@ -66,7 +67,7 @@ def test_outputs_are_stored_for_every_cell_that_shows_something():
 def test_stored_outputs_are_those_of_the_real_model():
     path = ROOT / "cache" / "models" / smollm2.NAME
     if not os.environ.get("REQUIRE_REAL"):
-        pytest.skip("takes two minutes; REQUIRE_REAL=1 runs it")
+        pytest.skip("takes a minute; REQUIRE_REAL=1 runs it")
     if not path.exists():
         pytest.fail(f"expected {path}; fetch it with: make weights")
     _, outputs = run_code(read_code(NOTEBOOK), NOTEBOOK.parent, pictures=False)

@@ -13,7 +13,7 @@ from probes.jobs.one_rank import escape
 from probes.jobs.ranks import count_processes, count_to_start
 from tests.support.places import ROOT
 from tests.support.ranks import write_activations
-from tests.support.runs import command, run_forked, run_here
+from tests.support.runs import TRAIN, command, run_forked, run_here, without_pictures
 from tests.support.warm import Forked
 
 FILES = ("heatmap.csv", "probes.safetensors", "scores.safetensors")
@@ -28,7 +28,8 @@ def own(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(own, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    status, _, err = run_here(folder, *own)
+    with without_pictures():
+        status, _, err = run_here(folder, *own)
     assert status == 0, err
     return folder / "run"
 
@@ -99,25 +100,26 @@ def test_a_job_can_be_run_from_python_and_returns_its_objective(own, tmp_path):
     assert same(tmp_path / "ddp_cpu", tmp_path / "cpu")
 
 
-@pytest.mark.slow
-def test_torchrun_gives_the_same_and_is_refused_once_without_a_trainer_of_several_devices(own, alone, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def call_torchrun(folder, *program) -> "subprocess.CompletedProcess[str]":
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *program]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = [
-        subprocess.run(
-            [*torchrun, *command(tmp_path, *own, *more)[1:]],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        for more in (["trainer=ddp_cpu"], [])
-    ]
-    assert done[0].returncode == 0, done[0].stderr
-    assert same(tmp_path / "run", alone)
-    assert done[1].returncode == 1
-    (line,) = [line for line in done[1].stderr.splitlines() if line.startswith("error: ")]
+    return subprocess.run(torchrun, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_same_in_one_folder_though_its_ranks_start_seconds_apart(own, alone, tmp_path):
+    late = f"sleep $((2 * LOCAL_RANK)); exec {sys.executable} {TRAIN} {' '.join(own)} trainer=ddp_cpu"
+    done = call_torchrun(tmp_path, "--no-python", "sh", "-c", late)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (path for path in (tmp_path / "outputs").glob("*/*") if path.parent.name != "latest")
+    assert same(folder, alone)
+
+
+@pytest.mark.slow
+def test_torchrun_is_refused_once_without_a_trainer_of_several_devices(own, tmp_path):
+    done = call_torchrun(tmp_path, *command(tmp_path, *own)[1:])
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line == (
         "error: trainer: expected a trainer of 2 processes, as torchrun has started, got one of 1; add trainer=ddp "
         "(on CPUs trainer=ddp_cpu) trainer.devices=2"

@@ -21,11 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from datamodules.language import smollm2
 from datamodules.language.language_model import LanguageModel
 from tests.support.places import ROOT
-from tests.support.runs import run_here
+from tests.support.runs import run_here, without_pictures
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 FOLDER = ROOT / "cache" / "models"
-N, TOKENS = 80, 24
+N, TOKENS = 56, 20
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,11 @@ def reference(weights):
 def finished(weights, tmp_path_factory):
     """A run over cities; returns its folder and the table of its examples."""
     folder = tmp_path_factory.mktemp("real")
-    status, _, err = run_here(
-        folder, "model=smollm2", f"model.gguf={weights}", "model.dtype=float32", f"model.max_new_tokens={TOKENS}",
-        "dataset=cities", f"dataset.limit={N}", "trainer=cpu",
-    )  # fmt: skip
+    with without_pictures():
+        status, _, err = run_here(
+            folder, "model=smollm2", f"model.gguf={weights}", "model.dtype=float32", f"model.max_new_tokens={TOKENS}",
+            "dataset=cities", f"dataset.limit={N}", "trainer=cpu",
+        )  # fmt: skip
     assert status == 0, err
     return folder, pq.read_table(folder / "run" / "examples.parquet").to_pylist()
 

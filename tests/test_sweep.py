@@ -171,10 +171,12 @@ def test_the_table_is_made_of_any_runs(swept, tmp_path):
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_other_processes_give_the_same(launcher, swept, own, tmp_path):
-    status, _, err = sweep(tmp_path, *own, f"probe.l2={','.join(VALUES)}", f"launcher={launcher}")
+    """Two of the three jobs, as each takes seconds for its imports."""
+    status, _, err = sweep(tmp_path, *own, f"probe.l2={','.join(VALUES[:2])}", f"launcher={launcher}")
     assert status == 1
-    assert err.splitlines()[-2:] == swept[3].splitlines()[-2:]
+    assert err.splitlines()[-2:] == ["1 of 2 jobs failed:", swept[3].splitlines()[-1]]
     ours, theirs = (results(folder / "multirun" / "latest") for folder in (tmp_path, swept[0]))
+    theirs = theirs[:2]
     for name in ("probe.l2", "status", "layer", "position", "test_auc", "objective", "error"):
         assert [row[name] for row in ours] == [row[name] for row in theirs]
     failed = (tmp_path / "multirun" / "latest" / "l2--1" / "train.log").read_text()

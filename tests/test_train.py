@@ -100,6 +100,7 @@ def test_probes_and_checkpoint_agree_with_the_table(alone):
         assert set(file.keys()) == {"weight", "bias"}
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_a_second_run_reuses_the_cache_and_gives_the_same_table(alone, own):
     folder = alone[0]
     before = (folder / "run" / "heatmap.csv").read_bytes()
@@ -131,6 +132,7 @@ def test_a_cache_can_be_built_without_a_fit_and_shown_and_pruned(alone, own, tmp
     assert list((tmp_path / "cache" / "activations").iterdir()) == []
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_a_model_and_positions_of_ones_own_come_from_a_folder_outside(alone, tiny_model, questions_csv, tmp_path):
     """The same model told by another file gives the same cells; another list of positions reuses its answers."""
     for group, text in (
@@ -246,6 +248,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_table(alone, own,
     assert (tmp_path / "run" / "heatmap.csv").read_bytes() == (alone[0] / "run" / "heatmap.csv").read_bytes()
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_an_altered_shard_is_named_with_its_mend(alone, own, tmp_path):
     folder = alone[0]
     shard = next((folder / "cache" / "activations").glob("*/layer=01/shard-00000.safetensors"))

@@ -17,6 +17,8 @@ from datamodules.split import SPLITS, GroupSplit
 from datamodules.targets import number_classes, require_classes
 from tests.support.runs import run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 NAMES = ["red", "green", "blue", "teal"]
 N = 300
 LABELS = torch.cat([torch.arange(N - 5) % 3, torch.full((5,), 3)])[

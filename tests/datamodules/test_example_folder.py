@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from tests.datamodules.test_precomputed import make
 from tests.support.runs import run_here, table
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 N, L, D = 120, 3, 8
 LABELS = [i % 2 for i in range(N)]
 

@@ -9,7 +9,7 @@ from datamodules.card import Card
 from datamodules.precomputed import PrecomputedDataModule
 from datamodules.split import GroupSplit
 from datamodules.stream.blocks import ExampleBlocks
-from tests.support.runs import fork, start
+from tests.support.runs import fork
 from tests.support.trainers import stand_in
 
 N, L, T, D = 300, 2, 3, 8
@@ -264,8 +264,7 @@ def test_a_run_from_file_to_heatmap(path, tmp_path):
 def test_a_run_without_validation_rows(overrides, said, path, tmp_path):
     """From start to heatmap, with no validation map and no word too many; early stopping finds nothing to stop by."""
     write(path, metadata=NAMES)
-    begin = start if "trainer=ddp_cpu" in overrides else fork
-    process = begin(tmp_path, "datamodule=precomputed", f"datamodule.path={path}", "split.val=0", *overrides)
+    process = fork(tmp_path, "datamodule=precomputed", f"datamodule.path={path}", "split.val=0", *overrides)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert err.count("split: no val rows, as split.val is 0") == 1

@@ -1,6 +1,6 @@
 """Builds a small cache in processes of its own, which can be killed at chosen moments.
 
-`python -m tests.support.accidents build MODEL QUESTIONS ROOT` builds one.
+`python -m tests.support.accidents build MODEL QUESTIONS ROOT...` builds one in each folder.
 `python -m tests.support.accidents kill MODEL QUESTIONS FOLDER N` builds one
 undisturbed and counts its steps on files; then, N times, starts anew, is killed before a step, and goes on.
 """
@@ -111,12 +111,15 @@ def count(file: int) -> None:
     os.write(file, b"x")
 
 
-def main(what: str, model: str, questions: str, folder: str, n: str = "1") -> None:
+def main(what: str, model: str, questions: str, *rest: str) -> None:
     """Do what the command line says."""
-    if what == "build":
-        build(model, questions, folder)
-    else:
+    if what == "kill":
+        folder, n = rest
         print(json.dumps(kill(model, questions, folder, int(n))))
+        return
+    for root in rest:
+        build(model, questions, root)
+        print(f"built {root}", flush=True)
 
 
 if __name__ == "__main__":

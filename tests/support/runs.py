@@ -7,9 +7,13 @@ import os
 import subprocess
 import sys
 import warnings
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest import mock
+
+from matplotlib.figure import Figure
 
 import train
 from tests.support.places import ROOT
@@ -84,8 +88,20 @@ def run_here(folder: Path, *overrides: str) -> tuple[int, str, str]:
             for log, (handlers, level) in before.items():
                 for opened in {*log.handlers} - {*handlers}:
                     opened.close()
-                log.handlers, log.level = handlers, level
+                log.handlers = handlers
+                log.setLevel(level)  # which forgets what loggers remember of it
     return status, out.getvalue(), err.getvalue()
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Pictures of runs in this process are one byte: drawing takes half of a small run."""
+
+    def write_byte(self: Figure, to: Any, **_: Any) -> None:
+        to.write(b".") if hasattr(to, "write") else Path(to).write_bytes(b".")
+
+    with mock.patch.object(Figure, "savefig", write_byte):
+        yield
 
 
 def table(folder: Path) -> list[dict[str, str]]:

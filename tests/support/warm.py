@@ -6,6 +6,7 @@ They can be killed, have a standard output of their own and show every warning, 
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ def keep_warm() -> None:
 
 
 class Forked:
-    """A process that runs `work`, as far as tests use one of `subprocess.Popen`.
+    """A process that runs `work`, as far as tests use one of `subprocess.Popen`; as a context, killed where it ends.
 
     Args:
         work: what it does, a function of a module.
@@ -54,6 +55,13 @@ class Forked:
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
+
+    def __enter__(self) -> "Forked":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
 
     @property
     def returncode(self) -> int | None:
@@ -97,6 +105,8 @@ def _become(work: Callable[..., object], arguments: tuple, folder: str, argv: li
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
+    tempfile.tempdir = None  # TMPDIR may be another one here
     sys.argv[:] = argv
     sys.path[1:1] = [one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one]
     settle_lightning()

@@ -25,9 +25,10 @@ from tests.support.warm import PATH, settle_lightning
 
 
 def run_with_warm_ranks() -> None:
-    """`train.main`, whose ranks are forked from this process."""
+    """What `python train.py` does, with ranks that are forked from this process; does not return."""
     with mock.patch.object(ranks, "_start", WarmRank):
-        train.main()
+        end_at_once()
+        run_to_end(train.main)
 
 
 class WarmRank:

@@ -141,21 +141,17 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_forward(tiny_model
 def test_a_whole_cache_that_cannot_be_written_can_be_read(killed, tiny_model, questions_csv, tmp_path):
     """A read-only mount stops root too; what is missing there is refused in one line."""
     _, alone = killed
-    root = shutil.copytree(alone, tmp_path / "cache")
-
-    def build():
-        run = " ".join(f"'{part}'" for part in command("build", tiny_model, questions_csv, root))
-        frozen = f"mount --bind '{root}' '{root}' && mount -o remount,ro,bind '{root}'"
-        return subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"{frozen} && {run}"],
-            cwd=ROOT, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
-
-    done = build()
-    assert done.returncode == 0, done.stderr
-    record = next(root.glob("activations/*/shard-00002.json"))
-    record.unlink()
-    done = build()
+    whole, part = (shutil.copytree(alone, tmp_path / name) for name in ("whole", "part"))
+    next(part.glob("activations/*/shard-00002.json")).unlink()
+    frozen = (f"mount --bind '{root}' '{root}' && mount -o remount,ro,bind '{root}'" for root in (whole, part))
+    run = " ".join(f"'{word}'" for word in command("build", tiny_model, questions_csv, whole, part))
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"{' && '.join(frozen)} && {run}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"built {whole}\n")
+    assert f"built {part}" not in done.stdout
     assert done.returncode == 1
     assert re.search(r"OSError: cache.root: expected a folder that can be written, got .*Read-only", done.stderr)
-    assert len(records(root)) == 9
+    assert len(records(whole)) == 10
+    assert len(records(part)) == 9

@@ -1,8 +1,5 @@
 """One run, one folder, however its ranks are started and in whatever second."""
 
-import os
-import subprocess
-import sys
 from datetime import timedelta
 
 import pytest
@@ -11,7 +8,6 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 from probes.jobs.ranks import check_world
 from probes.jobs.run_name import choose_run_name
-from tests.support.places import ROOT
 from tests.support.ranks import write_activations
 from tests.support.runs import run_here
 
@@ -51,20 +47,6 @@ def test_tasks_of_slurm_take_that_of_job_and_step(monkeypatch):
         assert choose(monkeypatch, of_all | {"SLURM_PROCID": task}, f"time-{task}") == "slurm/4321-0"
     assert choose(monkeypatch, of_all | {"SLURM_RESTART_COUNT": "1"}, "time") == "slurm/4321-0-1"
     assert choose(monkeypatch, of_all | {"SLURM_NTASKS": "1"}, "time") == "time"
-
-
-@pytest.mark.slow
-def test_a_run_under_torchrun_has_one_folder_though_its_ranks_start_seconds_apart(tmp_path):
-    own = " ".join(write_activations(tmp_path / "own.safetensors"))
-    late = f"sleep $((2 * LOCAL_RANK)); exec {sys.executable} {ROOT}/train.py {own} trainer=ddp_cpu"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    done = subprocess.run(
-        [*torchrun, "sh", "-c", late], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (folder,) = (path for path in (tmp_path / "outputs").glob("*/*") if path.parent.name != "latest")
-    assert (folder / "heatmap.csv").exists()
 
 
 def test_ranks_that_can_agree_on_no_folder_are_refused(tmp_path, monkeypatch):

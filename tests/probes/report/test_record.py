@@ -18,6 +18,8 @@ from probes.report.record import ScoreRecord
 from tests.support.named_cells import NamedCells
 from tests.support.trainers import quiet_trainer
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 
 def run(folder, grid, data, max_bytes=1e9, **settings):
     trainer = quiet_trainer(folder, callbacks=[Heatmap(folder), ScoreRecord(folder, max_bytes)], **settings)

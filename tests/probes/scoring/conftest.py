@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.runs import run_here
+from tests.support.runs import run_here, without_pictures
 
 POSITIONS = (
     "positions.rules=[{name: last_q, of: prompt, at: last}, {name: exact_answer_last, of: exact_answer, at: last}, "
@@ -15,6 +15,7 @@ RUN = ("dataset.limit=240", "site.layers=[3,7]", POSITIONS, "split.val=0.4", "lo
 def folder(tmp_path_factory):
     """Folder of the run; tests that change it copy it first."""
     place = tmp_path_factory.mktemp("scored")
-    status, _, err = run_here(place, *RUN)
+    with without_pictures():
+        status, _, err = run_here(place, *RUN)
     assert status == 0, err
     return place / "run"

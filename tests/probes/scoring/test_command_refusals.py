@@ -10,7 +10,9 @@ from probes import LinearProbes, Scorer
 from probes.analysis.sealed import read_sealed, seal
 from tests.support.hub_cache import publish_model
 from tests.support.hub_models import small_model
-from tests.support.runs import run_here
+from tests.support.runs import run_here, without_pictures
+
+pytestmark = pytest.mark.usefixtures("_without_pictures")
 
 MODEL = "HuggingFaceTB/SmolLM2-tiny-Instruct"
 TEXTS = [f"Question {i}: which town is it? It is Oslo, or Rome." for i in range(40)]
@@ -42,7 +44,7 @@ def hub(tmp_path_factory):
     """A hub cache, and a run on responses, which it labels by a word, of a chat model in there."""
     cache, home = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("hub_run")
     commit = publish_model(cache, MODEL, small_model(MODEL, TEXTS))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_pictures():
         use(patch, cache)
         fit(home, MODEL)
     return cache, home, commit

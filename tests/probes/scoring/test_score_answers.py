@@ -16,6 +16,8 @@ from tests.probes.scoring.test_score_report import HOSTILE
 from tests.probes.scoring.test_scorer import CLOSE
 from tests.support.runs import run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 
 @pytest.fixture(scope="module")
 def place(folder):

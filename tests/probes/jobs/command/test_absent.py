@@ -13,6 +13,8 @@ from probes.settings import TOP
 from tests.support.configurations import compose_run
 from tests.support.runs import run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 TREE: Any = OmegaConf.to_container(compose_run())
 NEEDED = sorted({key for _, key in _find_references(TREE, ())} | {*TOP})
 GROUPS = ["model", "dataset", "rule", "spans", "positions", "site", "split", "datamodule", "probe", "trainer"]

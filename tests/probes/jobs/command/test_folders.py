@@ -1,8 +1,6 @@
 """Where a job writes and what its relative paths stand for, with Hydra's launcher and without."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,9 @@ import train
 from probes.jobs.command import folders
 from probes.jobs.command.folders import settle_folders
 from tests.support.configurations import compose_run
-from tests.support.runs import TRAIN, run_here
+from tests.support.runs import run_forked, run_here
+
+pytestmark = pytest.mark.usefixtures("_without_pictures")
 
 
 def save_activations(file: Path) -> None:
@@ -106,15 +106,14 @@ def test_the_configuration_can_be_shown_resolved_before_there_is_a_run(here):
 
 
 def test_a_job_that_hydra_takes_to_its_run_folder_reads_and_writes_as_any_other(here):
-    arguments = (*OWN, "hydra.job.chdir=true", "hydra.run.dir=made/run")
-    done = subprocess.run([sys.executable, str(TRAIN), *arguments], cwd=here, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, _, err = run_forked(here, *OWN, "hydra.job.chdir=true", "hydra.run.dir=made/run")
+    assert status == 0, err
     assert {path.name for path in here.iterdir()} == {"mine.safetensors", "made", "outputs"}
     assert (here / "outputs" / "latest").resolve() == here / "made" / "run"
     assert (here / "made" / "run" / "heatmap.csv").exists()
     again = ("experiment=analyse", "run=outputs/latest", "hydra.job.chdir=true", "hydra.run.dir=made")
-    done = subprocess.run([sys.executable, str(TRAIN), *again], cwd=here, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, _, err = run_forked(here, *again)
+    assert status == 0, err
 
 
 def test_a_trainer_without_a_logger_logs_nothing_and_a_logger_of_its_own_is_refused(here):

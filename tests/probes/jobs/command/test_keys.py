@@ -105,15 +105,22 @@ def test_options_of_hydra_and_its_plugins(overrides, closest):
 
 
 def test_every_choice_is_known_without_importing_anything_large():
+    """Many at once, as composing takes time; tests/test_configs.py checks each alone."""
     program = """
 import sys
+from itertools import zip_longest
 from hydra import compose, initialize_config_dir
 from probes.jobs.command.keys import refuse_unknown_keys
 import train
 with initialize_config_dir(str(train.CONF), version_base="1.3"):
+    choices = {}
     for path in sorted(train.CONF.glob("*/*.yaml")):
-        chosen = ["dataset=demo_facts"] if path.stem == "score" else []  # which has no default
-        refuse_unknown_keys(compose("config", overrides=[f"{path.parent.name}={path.stem}", *chosen]))
+        choices.setdefault(path.parent.name, []).append(f"{path.parent.name}={path.stem}")
+    parts = ("dataset", "model", "positions", "probe", "rule", "site", "spans")  # any choices of these go together
+    together = [list(filter(None, one)) for one in zip_longest(*map(choices.pop, parts))]
+    for overrides in [*together, *([one] for several in choices.values() for one in several)]:
+        chosen = ["dataset=demo_facts"] if "experiment=score" in overrides else []  # which has no default
+        refuse_unknown_keys(compose("config", overrides=[*overrides, *chosen]))
     for mistake in ("+prob=mlp", "+dataset.limt=3", "+site.layer=3", "+split.sed=1", "+model.colour=red"):
         try:
             refuse_unknown_keys(compose("config", overrides=[mistake]))

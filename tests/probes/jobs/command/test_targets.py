@@ -10,6 +10,8 @@ from probes.jobs.command.targets import refuse_other_targets
 from tests.support.configurations import compose_run
 from tests.support.runs import run_here
 
+pytestmark = pytest.mark.usefixtures("_without_pictures")
+
 NAMED = "expected a class of datamodules, probes, torch.optim, pytorch_lightning or torchmetrics, got "
 
 
