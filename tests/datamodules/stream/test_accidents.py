@@ -121,7 +121,11 @@ def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(tmp_path):
     done = in_a_small_disk(tmp_path, f"'{sys.executable}' -c '{FILLS}' '{tmp_path}'")
     assert done.returncode == 0, done.stderr
     told, after = done.stdout.splitlines()
-    assert re.search(r"error: cache.root: expected room for 0.1 MB at .* \(No space left on device\); free some", told)
+    # Whether the folder of the shard still finds room, or only its file does not, is the system's choice.
+    expected = (
+        r"expected (room for 0.1 MB at|a folder that can be written, got) .* \(No space left on device\); free some"
+    )
+    assert re.search(rf"error: cache.root: {expected}", told)
     assert told.endswith("[3, 4, 5] []")
     assert after == "[3, 4, 5] [] [1, 1, 1, 1, 1, 1]"
 
