@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from datamodules.labels.span_page import write_span_page
 from datamodules.labels.spans import SpanFinder
 from datamodules.language.cache.cached_activations import CachedActivations
 from datamodules.language.device_settings import require_one_process
+from datamodules.language.digests import name_memory
 from datamodules.language.identity import identify_reading
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.positions import Positions, compute_coincidence
@@ -160,7 +160,7 @@ class ActivationDataModule(GridDataModule):
                     files=[files[layer] for layer in layers],
                     positions=[cached.positions[column] for column in columns],
                 )
-            memory = Path(self.cache_root).expanduser() / "digests"
+            memory = name_memory(self.cache_root)
             identity = identify_reading(self.model, stages.tokenizer, self.dataset.stated, memory)
             revision, cache = self.model.checkpoint.commit, stages.keys | {"activations": self._cached.entry.key}
         self._shards = self._cached.files

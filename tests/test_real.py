@@ -19,12 +19,15 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datamodules.language import smollm2
+from datamodules.language.checkpoint import Checkpoint
+from datamodules.language.identity import TEXT, identify_prompts
 from datamodules.language.language_model import LanguageModel
 from tests.support.places import ROOT
 from tests.support.runs import run_here, without_pictures
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 FOLDER = ROOT / "cache" / "models"
+CITIES = ROOT / "datamodules" / "questions" / "sets" / "cities.csv"
 N, TOKENS = 56, 20
 
 
@@ -169,3 +172,32 @@ def test_the_same_weights_have_the_same_identity_wherever_they_lie(weights, tmp_
     model = LanguageModel(gguf=str(copy))
     assert model.identify()["source"] == {"gguf": smollm2.SHA256}
     assert re.fullmatch(r"[0-9a-f]{64}", smollm2.SHA256)
+
+
+def test_what_is_kept_of_the_file_reads_texts_as_the_file_does(weights, reference, tmp_path, monkeypatch):
+    tokenizer, network = reference
+    read = LanguageModel(gguf=str(weights))
+    first, config = read.load_tokenizer(tmp_path), read.load_config()
+    monkeypatch.setattr(Checkpoint, "_read_tokenizer", None)  # from here on nothing may be read of the file
+    monkeypatch.setattr("transformers.integrations.gguf.read_gguf_metadata", None)
+    model = LanguageModel(gguf=str(weights))
+    kept = model.load_tokenizer(tmp_path)
+    assert model.load_config(tmp_path).to_dict() == config.to_dict()
+    assert model.load_config().eos_token_id == network.config.eos_token_id
+    assert model.identify(tmp_path) == read.identify()
+    assert identify_prompts(model, kept, stated=False) == identify_prompts(read, tokenizer, stated=False)
+    texts = [row["city"] for row in csv.DictReader(CITIES.read_text().splitlines())]
+    texts += [TEXT, "", "  a  b\n\n\tc", "<|im_start|>user\nA?<|im_end|>", "I'm 1,234.5 👩‍🚀 naïve\r\n", "x" * 500]
+    assert len(texts) > 1_000
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Where is Rome?"}]
+    for other in (first, kept):
+        for special in (True, False):
+            ids = tokenizer(texts, add_special_tokens=special).input_ids
+            assert other(texts, add_special_tokens=special).input_ids == ids
+            assert other.batch_decode(ids) == tokenizer.batch_decode(ids)
+        assert other.chat_template == tokenizer.chat_template
+        assert other.apply_chat_template(turns) == tokenizer.apply_chat_template(turns)
+        assert other.special_tokens_map == tokenizer.special_tokens_map
+        assert other.all_special_ids == tokenizer.all_special_ids
+        assert model.find_stop_ids(other) == model.find_stop_ids(tokenizer)
+        assert other.get_vocab() == tokenizer.get_vocab()

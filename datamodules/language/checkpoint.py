@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import transformers
-from transformers.utils.import_utils import is_gguf_available
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from datamodules.language import misfits
 from datamodules.language.adapter import require_full_model
 from datamodules.language.digests import digest_files
+from datamodules.language.gguf_header import require_gguf
+from datamodules.language.gguf_memory import GgufMemory
 from datamodules.questions.snapshot import fetch_snapshot, find_snapshot
 from datamodules.stream.local_paths import expand_user
 from datamodules.stream.out_of_memory import is_out_of_memory
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 RANDOM_SEED = 1  # of random weights; a change of it needs another `LanguageModel.identify`
-GGUF_MAGIC = b"GGUF"
 PACKED, UNPACKED = 8, 2  # most numbers that a byte of weights holds
 # Kinds of files that determine the results.
 CONTENT = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
@@ -64,22 +64,36 @@ class Checkpoint:
         """The folder, or the one file."""
         return self.folder / self.gguf if self.gguf else self.folder
 
-    def load_config(self) -> PretrainedConfig:
-        """Configuration of the language part.
+    def load_config(self, memory: Path | None = None) -> PretrainedConfig:
+        """Configuration of the language part; `memory` is that of `load_tokenizer`.
 
         Raises:
             ValueError: the files describe no model that transformers knows.
         """
+        if "_config" not in self.__dict__ and (kept := self._find_kept(memory)) and (config := kept.load_config()):
+            self.__dict__["_config"] = config
         return self._config.get_text_config(decoder=True)
 
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self, memory: Path | None = None) -> PreTrainedTokenizerBase:
         """Load the tokenizer.
+
+        Args:
+            memory: folder that remembers what was read of a GGUF file between runs; None: it is read each time.
 
         Raises:
             ValueError: there is none.
         """
         if self.gguf:  # a truncated or unknown file is not a fault of its tokenizer
-            self.load_config()
+            self.load_config(memory)
+        if kept := self._find_kept(memory):
+            return kept.load_or_keep(self._config, self._read_tokenizer)
+        return self._read_tokenizer()
+
+    def _find_kept(self, memory: Path | None) -> GgufMemory | None:
+        """What is kept of a GGUF file; nothing where code beside it, which may change, takes part in reading it."""
+        return GgufMemory(self.path, memory) if self.gguf and memory and not self.trust_remote_code else None
+
+    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
         expected = "a tokenizer beside the weights" if self.gguf is None else "a tokenizer in the file"
         cure = "save one there with tokenizer.save_pretrained" if self.gguf is None else "choose another file"
         return self._load(expected, transformers.AutoTokenizer.from_pretrained, cure)
@@ -234,7 +248,7 @@ def require_checkpoint(id_: str | None, gguf: str | None) -> None:
         ValueError: the files are missing, or are not those of a model.
     """
     if gguf:
-        _require_gguf(expand_user(gguf, "model.gguf"), f"model.gguf={gguf}")
+        require_gguf(expand_user(gguf, "model.gguf"), f"model.gguf={gguf}")
     elif not is_hub_id(str(id_)):
         folder = expand_user(str(id_), "model.id")
         if not folder.is_dir():
@@ -280,20 +294,4 @@ def _refuse_pickles(folder: Path, id_: str) -> None:
         raise ValueError(
             f"model.id: expected weights as safetensors, got {pickles[0]} in {id_!r}, a pickle, which may hold code; "
             "convert it with model.save_pretrained"
-        )
-
-
-def _require_gguf(path: Path, named: str) -> None:
-    if not path.is_file():
-        what = "a folder; name the file in it" if path.is_dir() else "no such file"
-        raise ValueError(f"{named}: expected a GGUF file, got {path}: {what}")
-    with path.open("rb") as file:
-        begins = file.read(len(GGUF_MAGIC))
-    if begins != GGUF_MAGIC:
-        what = f"one that begins with {begins!r}" if begins else "an empty file; fetch it again"
-        raise ValueError(f"{named}: expected a GGUF file, got {what}")
-    if not is_gguf_available():
-        raise ValueError(
-            f"{named}: expected the package gguf, which reads such files, got none of the version that transformers "
-            'needs; pip install -c constraints.txt -e ".[gguf]"'
         )

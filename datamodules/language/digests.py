@@ -42,6 +42,15 @@ def digest_files(paths: Iterable[Path], memory: Path | None) -> dict[Path, str]:
         return dict(zip(paths, pool.map(lambda path: _recall_or_hash(path, memory), paths), strict=True))
 
 
+def name_memory(cache_root: str | Path) -> Path:
+    """Folder of a cache that remembers what was learnt of large files.
+
+    >>> name_memory("cache").as_posix()
+    'cache/digests'
+    """
+    return Path(cache_root).expanduser() / "digests"
+
+
 def _recall_or_hash(path: Path, memory: Path | None) -> str:
     before = _read_state(os.stat(path))
     if memory is None or before["size"] < REMEMBERED_BYTES:

@@ -12,6 +12,8 @@ from datamodules.language.identity import TEXT
 from datamodules.language.running_model import RunningModel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from datamodules.language.language_model import LanguageModel
@@ -60,6 +62,7 @@ class KeptModel(RunningModel):
         head: whether its head is loaded, which writes answers.
         network: the loaded model, if it is loaded; `model` then gives the settings alone.
         tokenizer: of a loaded model.
+        memory: as that of `RunningModel`.
 
     Raises:
         ValueError: see `require_loaded` and `RunningModel`.
@@ -72,10 +75,11 @@ class KeptModel(RunningModel):
         head: bool,
         network: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        memory: Path | None = None,
     ) -> None:
         self._given: Any = None  # generation settings of a loaded model, while ours are in their place
         if network is None:
-            super().__init__(model, device, head, quiet=True)
+            super().__init__(model, device, head, True, memory)
             return
         require_loaded(network, tokenizer)
         assert tokenizer is not None

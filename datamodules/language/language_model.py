@@ -180,17 +180,17 @@ class LanguageModel:
             adapter = str(find_snapshot("model", str(adapter), None, key="model.adapter"))
         return find_adapter(adapter, self.checkpoint.folder)
 
-    def load_config(self) -> PretrainedConfig:
-        """Configuration of the language part."""
-        return self.checkpoint.load_config()
+    def load_config(self, memory: Path | None = None) -> PretrainedConfig:
+        """Configuration of the language part; `memory` is that of `identify`."""
+        return self.checkpoint.load_config(memory)
 
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer.
+    def load_tokenizer(self, memory: Path | None = None) -> PreTrainedTokenizerBase:
+        """Load the tokenizer; `memory` is that of `identify`.
 
         Raises:
             ValueError: the model has none.
         """
-        return self.checkpoint.load_tokenizer()
+        return self.checkpoint.load_tokenizer(memory)
 
     def load(self, device: torch.device | str, head: bool = True) -> PreTrainedModel:
         """Load the weights, ready for inference, onto `device` or where `device_map`, `tp_plan` or quantisation say.
@@ -216,7 +216,7 @@ class LanguageModel:
         """Return the identity of the model for the cache key: digests of its files, or the hub commit.
 
         Args:
-            memory: folder in which digests of large files are remembered; None: they are computed each time.
+            memory: folder in which digests of large files, and what was read of a GGUF file, are remembered; or None.
         """
         identity = {"source": self.checkpoint.identify(memory), "dtype": self.dtype}
         if self.random_weights:

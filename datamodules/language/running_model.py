@@ -39,6 +39,7 @@ class RunningModel:
         device: where it runs, unless `model.device` names another.
         head: whether its head is loaded, which writes answers.
         quiet: print nothing (all ranks but the first).
+        memory: folder that remembers what was read of a GGUF file between runs; None: it is read each time.
 
     Raises:
         ValueError: this machine lacks the device, or each of several processes would spread the model over all devices.
@@ -48,11 +49,18 @@ class RunningModel:
         ...     ids = model.encode(running.tokenizer, ["red?"])
     """
 
-    def __init__(self, model: LanguageModel, device: torch.device, head: bool, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        device: torch.device,
+        head: bool,
+        quiet: bool = False,
+        memory: Path | None = None,
+    ) -> None:
         if model.device_map:
             require_one_process(dist.get_world_size() if dist.is_initialized() else 1)
         self.model, self.device, self.head = model, choose_device(model.device, device), head
-        self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer()
+        self.tokenizer: PreTrainedTokenizerBase = model.load_tokenizer(memory)
         self.quiet = quiet
         self._agreed: dict[bool, int] = {}  # most tokens of a batch, by whether answers are written
         self._entry: Path | None = None  # folder of the cache entry that is being built

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from datamodules.language.cache.cached_activations import CachedActivations, find_larger
 from datamodules.language.cache.entry import CacheEntry, Files, compute_key, find_missing
 from datamodules.language.cache.shards import count_shards, get_rows
+from datamodules.language.digests import name_memory
 from datamodules.language.progress import format_duration, format_size, show_bar
 from datamodules.language.running_model import RunningModel
 from datamodules.questions.question import QuestionSet
@@ -60,7 +61,7 @@ class StageRunner:
 
     def __init__(self, running: RunningModel, dataset: QuestionSet, cache_root: str, quiet: bool = False) -> None:
         self.running, self.dataset, self.cache_root, self.quiet = running, dataset, cache_root, quiet
-        self.identity = running.model.identify(memory=Path(cache_root).expanduser() / "digests")
+        self.identity = running.model.identify(name_memory(cache_root))
 
     def describe(self, stage: Stage, output: str) -> dict[str, Any]:
         """Everything an output depends on; its hash is the key of its entry."""

@@ -15,6 +15,7 @@ from datamodules.language.activation_stage import ActivationStage
 from datamodules.language.answer_stage import OUTPUT, AnswerStage
 from datamodules.language.cache.cached_activations import CachedActivations, digest_positions, open_activations
 from datamodules.language.cache.shards import SHARD
+from datamodules.language.digests import name_memory
 from datamodules.language.generation import Answer, read_answers
 from datamodules.language.language_model import LanguageModel
 from datamodules.language.prompts import Asked
@@ -42,7 +43,7 @@ class LanguageModelStages:
         self, model: LanguageModel, dataset: QuestionSet, cache_root: str, device: torch.device, quiet: bool = False
     ) -> None:
         self.model, self.dataset, self.cache_root, self.quiet = model, dataset, cache_root, quiet
-        self.running = RunningModel(model, device, head=not dataset.stated, quiet=quiet)
+        self.running = RunningModel(model, device, not dataset.stated, quiet, name_memory(cache_root))
         self.tokenizer: PreTrainedTokenizerBase = self.running.tokenizer
         self.runner = StageRunner(self.running, dataset, cache_root, quiet)
         self.keys: dict[str, str] = {}  # of the cache entry of the answers

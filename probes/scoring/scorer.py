@@ -124,7 +124,7 @@ class Scorer:
         if not isinstance(settings, LanguageModel):
             raise ValueError(f"model: expected a LanguageModel or a model of transformers, got {settings!r}")
         settings = limit_answers(settings, max_new_tokens)
-        running = KeptModel(settings, where, not parts.stated, loaded, tokenizer)
+        running = KeptModel(settings, where, not parts.stated, loaded, tokenizer, parts.digests)
         dtype = None if loaded is None else str(loaded.dtype).removeprefix("torch.")
         require_reading(probes.card, settings, running.tokenizer, parts.stated, parts.digests, dtype)
         rules = parts.build("positions").rules

@@ -142,7 +142,7 @@ def test_an_architecture_that_transformers_cannot_read_is_named(network, languag
 
 
 def test_without_the_package_that_reads_gguf_files_its_extra_is_named(gguf, monkeypatch):
-    monkeypatch.setattr("datamodules.language.checkpoint.is_gguf_available", lambda: False)
+    monkeypatch.setattr("datamodules.language.gguf_header.is_gguf_available", lambda: False)
     with pytest.raises(ValueError, match=r"expected the package gguf, which reads such files, got none .*\[gguf\]"):
         LanguageModel(gguf=str(gguf))
     with pytest.raises(ValueError, match=r"expected gguf, which is unpacked, or quantisation, got both"):
