@@ -74,12 +74,12 @@ class _Compiled:
     def _numba_type_(self) -> Any:
         """What numba asks of a global that compiled code calls: here, it is to see the dispatcher.
 
-        Compiled code does without the entry from Python. To take arguments of dozens of arrays apart there takes as
-        long to compile as a function.
+        Compiled code does without the entry from Python: to take dozens of arrays apart there takes as long to compile
+        as a function. It is not kept, because what calls it is, as a whole.
         """
-        return (self._inner or self._make_dispatcher("inner"))._numba_type_
+        return (self._inner or self._make_dispatcher(inner=True))._numba_type_
 
-    def _make_dispatcher(self, inner: str = "") -> Any:
+    def _make_dispatcher(self, inner: bool = False) -> Any:
         import numba
         from numba.core import config
         from numba.core.compiler_lock import global_compiler_lock
@@ -96,10 +96,9 @@ class _Compiled:
             folder, before = _own_cache_folder(), getattr(config, "CACHE_DIR")  # noqa: B009
             # Without numpy's rule for division by zero each is checked, which keeps loops to one number at a time.
             options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": folder is not None and not inner}
-            options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": bool(inner)}  # what nothing calls
+            options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": inner}  # what nothing calls
             options["fastmath"] = {"reassoc", "contract", "nsz"}
-            # Read when a dispatcher is made, by nothing else. Both kinds would go by the same name in one folder.
-            setattr(config, "CACHE_DIR", str(Path(folder, inner)) if folder else "")  # noqa: B010
+            setattr(config, "CACHE_DIR", folder or "")  # noqa: B010 - read when a dispatcher is made, by nothing else
             try:
                 made = numba.njit(**options)(self._function)
             finally:

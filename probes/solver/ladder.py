@@ -1,7 +1,8 @@
 """The rungs that descents of one cell climb: from the diagonal to a factor of the Hessian, shared by all of them.
 
 Steps from the diagonal cost two passes over the rows. Where a problem has taken as many as a factor costs, the Hessian
-is factored at the point reached, and steps go on from there: at most twice the cost of the better choice.
+is factored at the point reached, and steps of all problems go on from there. The problem with most steps is served
+first, and every factor counts for all that run: so each comes to its end.
 """
 
 import numpy as np
@@ -16,6 +17,7 @@ ROWS, COLUMNS = 2048, 128  # of products of a Hessian taken at a time
 SHARE = 2  # times as many steps as alone cost the same where several descents share them
 LEAF = 128  # columns of a triangle that are inverted at once
 FACTORS = 4  # of one problem; where these do not suffice, float32 is too coarse for them
+ENOUGH = 500  # steps that a problem has at least before it is left to float64
 
 
 class Ladder:
@@ -27,11 +29,15 @@ class Ladder:
         self.rows, self.descents = rows, descents
         self.factor: NDArray | None = None
         self.several = True if len(descents.state) > 1 else None
-        self.price = int(D / 8 * (1 + 1.5 * D / n)) + 40 if n >= D else 200 + n // 2  # of a factor, in steps
+        most = int(descents.state["most"][0])
+        self.enough = max(ENOUGH, most // 2)  # steps after which a problem is left to float64
+        price = int(D / 8 * (1 + 1.5 * D / n)) + 40  # of a factor, in steps
+        self.price = min(price, self.enough // 2) if n >= D else min(200 + n // 2, self.enough)
         self.work, self.begun = work, 0.0  # of all problems, and of those that have begun
-        self.spent = 0  # steps of problems that ended without a factor
+        self.spent = 0  # steps of problems that ended
         self.since = np.zeros(len(descents.state), np.int64)  # steps of each problem since it began, or a factor
-        self.made = np.zeros(len(descents.state), np.int64)  # factors for each problem
+        self.made = np.zeros(len(descents.state), np.int64)  # factors that each problem has had
+        self.pooled = n >= D  # until a factor is made, steps of all problems count
 
     def enter(self, k: int, ridge: NDArray, work: float) -> None:
         """A problem with this ridge [D + 1] begins as descent k, which may remember steps of another ridge.
@@ -44,8 +50,7 @@ class Ladder:
         d.ridge[k] = ridge
         d.state["steps"][k], d.state["status"][k] = 0, BEGUN
         self.begun += work
-        if self.factor is None:
-            self.spent += int(self.since[k])
+        self.spent += int(self.since[k])
         self.since[k] = self.made[k] = 0
 
     def go_down(self) -> None:
@@ -53,16 +58,16 @@ class Ladder:
         status = self.descents.state["status"]
         while not (status > RUNNING).any() and (status != IDLE).any():
             on = np.flatnonzero(status != IDLE)
-            most = self._count_steps(on)
-            if most > 0:
-                self.since[on] += descend(self.rows, self.descents, self.factor, most, self.several)
-            else:
-                self._climb(int(on[np.argmax(self.since[on])]))
+            most = max(0, self._count_steps(on))
+            self.since[on] += descend(self.rows, self.descents, self.factor, most, self.several)
+            if most == 0 and not (status > RUNNING).any():
+                # The one that had most of the steps there were, of those that go on from the same factor.
+                self._climb(max(on.tolist(), key=lambda k: (self.since[k], self.descents.state["steps"][k])))
 
     def _count_steps(self, on: NDArray) -> int:
-        """Steps that every descent may take before the next rung is due."""
+        """Steps that every descent may take before the next rung is due; 0 or less where it is."""
         longest = int(self.since[on].max())
-        if self.factor is None and len(self.rows.X) >= len(self.rows.mean):
+        if self.pooled:
             price = SHARE * self.price if self.several else self.price
             spent = self.spent + int(self.since[on].sum())
             if (self.work - self.begun) / self.begun * spent >= price:  # much is to come: all steps count
@@ -70,17 +75,19 @@ class Ladder:
         return self.price - longest
 
     def _climb(self, k: int) -> None:
-        """Factor the Hessian of descent k for all; where that is no use, the descent ends."""
-        d, status = self.descents, self.descents.state["status"]
-        useless = len(self.rows.X) < len(self.rows.mean) or self.made[k] == FACTORS
-        if not useless:
-            self.factor = factor_hessian(self.rows, d, k)
-            self.made[k] += 1
-            d.memory.held[:] = 0
-            status[status == RUNNING] = BEGUN
-            self.spent, self.since[:] = 0, 0
-        if useless or self.factor is None:  # a system in float64 is what remains
+        """Factor the Hessian of descent k for all that run; where that is no use, the descent ends."""
+        d, status, factor = self.descents, self.descents.state["status"], None
+        self.pooled = False
+        tired = self.made[k] == FACTORS or d.state["steps"][k] >= self.enough
+        if len(self.rows.X) >= len(self.rows.mean) and not tired:
+            factor = factor_hessian(self.rows, d, k)
+        if factor is None:  # a system in float64 is what remains
             status[k], self.since[k] = GIVEN_UP, 0
+            return
+        on = np.flatnonzero(status == RUNNING)
+        self.factor, status[on], d.memory.held[on] = factor, BEGUN, 0
+        self.made[on] += 1
+        self.since[on] = 0
 
 
 def factor_hessian(rows: Rows, descents: Descents, k: int) -> NDArray | None:

@@ -27,6 +27,7 @@ EXACT = 0.1  # share of its slope at the start that a search along a direction l
 ANCHORED = 1e-5  # share of the gradient from where on rounding may show
 ANCHORS = 10  # of one descent; where these do not suffice, rounding has spoilt the directions
 PROMISE = 1e-11  # share of the objective that the last step of a converged problem may have gained
+EXCESS = 1e-10  # share of the objective that a converged problem may be above the optimum
 # What a descent is: DUE for float64, GIVEN_UP to end there; in the end CONVERGED, STUCK by rounding, or SPENT at its
 # most steps.
 IDLE, BEGUN, DUE, GIVEN_UP, RUNNING, CONVERGED, STUCK, SPENT = range(8)
@@ -39,6 +40,7 @@ STATE = np.dtype(
         ("anchors", np.int64),  # computed in float64
         ("size", np.float64),  # norm of the gradient that is reported, and
         ("value", np.float64),  # objective in nats, both where float64 was computed last
+        ("excess", np.float64),  # most that value is above the optimum
         ("first", np.float64),  # size where the label set was begun; 0 until it is known
         ("tol", np.float64),  # largest size that counts as converged
         ("goal", np.float64),  # size at which float64 is due
@@ -97,7 +99,7 @@ def descend(rows: Rows, descents: Descents, factor: NDArray | None, most: int, s
     while True:
         for k in select(d.state, BEGUN, GIVEN_UP, d.which):
             evaluate(rows, d.u[k], d.offset[k], d.s[k], d.z[k], d.r[k], d.g[k], d.scratch)
-            judge(d.state[k], d.aims, d.measure, d.shift, d.s[k], d.z[k], d.ridge[k], d.u[k], d.g[k])
+            judge(d.state[k], d.aims, d.measure, d.shift, d.s[k], d.z[k], d.r[k], d.ridge[k], d.u[k], d.g[k])
             ended |= d.state[k].status > RUNNING
         if ended or steps == most:
             return steps
@@ -150,16 +152,21 @@ def follow(
 
 @compiled
 def judge(
-    state: Any, aims: NDArray, measure: NDArray, shift: NDArray, s: NDArray, z: NDArray, ridge: NDArray, u: NDArray,
-    g: NDArray,
+    state: Any, aims: NDArray, measure: NDArray, shift: NDArray, s: NDArray, z: NDArray, r: NDArray, ridge: NDArray,
+    u: NDArray, g: NDArray,
 ) -> None:  # fmt: skip
     """Say whether a descent goes on from u [D + 1], and to which gradient; g becomes that of the objective.
 
-    Logits z [n] and the gradient of the loss g [D + 1] are those of float64.
+    Logits z [n], residuals r and the gradient of the loss g [D + 1] are those of float64. The objective curves at least
+    as the penalty does: that bounds how far it is above the optimum.
     """
-    for j in range(len(g)):
+    D = len(g) - 1
+    for j in range(D + 1):
         g[j] += ridge[j] * u[j]
     state.size, state.value = norm(measure, shift, g), objective(s, z, ridge, u)
+    state.excess = 0.5 * g[D] * g[D] / max(bend(r, s), 1e-300)
+    for j in range(D):
+        state.excess += 0.5 * g[j] * g[j] / ridge[j]
     now, spent = state.size, state.steps >= state.most
     if state.status == BEGUN:
         if state.first == 0.0:
@@ -167,7 +174,7 @@ def judge(
         state.tol = max(min(aims[0], aims[1] * state.first), aims[2] * state.first)
         state.goal, state.gain, state.anchors = max(0.7 * state.tol, ANCHORED * now), math.inf, 0
         state.status = SPENT if spent else RUNNING
-    elif now <= state.tol and state.gain <= PROMISE * state.value:
+    elif now <= state.tol and state.gain <= PROMISE * state.value and state.excess <= EXCESS * state.value:
         state.status = CONVERGED
     else:
         state.anchors += 1
@@ -196,8 +203,9 @@ def search(
         curvature += bend_of(r[i], s[i]) * dz[i] * dz[i]
     if not (slope < 0.0 and curvature > 0.0 and curvature < math.inf):
         return
-    t, last = -slope / curvature, 0.0
+    t, last, trial = 0.0, 0.0, -slope / curvature
     for _ in range(60):
+        t = trial
         last, curvature = slope + t * bent, bent
         for i in range(len(z)):
             dr[i] = residual(z[i] + t * dz[i], s[i]) - r[i]
@@ -207,11 +215,9 @@ def search(
         if not abs(last) > EXACT * -slope:
             break
         low, high = (t, high) if last < 0.0 else (low, t)
-        step = t - last / curvature
-        if step > low and step < high and step < 8.0 * t:
-            t = step
-        else:
-            t = 2.0 * t if high == math.inf else 0.5 * (low + high)
+        trial = t - last / curvature
+        if not (trial > low and trial < high and trial < 8.0 * t):
+            trial = 2.0 * t if high == math.inf else 0.5 * (low + high)
     if not math.isfinite(last):
         return
     for i in range(len(z)):

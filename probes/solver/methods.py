@@ -27,7 +27,7 @@ from probes.solver.together import descend_together
 FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small, on a GPU
 TINY = 8  # with no more rows or no more columns, factoring at every step costs nothing
 GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
-GRAM_SETS = 12  # with fewer label sets, solving each for itself costs less than the Gram matrix
+GRAM_SETS = 12  # with fewer label sets, descents cost less than the Gram matrix
 
 
 def bytes_of_cell(N: int, D: int, K: int, P: int, itemsize: int = 2) -> int:
@@ -186,7 +186,7 @@ def solve_alone(
 
 
 def _one_at_a_time(n: int, D: int, K: int) -> bool:
-    """Whether to solve a cell by itself, and its label sets one after another."""
+    """Whether to solve a cell by itself, by descents."""
     return min(n, D) > TINY and (K < GRAM_SETS or n > min(GRAM_ROWS, D // 2) or not _is_large(n, D))
 
 

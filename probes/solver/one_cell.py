@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probes.solver.inputs import NotFiniteError
 from probes.solver.ladder import Ladder
-from probes.solver.lbfgs import IDLE, RUNNING, SPENT, STUCK, Descents
+from probes.solver.lbfgs import EXCESS, IDLE, RUNNING, SPENT, Descents
 from probes.solver.newton import RESOLUTION, Optimum
 from probes.solver.passes import LANES
 from probes.solver.reasons import BEYOND_FLOAT32, BEYOND_FLOAT64, CONSTANT, MAX_ITER, NO_ROW, ONE_CLASS
@@ -27,7 +27,6 @@ from probes.solver.rows import Columns, describe_columns, standardise, store
 # Descents go on below the tolerance, to a share of it and of the gradient at the start, so that weights agree to about
 # as many digits as are returned.
 AIM, FAR, FAR64 = 0.01, 1e-9, 1e-11
-EXCESS = 1e-10  # share of the objective that a descent which ended early may be above the optimum
 
 
 @np.errstate(all="ignore")  # what overflows shows in the outcome
@@ -76,7 +75,7 @@ def solve_cell(
         if not np.isfinite(columns.mean).all() and len(bad := (~acts.isfinite().all(-1)).nonzero()):
             raise NotFiniteError(f"in cell {number}, row {counted[int(bad[0])]}")
         for k in range(K):
-            if not why[k] and _is_constant(stored, columns, s[k]):
+            if not why[k] and _is_constant(acts, columns, s[k]):
                 found.why[:, k] = CONSTANT
         if columns.have_odd_scale():
             found.why[found.why == 0] = BEYOND_FLOAT32
@@ -175,23 +174,15 @@ class Cell:
         shift = (w.astype(np.longdouble) * self.rows.centre).sum()  # may be large: the intercept is to be rounded once
         found.weight[p, k], found.bias[p, k] = w[: found.weight.shape[2]], d.u[at, -1] - shift
         found.objective[p, k], found.norm[p, k], found.steps[p, k] = state["value"], state["size"], state["steps"]
-        converged = state["size"] <= max(self.task.tol, RESOLUTION * state["first"])
-        if converged and state["status"] == STUCK:  # a small gradient leaves it open where the penalty is weak
-            converged = _bound_excess(d, at) <= EXCESS * state["value"]
-        found.converged[p, k] = converged
+        # A small gradient alone leaves it open where the penalty is weak.
+        small = state["size"] <= max(self.task.tol, RESOLUTION * state["first"])
+        found.converged[p, k] = converged = small and state["excess"] <= EXCESS * state["value"]
         found.why[p, k] = 0 if converged else MAX_ITER if state["status"] == SPENT else BEYOND_FLOAT64
 
 
-def _is_constant(stored: NDArray, columns: Columns, s: NDArray) -> bool:
+def _is_constant(acts: Tensor, columns: Columns, s: NDArray) -> bool:
     """Whether the rows that count are all the same."""
-    used = np.flatnonzero(s)
-    if (stored[used[0]] != stored[used[1]]).any():  # two rows tell, nearly always
+    used = torch.from_numpy(np.flatnonzero(s))
+    if (acts[used[0]] != acts[used[1]]).any():  # two rows tell, nearly always
         return False
-    return bool((columns.least >= columns.most).all() or (stored[used] == stored[used[0]]).all())
-
-
-def _bound_excess(descents: Descents, k: int) -> float:
-    """Most that the objective is above its optimum, from the gradient and the least curvature: the penalty's."""
-    g, ridge, r, s = descents.g[k], descents.ridge[k], np.abs(descents.r[k]), np.abs(descents.s[k])
-    of_intercept = (r * (1 - r / np.maximum(s, 1e-300))).sum()
-    return float((g[:-1] ** 2 / ridge[:-1]).sum() / 2 + g[-1] ** 2 / max(of_intercept, 1e-300) / 2)
+    return bool((columns.least >= columns.most).all() or (acts[used] == acts[used[0]]).all())

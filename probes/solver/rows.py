@@ -1,4 +1,4 @@
-"""The rows of one cell, standardised implicitly: how they are held, what their columns are like, and their logits.
+"""The rows of one cell, standardised implicitly: how they are held, and what their columns are like.
 
 A column j stands for (x - mean) · inverse, where `inverse` is one over its standard deviation: columns that dwarf all
 others (residual streams have some) and offsets far above a column's spread then cost neither steps nor digits. Vectors

@@ -14,10 +14,10 @@ from torch.nn.functional import pad, softplus
 from probes.solver.cells import Cells, gather, spread
 from probes.solver.inverses import Diagonal, Factored
 from probes.solver.ladder import FACTORS
-from probes.solver.lbfgs import ANCHORED, ANCHORS, EXACT, PROMISE
+from probes.solver.lbfgs import ANCHORED, ANCHORS, EXACT, EXCESS, PROMISE
 from probes.solver.line_search import bend_of, search
 from probes.solver.newton import RESOLUTION, Optimum, log_odds
-from probes.solver.one_cell import AIM, EXCESS, FAR, FAR64
+from probes.solver.one_cell import AIM, FAR, FAR64
 from probes.solver.pairs import Pairs
 
 LOOK = 4  # steps between looks at how many problems wait: the CPU has to wait for a GPU to know
@@ -25,7 +25,7 @@ PRICE = 20, 50  # of a factor, in steps: so many, and one more for so many colum
 
 
 class Problems(NamedTuple):
-    """What is minimised, as in `lbfgs.Problem`, for k problems in each of c cells; float64."""
+    """What is minimised, as in `lbfgs.Descents`, for k problems in each of c cells; float64."""
 
     s: Tensor  # [c, k, n]
     offset: Tensor  # [c, k, n]
