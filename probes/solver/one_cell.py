@@ -127,7 +127,7 @@ class Cell:
     """A cell, its problems, and the descents that go down in it together."""
 
     def __init__(self, stored: NDArray, columns: Columns, standardize: bool, task: Task, found: Found) -> None:
-        """Solve nothing yet."""
+        """Hold the rows [n, D / 2] as pairs, from `store`; nothing is solved yet."""
         deviation = np.where(columns.deviation == 0, 1, columns.deviation)
         ones = np.ones_like(deviation)
         self.strength, measure = (ones, ones) if standardize else (deviation**-2, deviation)

@@ -4,6 +4,8 @@ Solving a cell on a CPU is reading it again and again, so a pass takes from each
 their 16 bits and are widened in registers, and four rows are taken together. For three or four descents, each number
 that is read and widened then serves all of them: that takes about half the time of a pass for each.
 
+Loops for one, two and four descents are written out, since only then their sums stay in registers.
+
 Where the number of rows is no multiple of four, the last four rows are taken together, and what was counted before
 counts as zero.
 """
