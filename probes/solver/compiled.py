@@ -97,6 +97,9 @@ class _Compiled:
             # Without numpy's rule for division by zero each is checked, which keeps loops to one number at a time.
             options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": folder is not None and not inner}
             options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": inner}  # what nothing calls
+            # By its name alone, a call would reach whichever copy of a function this process has compiled first; copies
+            # may sum in other orders, so that the first run of all would have other last bits than those after it.
+            options["forceinline"] = inner
             options["fastmath"] = {"reassoc", "contract", "nsz"}
             setattr(config, "CACHE_DIR", folder or "")  # noqa: B010 - read when a dispatcher is made, by nothing else
             try:

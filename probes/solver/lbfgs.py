@@ -9,7 +9,9 @@ and [D]. A problem that has ended makes room for the next one.
   sign near the optimum, where differences of objectives drown in rounding. Only logits are needed for it.
 * *Rounding.* The passes run in float32, on what a step changes: logits and gradient are those of the start plus the
   changes, so errors shrink with the steps. Once the gradient is down to 1e-5 of what it was, both are computed anew in
-  float64 from the activations as stored; that gradient alone decides that a problem has converged.
+  float64 from the activations as stored.
+* *The end.* A problem has converged when that gradient is small, when the last two steps moved hardly any score, and
+  when the gradient bounds how far the objective is above its optimum.
 """
 
 import math
@@ -26,8 +28,8 @@ from probes.solver.rows import Rows
 EXACT = 0.1  # share of its slope at the start that a search along a direction leaves
 ANCHORED = 1e-5  # share of the gradient from where on rounding may show
 ANCHORS = 10  # of one descent; where these do not suffice, rounding has spoilt the directions
-PROMISE = 1e-11  # share of the objective that the last step of a converged problem may have gained
 EXCESS = 1e-10  # share of the objective that a converged problem may be above the optimum
+LEVEL = 1e-3  # share of their level that counts as the range of scores where that is less
 # What a descent is: DUE for float64, GIVEN_UP to end there; in the end CONVERGED, STUCK by rounding, or SPENT at its
 # most steps.
 IDLE, BEGUN, DUE, GIVEN_UP, RUNNING, CONVERGED, STUCK, SPENT = range(8)
@@ -43,9 +45,11 @@ STATE = np.dtype(
         ("excess", np.float64),  # most that value is above the optimum
         ("first", np.float64),  # size where the label set was begun; 0 until it is known
         ("tol", np.float64),  # largest size that counts as converged
-        ("goal", np.float64),  # size at which float64 is due
+        ("goal", np.float64),  # size at which float64 is due where logits stand still, and
+        ("low", np.float64),  # size at which it is due in any case
         ("length", np.float64),  # of the last step, in directions; 0 where there was none
-        ("gain", np.float64),  # what the last step gained
+        ("moved", np.float64),  # share of the scores that the last step moved them by, once size is at most tol, and
+        ("move", np.float64),  # the larger one of the last two steps
         ("curvature", np.float64),  # sum of that of the rows
     ]
 )
@@ -60,7 +64,7 @@ class Descents(NamedTuple):
     s: NDArray  # [L, n] weights of the rows with the signs of their labels, 0 where a row does not count
     offset: NDArray  # [L, n]
     ridge: NDArray  # [L, D + 1] penalty of every number of u; none of the intercept
-    aims: NDArray  # [3] tol is aims[0], or less: aims[1] of `first`; but at least aims[2] of it
+    aims: NDArray  # [3] tol is aims[0], but at least aims[1] of `first`; largest `move` of a converged problem
     measure: NDArray  # [D] and
     shift: NDArray  # [D]: the gradient that is reported is measure (g + shift g[D]), that of the caller's columns
     u: NDArray  # [L, D + 1] weights of standardised columns, and the intercept
@@ -113,7 +117,8 @@ def descend(rows: Rows, descents: Descents, factor: NDArray | None, most: int, s
         gather(rows, d.dr, which, d.dg, d.scratch, several)
         steps += 1
         for k in which:
-            follow(d.state[k], d.measure, d.shift, d.ridge[k], d.u[k], d.g[k], d.p[k], d.dg[k])
+            follow(d.state[k], d.ridge[k], d.u[k], d.g[k], d.p[k], d.dg[k])
+            settle(d.state[k], d.aims[2], norm(d.measure, d.shift, d.g[k]), d.z[k], d.offset[k], d.dz[k])
             if d.state[k].length > 0.0:
                 remember(d.memory, k, d.p[k], d.dg[k])
             elif d.memory.held[k, 0] > 0:  # what is remembered misleads
@@ -134,9 +139,7 @@ def select(state: Any, least: int, most: int, which: NDArray) -> NDArray:
 
 
 @compiled
-def follow(
-    state: Any, measure: NDArray, shift: NDArray, ridge: NDArray, u: NDArray, g: NDArray, p: NDArray, dg: NDArray
-) -> None:
+def follow(state: Any, ridge: NDArray, u: NDArray, g: NDArray, p: NDArray, dg: NDArray) -> None:
     """Take the step that was found: p and dg [D + 1] become the step and what it does to the gradient."""
     for j in range(len(p)):
         p[j] *= state.length
@@ -146,7 +149,25 @@ def follow(
             u[j] += p[j]
             g[j] += dg[j]
     state.steps += 1
-    if (state.length > 0.0 and norm(measure, shift, g) <= state.goal) or state.steps >= state.most:
+
+
+@compiled
+def settle(state: Any, still: float, size: float, z: NDArray, offset: NDArray, dz: NDArray) -> None:
+    """See whether float64 is due: the gradient is small, and the last two steps moved scores by `still` at most.
+
+    Scores are logits z [n] without their offsets. What a step moves them by is about how far they were off before it;
+    of two steps, one may have been short by chance.
+    """
+    before, state.moved = state.moved, math.inf
+    if size <= state.tol:
+        low, high, move = math.inf, -math.inf, 0.0
+        for i in range(len(z)):
+            score = z[i] - offset[i]
+            low, high, move = min(low, score), max(high, score), max(move, abs(dz[i]))
+        state.moved = state.length * move / max(high - low, LEVEL * max(high, -low), 1e-300)
+    state.move = max(before, state.moved)
+    near = size <= state.low or (size <= state.goal and state.move <= still)
+    if (state.length > 0.0 and near) or state.steps >= state.most:
         state.status = DUE
 
 
@@ -171,14 +192,14 @@ def judge(
     if state.status == BEGUN:
         if state.first == 0.0:
             state.first = now
-        state.tol = max(min(aims[0], aims[1] * state.first), aims[2] * state.first)
-        state.goal, state.gain, state.anchors = max(0.7 * state.tol, ANCHORED * now), math.inf, 0
+        state.tol = max(aims[0], aims[1] * state.first)
+        state.goal, state.low, state.moved, state.anchors = 0.7 * state.tol, ANCHORED * now, math.inf, 0
         state.status = SPENT if spent else RUNNING
-    elif now <= state.tol and state.gain <= PROMISE * state.value and state.excess <= EXCESS * state.value:
+    elif now <= state.tol and state.move <= aims[2] and state.excess <= EXCESS * state.value:
         state.status = CONVERGED
     else:
         state.anchors += 1
-        state.goal = max(0.7 * state.tol, ANCHORED * now) if now > state.tol else 0.1 * now
+        state.goal, state.low = 0.7 * state.tol if now > state.tol else 0.1 * now, ANCHORED * now
         stuck = state.status == GIVEN_UP or state.length == 0.0 or state.anchors == ANCHORS
         state.status = SPENT if spent else STUCK if stuck else RUNNING
 
@@ -192,7 +213,7 @@ def search(
     The slope at the start is that of the gradient g along the direction p [D + 1]; from there it rises with the change
     of the residuals, and by t bent with the penalty, so that rounding of dz counts only against what the step changes.
     Its root is bracketed, and approached by Newton steps in t. `length` becomes the step, 0 where the slope is not
-    below zero, and `gain` about what it gains. Residuals r follow; dr [n] becomes their change.
+    below zero. Residuals r follow; dr [n] becomes their change.
     """
     slope, bent = 0.0, 0.0
     for j in range(len(p)):
@@ -223,7 +244,7 @@ def search(
     for i in range(len(z)):
         z[i] += t * dz[i]
         r[i] += dr[i]
-    state.length, state.gain = t, -0.5 * t * (slope + last)
+    state.length = t
 
 
 @compiled

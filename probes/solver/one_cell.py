@@ -24,9 +24,9 @@ from probes.solver.passes import LANES
 from probes.solver.reasons import BEYOND_FLOAT32, BEYOND_FLOAT64, CONSTANT, MAX_ITER, NO_ROW, ONE_CLASS
 from probes.solver.rows import Columns, describe_columns, standardise, store
 
-# Descents go on below the tolerance, to a share of it and of the gradient at the start, so that weights agree to about
-# as many digits as are returned.
-AIM, FAR, FAR64 = 0.01, 1e-9, 1e-11
+# Share of the scores that the last two steps of a descent move them by at most: scores then agree to about as many
+# digits as float32 has. Activations in float64 get weights in float64.
+STILL, STILL64 = 1e-8, 1e-10
 
 
 @np.errstate(all="ignore")  # what overflows shows in the outcome
@@ -82,7 +82,7 @@ def solve_cell(
         if balanced:
             s *= (positive + negative)[:, None] / (2 * np.where(s > 0, positive[:, None], negative[:, None]))
         if (found.why == 0).any():
-            task = Task(s, offset, l2, tol, max_iter, FAR64 if acts.dtype == torch.float64 else FAR)
+            task = Task(s, offset, l2, tol, max_iter, STILL64 if acts.dtype == torch.float64 else STILL)
             Cell(stored, columns, standardize, task, found).solve()
     return found.optimum(), torch.from_numpy(found.why.reshape(1, -1))
 
@@ -95,7 +95,7 @@ class Task(NamedTuple):
     l2: NDArray  # [P] float64
     tol: float  # largest gradient norm of a converged problem
     max_iter: int  # most steps of a problem
-    least: float  # share of the gradient at the start that may be left
+    still: float  # share of the scores that the last step may move them by
 
 
 class Found(NamedTuple):
@@ -133,7 +133,7 @@ class Cell:
         self.strength, measure = (ones, ones) if standardize else (deviation**-2, deviation)
         self.rows, self.task, self.found = standardise(stored, columns), task, found
         sets = int((found.why[0] == 0).sum())
-        aims = AIM * task.tol, task.least, RESOLUTION
+        aims = task.tol, RESOLUTION, task.still
         self.descents = Descents.empty(min(LANES, sets), len(stored), measure, columns.mean / deviation, aims)
         self.descents.state["most"] = task.max_iter
         self.ladder = Ladder(self.rows, self.descents, sets * float((task.l2**-0.5).sum()))

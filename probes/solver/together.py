@@ -14,13 +14,16 @@ from torch.nn.functional import pad, softplus
 from probes.solver.cells import Cells, gather, spread
 from probes.solver.inverses import Diagonal, Factored
 from probes.solver.ladder import FACTORS
-from probes.solver.lbfgs import ANCHORED, ANCHORS, EXACT, EXCESS, PROMISE
+from probes.solver.lbfgs import ANCHORED, ANCHORS, EXACT, EXCESS
 from probes.solver.line_search import bend_of, search
 from probes.solver.newton import RESOLUTION, Optimum, log_odds
-from probes.solver.one_cell import AIM, FAR, FAR64
 from probes.solver.pairs import Pairs
 
 LOOK = 4  # steps between looks at how many problems wait: the CPU has to wait for a GPU to know
+# Descents go on below the tolerance, to a share of it and of the gradient at the start, so that weights agree to about
+# as many digits as are returned: in float32 and in float64.
+AIM, FAR, FAR64 = 0.01, 1e-9, 1e-11
+PROMISE = 1e-11  # share of the objective that the last step of a converged problem may have gained
 PRICE = 20, 50  # of a factor, in steps: so many, and one more for so many columns
 
 

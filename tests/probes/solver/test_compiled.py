@@ -96,3 +96,25 @@ moments(np.ones((4, 2), np.float32))
 assert "numba" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_code_that_was_just_compiled_gives_the_bits_of_code_that_was_kept(tmp_path):
+    """What compiled code calls is a part of it, not the first function of that name that this process has compiled."""
+    program = f"""
+import torch
+from probes import fit_logistic
+from probes.solver import compiled
+compiled._own_cache_folder = lambda: {str(tmp_path)!r}
+torch.set_num_threads(1)
+for N, D, l2 in ((300, 96, 1.0), (500, 300, 100.0), (120, 300, 0.1), (250, 576, 10.0)):
+    generator = torch.Generator().manual_seed(0)
+    acts = torch.randn(2, N, D, generator=generator)
+    acts[..., ::7] *= 30
+    acts[..., 40] += 1000
+    fit = fit_logistic(acts.bfloat16(), (acts[..., 1] > 0.2).long(), l2=l2)
+    print(fit.weight.numpy().tobytes().hex())
+"""
+    command = [sys.executable, "-c", program]
+    first, second = (subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout for _ in range(2))
+    assert first == second
+    assert list(tmp_path.rglob("*.nbc"))

@@ -25,7 +25,7 @@ def descents_of(acts, label_sets, l2, tol=1e-7, most=500):
     stored = store(acts)
     columns = describe_columns(stored, len(acts))
     rows, D = standardise(stored, columns), acts.shape[1]
-    d = Descents.empty(len(label_sets), len(stored), np.ones(D), columns.mean / columns.deviation, (tol, 1, 0))
+    d = Descents.empty(len(label_sets), len(stored), np.ones(D), columns.mean / columns.deviation, (tol, 0, 1e-8))
     for k, labels in enumerate(label_sets):
         d.s[k, : len(acts)] = 2 * labels.numpy() - 1
         d.ridge[k, :D] = l2
@@ -195,3 +195,25 @@ def test_numbers_of_cells_are_told_by_their_own_number():
     acts[3, 4] = torch.nan
     with pytest.raises(ValueError, match="in cell 7, row 3"):
         solve_cell(acts, np.ones((1, 20)), np.ones(1), 1e-4, 100, number=7)
+
+
+@pytest.mark.parametrize("seed", [66, 105, 274, 275, 325, 418, 601, 611, 621, 752, 764, 792])
+def test_scores_are_those_of_the_optimum_whatever_other_label_sets_there_are(seed):
+    """Weak penalties, rows that dwarf the others, columns that are nearly the same: the objective hardly curves."""
+    random = np.random.default_rng(seed)
+    n, D = int(random.integers(20, 400)), int(random.integers(9, 150))
+    X = random.normal(size=(n, D)) * 10 ** random.uniform(-1, 1, D) ** random.integers(0, 2)
+    X[:3] *= 10 ** random.uniform(1, 3) if random.random() < 0.4 else 1
+    X = X[:, :1] + 1e-3 * X if random.random() < 0.3 else X
+    acts = torch.from_numpy(X).to([torch.bfloat16, torch.float32][random.integers(2)])
+    X = acts.double().numpy()
+    X = X - X.mean(0)
+    margin = X @ random.normal(size=D)
+    margin = margin / margin.std() * (np.arange(5) == 0)[:, None]
+    s = np.where(margin + [random.normal(size=n) * 10 ** random.uniform(-2, 0.5) for _ in range(5)] > 0.3, 1.0, -1.0)
+    standardize, l2 = bool(random.integers(2)), np.array([10 ** random.uniform(-3, 1)])
+    alone, _ = solve_cell(acts, s[:1], l2, 1e-4, 1000, standardize)
+    together, _ = solve_cell(acts, s, l2, 1e-4, 1000, standardize)
+    best, _ = solve_cell(acts.double(), s[:1], l2, 1e-10, 1000, standardize)
+    scores = X @ np.stack([fit.weight[0, 0] for fit in (alone, together, best)]).T
+    assert np.abs(scores - scores[:, 2:]).max() <= 1e-7 * np.abs(scores[:, 2]).max()
