@@ -26,7 +26,7 @@ from probes.solver.passes import Scratch, evaluate, gather, residual, spread
 from probes.solver.rows import Rows
 
 EXACT = 0.1  # share of its slope at the start that a search along a direction leaves
-ANCHORED = 1e-5  # share of the gradient from where on rounding may show
+ANCHORED, COARSE = 1e-5, 1e-3  # share of the gradient from where on rounding may show: of float32, of float16
 ANCHORS = 10  # of one descent; where these do not suffice, rounding has spoilt the directions
 EXCESS = 1e-10  # share of the objective that a converged problem may be above the optimum
 LEVEL = 1e-3  # share of their level that counts as the range of scores where that is less
@@ -64,7 +64,7 @@ class Descents(NamedTuple):
     s: NDArray  # [L, n] weights of the rows with the signs of their labels, 0 where a row does not count
     offset: NDArray  # [L, n]
     ridge: NDArray  # [L, D + 1] penalty of every number of u; none of the intercept
-    aims: NDArray  # [3] tol is aims[0], but at least aims[1] of `first`; largest `move` of a converged problem
+    aims: NDArray  # [4] tol is aims[0], but at least aims[1] of `first`; largest `move` of a converged problem; `low`
     measure: NDArray  # [D] and
     shift: NDArray  # [D]: the gradient that is reported is measure (g + shift g[D]), that of the caller's columns
     u: NDArray  # [L, D + 1] weights of standardised columns, and the intercept
@@ -81,7 +81,7 @@ class Descents(NamedTuple):
     scratch: Scratch
 
     @classmethod
-    def empty(cls, L: int, n: int, measure: NDArray, shift: NDArray, aims: tuple[float, float, float]) -> "Descents":
+    def empty(cls, L: int, n: int, measure: NDArray, shift: NDArray, aims: tuple[float, ...]) -> "Descents":
         """Room for L problems, all idle."""
         D = len(measure)
         s, offset, z, r, dz, dr = np.zeros((6, L, n))
@@ -193,13 +193,13 @@ def judge(
         if state.first == 0.0:
             state.first = now
         state.tol = max(aims[0], aims[1] * state.first)
-        state.goal, state.low, state.moved, state.anchors = 0.7 * state.tol, ANCHORED * now, math.inf, 0
+        state.goal, state.low, state.moved, state.anchors = 0.7 * state.tol, aims[3] * now, math.inf, 0
         state.status = SPENT if spent else RUNNING
     elif now <= state.tol and state.move <= aims[2] and state.excess <= EXCESS * state.value:
         state.status = CONVERGED
     else:
         state.anchors += 1
-        state.goal, state.low = 0.7 * state.tol if now > state.tol else 0.1 * now, ANCHORED * now
+        state.goal, state.low = 0.7 * state.tol if now > state.tol else 0.1 * now, aims[3] * now
         stuck = state.status == GIVEN_UP or state.length == 0.0 or state.anchors == ANCHORS
         state.status = SPENT if spent else STUCK if stuck else RUNNING
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probes.solver.inputs import NotFiniteError
 from probes.solver.ladder import Ladder
-from probes.solver.lbfgs import EXCESS, IDLE, RUNNING, SPENT, Descents
+from probes.solver.lbfgs import ANCHORED, COARSE, EXCESS, IDLE, RUNNING, SPENT, Descents
 from probes.solver.newton import RESOLUTION, Optimum
 from probes.solver.passes import LANES
 from probes.solver.reasons import BEYOND_FLOAT32, BEYOND_FLOAT64, CONSTANT, MAX_ITER, NO_ROW, ONE_CLASS
@@ -131,9 +131,10 @@ class Cell:
         deviation = np.where(columns.deviation == 0, 1, columns.deviation)
         ones = np.ones_like(deviation)
         self.strength, measure = (ones, ones) if standardize else (deviation**-2, deviation)
-        self.rows, self.task, self.found = standardise(stored, columns), task, found
+        self.rows = standardise(stored, columns, float(task.l2.min() * self.strength.min()))
+        self.task, self.found = task, found
         sets = int((found.why[0] == 0).sum())
-        aims = task.tol, RESOLUTION, task.still
+        aims = task.tol, RESOLUTION, task.still, COARSE if self.rows.is_coarse else ANCHORED
         self.descents = Descents.empty(min(LANES, sets), len(stored), measure, columns.mean / deviation, aims)
         self.descents.state["most"] = task.max_iter
         self.ladder = Ladder(self.rows, self.descents, sets * float((task.l2**-0.5).sum()))

@@ -4,8 +4,11 @@ A column j stands for (x - mean) · inverse, where `inverse` is one over its sta
 others (residual streams have some) and offsets far above a column's spread then cost neither steps nor digits. Vectors
 of [D + 1] numbers are of the standardised columns, and of the intercept at their end.
 
-Two neighbours of a row are read as one: two bfloat16 as one uint32, two floats as one complex number. `pair` takes
-them apart. That is how 16 bits are widened in registers at the cost of one operation each.
+Two neighbours of a row are read as one: two bfloat16 as one uint32, two float16 as one int32, two floats as one complex
+number. `pair` takes them apart. That is how 16 bits are widened in registers at the cost of one to four operations.
+
+Passes over large cells wait for memory. Float32 and float64 rows of these are standardised and rounded to float16 for
+the passes, where the penalty is so strong that this only costs a few steps (`is_coarse`).
 
 A loop either sums or stores numbers one by one. Before a loop that does both, compiled code looks whether its arrays
 lie close together in memory, and sums in another order where they do: the last bits would be those of the moment.
@@ -25,12 +28,17 @@ from probes.solver.inputs import has_odd_scale
 class Rows(NamedTuple):
     """The rows of a cell for compiled passes: at least four of them, and an even number D of columns."""
 
-    X: NDArray  # [n, D / 2] pairs: uint32 of two bfloat16; or complex64 of two float32, standardised already
+    X: NDArray  # [n, D / 2] pairs as given, uint32 or int32; or standardised already, int32 or complex64
     mean: NDArray  # [D] float64 to be taken off X
     inverse: NDArray  # [D] float64 that what is left is multiplied by
-    stored: NDArray  # [n, D / 2] pairs as given: uint32, complex64 or complex128
+    stored: NDArray  # [n, D / 2] pairs as given: uint32, int32, complex64 or complex128
     centre: NDArray  # [D] float64, the mean of every stored column
     unit: NDArray  # [D] float64, one over its deviation; 0 for a constant column
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether X holds fewer digits than what was given."""
+        return self.X.itemsize < self.stored.itemsize and self.X.dtype == np.int32
 
 
 class Columns(NamedTuple):
@@ -46,7 +54,16 @@ class Columns(NamedTuple):
         return bool(has_odd_scale(torch.from_numpy(self.least), torch.from_numpy(self.most)))
 
 
-PAIRS = {torch.bfloat16: np.uint32, torch.float32: np.complex64, torch.float64: np.complex128}
+PAIRS = {
+    torch.bfloat16: np.uint32,
+    torch.float16: np.int32,
+    torch.float32: np.complex64,
+    torch.float64: np.complex128,
+}
+BEYOND_HALF = 65536.0  # what infinity and NaN in float16 are widened to, at least; all else is below
+LARGE = 2**21  # numbers of a cell from which on its passes wait for memory
+WEAK = 1e-5  # penalty for each row of scaled columns below which rounding to float16 may mislead directions
+BLOCK = 16  # rows standardised at a time, so that they stay in cache
 
 
 def store(acts: Tensor) -> NDArray:
@@ -55,16 +72,16 @@ def store(acts: Tensor) -> NDArray:
     Fewer than four rows are filled up with the first one, and an odd number of columns with one of zeros.
     """
     n, D = acts.shape
-    raw = acts.float() if acts.dtype == torch.float16 else acts
+    raw = acts
     if n < 4 or D % 2 or not raw.is_contiguous() or raw.data_ptr() % (2 * raw.element_size()):
         raw = torch.zeros(max(n, 4), D + D % 2, dtype=raw.dtype)
         raw[:n, :D], raw[n:, :D] = acts, acts[:1]
-    return (raw.view(torch.uint16) if raw.dtype == torch.bfloat16 else raw).numpy().view(PAIRS[raw.dtype])
+    return (raw.view(torch.uint16) if raw.dtype == torch.bfloat16 else raw).numpy().view(PAIRS[acts.dtype])
 
 
 def unpair(pairs: NDArray) -> NDArray:
-    """The rows [n, D] of pairs [n, D / 2], in the same memory: uint16, float32 or float64."""
-    return pairs.view({"u": np.uint16, "c": f"f{pairs.itemsize // 2}"}[pairs.dtype.kind])
+    """The rows [n, D] of pairs [n, D / 2], in the same memory: uint16 (of bfloat16), float16, float32 or float64."""
+    return pairs.view({"u": np.uint16, "i": np.float16, "c": f"f{pairs.itemsize // 2}"}[pairs.dtype.kind])
 
 
 @np.errstate(all="ignore")
@@ -73,6 +90,8 @@ def describe_columns(stored: NDArray, n: int) -> Columns:
     first, total, squares, least, most = moments(stored).transpose(0, 2, 1).reshape(5, -1)
     drift = total / n
     mean = first + drift
+    if stored.dtype == np.int32:
+        mean[(most >= BEYOND_HALF) | (least <= -BEYOND_HALF)] = np.nan
     deviation = np.sqrt(np.maximum(squares / n - drift**2, 0))
     # Sums are taken in float64, whatever the dtype: what is stored counts to its last digit.
     digits = n * np.finfo(np.float64).eps
@@ -80,14 +99,19 @@ def describe_columns(stored: NDArray, n: int) -> Columns:
     return Columns(mean, np.where((least < most) & (deviation > rounding), deviation, 0), least, most)
 
 
-def standardise(stored: NDArray, columns: Columns) -> Rows:
-    """Rows for compiled passes, from pairs [n, D / 2] and their columns."""
+def standardise(stored: NDArray, columns: Columns, ridge: float = 0.0) -> Rows:
+    """Rows for compiled passes, from pairs [n, D / 2] and their columns; ridge is the least penalty of scaled ones."""
     constant = columns.deviation == 0
     unit = np.where(constant, 0, 1 / np.where(constant, 1, columns.deviation))
-    if stored.dtype == np.uint32:
+    if stored.dtype in (np.uint32, np.int32):
         return Rows(stored, columns.mean, unit, stored, columns.mean, unit)
-    X = ((unpair(stored) - columns.mean) * unit).astype(np.float32).view(np.complex64)
-    return Rows(X, np.zeros(len(unit)), np.ones(len(unit)), stored, columns.mean, unit)
+    given, n = torch.from_numpy(unpair(stored)), len(stored)
+    coarse = given.numel() >= LARGE and ridge >= WEAK * n
+    X = torch.empty(given.shape, dtype=torch.float16 if coarse else torch.float32)
+    mean, scale = torch.from_numpy(columns.mean), torch.from_numpy(unit)
+    for some, out in zip(given.split(BLOCK), X.split(BLOCK), strict=True):
+        out.copy_((some - mean).mul_(scale))
+    return Rows(store(X), np.zeros(len(unit)), np.ones(len(unit)), stored, columns.mean, unit)
 
 
 def pair(x: Any) -> Any:
@@ -101,6 +125,12 @@ def _pair(x):
         return lambda x: (
             np.uint32(x << np.uint32(16)).view(np.float32),
             np.uint32(x & np.uint32(0xFFFF0000)).view(np.float32),
+        )
+    if x.name == "int32":  # the exponent moves to its place in float32, where it counts from 127, not from 15
+        more = np.float32(2.0**112)
+        return lambda x: (
+            np.int32((np.int32(x << np.int32(16)) >> np.int32(3)) & np.int32(-0x70002000)).view(np.float32) * more,
+            np.int32((x >> np.int32(3)) & np.int32(-0x70002000)).view(np.float32) * more,
         )
     return lambda x: (x.real, x.imag)
 

@@ -110,7 +110,7 @@ def test_what_an_objective_is_above_its_optimum_is_bounded():
         assert value - best <= excess * (1 + 1e-6) + 1e-9 * best
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("K", [1, 5])
 def test_zeros_of_either_sign_are_the_same(dtype, K):
     acts = torch.zeros(1, 20, 12)

@@ -259,7 +259,7 @@ def test_a_label_set_whose_own_rows_are_all_alike_has_no_fit():
     assert reasons == ["converged", "constant features"]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_constant_columns_have_no_weight_however_many_label_sets(size, dtype):
     acts, labels = made(1, *size)
     acts = acts.to(dtype)

@@ -25,7 +25,7 @@ def descents_of(acts, label_sets, l2, tol=1e-7, most=500):
     stored = store(acts)
     columns = describe_columns(stored, len(acts))
     rows, D = standardise(stored, columns), acts.shape[1]
-    d = Descents.empty(len(label_sets), len(stored), np.ones(D), columns.mean / columns.deviation, (tol, 0, 1e-8))
+    d = Descents.empty(len(label_sets), len(stored), np.ones(D), columns.mean / columns.deviation, (tol, 0, 1e-8, 1e-5))
     for k, labels in enumerate(label_sets):
         d.s[k, : len(acts)] = 2 * labels.numpy() - 1
         d.ridge[k, :D] = l2
@@ -44,7 +44,7 @@ def hessian(acts, z, l2):
     return X.T @ ((p * (1 - p))[:, None] * X) + l2 * np.eye(X.shape[1])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("factored", [False, True])
 @pytest.mark.parametrize("lanes", [1, 2, 3, 4])
 def test_descents_end_where_the_gradient_is_zero_in_float64(dtype, factored, lanes):
@@ -83,7 +83,7 @@ def test_steps_that_are_not_taken_at_once_are_taken_later():
     assert (d.u == other.u).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_the_factor_is_that_of_the_inverse_of_the_hessian(dtype):
     acts, labels = made(203, 90, dtype)
     before = acts.clone()
@@ -181,6 +181,22 @@ def test_any_cell_is_solved_to_its_optimum(seed):
     assert fit.converged.all()
     rounding = 1e-6 if dtype != torch.float64 else 0  # of the objective, returned in float32
     assert abs(fit.objective.item() / best - 1) < 1e-10 + rounding
+
+
+@pytest.mark.parametrize("seed", range(2, 60, 4))
+@pytest.mark.parametrize("K", [1, 5])
+def test_cells_whose_passes_are_rounded_end_at_the_same_optimum(seed, K, monkeypatch):
+    random = np.random.default_rng(seed)
+    acts, labels = made(int(random.integers(30, 250)), int(random.integers(10, 200)), seed=seed)
+    acts[:2] *= 10 ** random.uniform(0, 2)  # rows that dwarf the others
+    label_sets, l2 = torch.stack([labels.roll(9 * k) for k in range(K)])[:, None], 10 ** random.uniform(-2, 2)
+    exact = fit_logistic(acts[None].double(), label_sets, l2=l2, tol=1e-10, standardize=True)
+    monkeypatch.setattr("probes.solver.rows.LARGE", 1)
+    for dtype in (torch.float32, torch.float64):
+        fit = fit_logistic(acts[None].to(dtype), label_sets, l2=l2, standardize=True)
+        assert fit.converged.all()
+        rounding = 1e-10 if dtype == torch.float64 else 1e-7
+        torch.testing.assert_close(fit.objective.double(), exact.objective, rtol=rounding, atol=0)
 
 
 def test_few_rows_and_one_column():

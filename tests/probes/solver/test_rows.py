@@ -79,8 +79,9 @@ def test_few_rows_are_described_too(dtype, n):
     np.testing.assert_allclose(columns.deviation[:D], X.std(0) * (X.min(0) < X.max(0)), rtol=1e-9)
 
 
-def test_rows_are_read_in_their_place_where_pairs_lie_straight():
-    acts = torch.randn(9, 6).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_are_read_in_their_place_where_pairs_lie_straight(dtype):
+    acts = torch.randn(9, 6).to(dtype)
     assert np.shares_memory(store(acts), acts.view(torch.int16).numpy())
     shifted = torch.randn(55).bfloat16()[1:].view(9, 6)  # two bytes behind a multiple of four
     assert (unpair(store(shifted)) == shifted.view(torch.uint16).numpy()).all()
@@ -144,8 +145,32 @@ def test_the_exponential_is_that_of_numpy():
     np.testing.assert_allclose([exponential(one) for one in x], np.exp(x), rtol=3e-14)
 
 
-@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
-def test_infinity_and_nan_show_in_the_mean(bad):
-    acts = torch.ones(N, D, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_finite_number_of_sixteen_bits_is_read_exactly(dtype):
+    """Where all rows are the same, their columns are described by the numbers that were read."""
+    every = torch.arange(2**16).to(torch.uint16).view(dtype)
+    every = every[every.isfinite()]
+    columns = describe_columns(store(every.expand(5, -1).contiguous()), 5)
+    for numbers in (columns.mean, columns.least, columns.most):
+        assert (numbers == every.double().numpy()).all()
+
+
+@pytest.mark.parametrize(("LARGE", "ridge", "coarse"), [(1, 1.0, True), (1, 1e-5, False), (10**6, 1.0, False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_cells_are_rounded_for_passes_where_the_penalty_is_strong(dtype, LARGE, ridge, coarse, monkeypatch):
+    monkeypatch.setattr("probes.solver.rows.LARGE", LARGE)
+    acts = made(dtype)
+    stored = store(acts)
+    rows = standardise(stored, describe_columns(stored, N), ridge)
+    assert rows.is_coarse == coarse
+    np.testing.assert_allclose(unpair(rows.X)[:, :D], standardised(acts), rtol=2**-11 if coarse else 1e-5, atol=1e-6)
+    assert rows.stored is stored
+    assert not rows_of(made(torch.float16)).is_coarse
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan, -torch.nan])
+def test_infinity_and_nan_show_in_the_mean(bad, dtype):
+    acts = torch.ones(N, D, dtype=dtype)
     acts[3, 7] = bad
     assert np.flatnonzero(~np.isfinite(describe_columns(store(acts), N).mean)).tolist() == [7]
