@@ -50,6 +50,7 @@ test-all: lint types
 
 bench: weights
 	$(BIN)/python -m tests.benchmarks.bench_solver
+	$(BIN)/python -m tests.benchmarks.bench_peers
 	$(BIN)/python -m tests.benchmarks.bench_targets
 	$(BIN)/python -m tests.benchmarks.bench_auroc
 	$(BIN)/python -m tests.benchmarks.bench_stream
