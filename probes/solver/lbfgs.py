@@ -8,10 +8,10 @@ and [D]. A problem that has ended makes room for the next one.
 * *The step* ends almost exactly where the objective is least along the direction, found from slopes: these keep their
   sign near the optimum, where differences of objectives drown in rounding. Only logits are needed for it.
 * *Rounding.* The passes run in float32, on what a step changes: logits and gradient are those of the start plus the
-  changes, so errors shrink with the steps. Once the gradient is down to 1e-5 of what it was, both are computed anew in
-  float64 from the activations as stored.
-* *The end.* A problem has converged when that gradient is small, when the last two steps moved hardly any score, and
-  when the gradient bounds how far the objective is above its optimum.
+  changes, so errors shrink with the steps. Once the gradient is down to 1e-5 of what it was (1e-3 where rows
+  were rounded to float16), both are computed anew in float64 from the activations as stored.
+* *The end.* A descent goes on until that gradient is small and bounds how far the objective is above its optimum, and
+  until the last two steps moved hardly any score.
 """
 
 import math
@@ -48,7 +48,7 @@ STATE = np.dtype(
         ("goal", np.float64),  # size at which float64 is due where logits stand still, and
         ("low", np.float64),  # size at which it is due in any case
         ("length", np.float64),  # of the last step, in directions; 0 where there was none
-        ("moved", np.float64),  # share of the scores that the last step moved them by, once size is at most tol, and
+        ("moved", np.float64),  # share of their range that the last step moved scores by, of sizes up to tol, and
         ("move", np.float64),  # the larger one of the last two steps
         ("curvature", np.float64),  # sum of that of the rows
     ]
@@ -64,7 +64,7 @@ class Descents(NamedTuple):
     s: NDArray  # [L, n] weights of the rows with the signs of their labels, 0 where a row does not count
     offset: NDArray  # [L, n]
     ridge: NDArray  # [L, D + 1] penalty of every number of u; none of the intercept
-    aims: NDArray  # [4] tol is aims[0], but at least aims[1] of `first`; largest `move` of a converged problem; `low`
+    aims: NDArray  # [4] tol is aims[0], at least aims[1] of `first`; `move` at the end; `low` as a share of size
     measure: NDArray  # [D] and
     shift: NDArray  # [D]: the gradient that is reported is measure (g + shift g[D]), that of the caller's columns
     u: NDArray  # [L, D + 1] weights of standardised columns, and the intercept
@@ -199,7 +199,8 @@ def judge(
         state.status = CONVERGED
     else:
         state.anchors += 1
-        state.goal, state.low = 0.7 * state.tol if now > state.tol else 0.1 * now, aims[3] * now
+        steep = now > state.tol or state.excess <= EXCESS * state.value  # then a smaller gradient alone is no help
+        state.goal, state.low = 0.7 * state.tol if steep else 0.1 * now, aims[3] * now
         stuck = state.status == GIVEN_UP or state.length == 0.0 or state.anchors == ANCHORS
         state.status = SPENT if spent else STUCK if stuck else RUNNING
 

@@ -24,7 +24,7 @@ from probes.solver.passes import LANES
 from probes.solver.reasons import BEYOND_FLOAT32, BEYOND_FLOAT64, CONSTANT, MAX_ITER, NO_ROW, ONE_CLASS
 from probes.solver.rows import Columns, describe_columns, standardise, store
 
-# Share of the scores that the last two steps of a descent move them by at most: scores then agree to about as many
+# Share of their range that the last two steps of a descent move scores by at most: scores then agree to about as many
 # digits as float32 has. Activations in float64 get weights in float64.
 STILL, STILL64 = 1e-8, 1e-10
 
@@ -95,7 +95,7 @@ class Task(NamedTuple):
     l2: NDArray  # [P] float64
     tol: float  # largest gradient norm of a converged problem
     max_iter: int  # most steps of a problem
-    still: float  # share of the scores that the last step may move them by
+    still: float  # share of their range that the last two steps may move scores by
 
 
 class Found(NamedTuple):

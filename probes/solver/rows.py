@@ -63,7 +63,7 @@ PAIRS = {
 BEYOND_HALF = 65536.0  # what infinity and NaN in float16 are widened to, at least; all else is below
 LARGE = 2**21  # numbers of a cell from which on its passes wait for memory
 WEAK = 1e-5  # penalty for each row of scaled columns below which rounding to float16 may mislead directions
-BLOCK = 16  # rows standardised at a time, so that they stay in cache
+BLOCK = 2**17  # numbers standardised at a time, so that they stay in cache
 
 
 def store(acts: Tensor) -> NDArray:
@@ -72,11 +72,13 @@ def store(acts: Tensor) -> NDArray:
     Fewer than four rows are filled up with the first one, and an odd number of columns with one of zeros.
     """
     n, D = acts.shape
-    raw = acts
+    # Where float32 is flushed to zero below its least exponent, so would be small numbers in float16.
+    flushed = acts.dtype == torch.float16 and np.float32(1e-40) * np.float32(1) == 0
+    raw = acts.float() if flushed else acts
     if n < 4 or D % 2 or not raw.is_contiguous() or raw.data_ptr() % (2 * raw.element_size()):
         raw = torch.zeros(max(n, 4), D + D % 2, dtype=raw.dtype)
         raw[:n, :D], raw[n:, :D] = acts, acts[:1]
-    return (raw.view(torch.uint16) if raw.dtype == torch.bfloat16 else raw).numpy().view(PAIRS[acts.dtype])
+    return (raw.view(torch.uint16) if raw.dtype == torch.bfloat16 else raw).numpy().view(PAIRS[raw.dtype])
 
 
 def unpair(pairs: NDArray) -> NDArray:
@@ -100,7 +102,10 @@ def describe_columns(stored: NDArray, n: int) -> Columns:
 
 
 def standardise(stored: NDArray, columns: Columns, ridge: float = 0.0) -> Rows:
-    """Rows for compiled passes, from pairs [n, D / 2] and their columns; ridge is the least penalty of scaled ones."""
+    """Rows for compiled passes, from pairs [n, D / 2] and their columns.
+
+    `ridge` is the least penalty of any problem on a weight of scaled columns; with 0 large cells are not rounded.
+    """
     constant = columns.deviation == 0
     unit = np.where(constant, 0, 1 / np.where(constant, 1, columns.deviation))
     if stored.dtype in (np.uint32, np.int32):
@@ -109,13 +114,14 @@ def standardise(stored: NDArray, columns: Columns, ridge: float = 0.0) -> Rows:
     coarse = given.numel() >= LARGE and ridge >= WEAK * n
     X = torch.empty(given.shape, dtype=torch.float16 if coarse else torch.float32)
     mean, scale = torch.from_numpy(columns.mean), torch.from_numpy(unit)
-    for some, out in zip(given.split(BLOCK), X.split(BLOCK), strict=True):
+    block = max(1, BLOCK // given.shape[1])
+    for some, out in zip(given.split(block), X.split(block), strict=True):
         out.copy_((some - mean).mul_(scale))
     return Rows(store(X), np.zeros(len(unit)), np.ones(len(unit)), stored, columns.mean, unit)
 
 
 def pair(x: Any) -> Any:
-    """Two neighbours of a row, widened if they are bfloat16. For compiled code only."""
+    """Two neighbours of a row, widened if they have 16 bits. For compiled code only."""
     raise NotImplementedError
 
 
@@ -126,13 +132,26 @@ def _pair(x):
             np.uint32(x << np.uint32(16)).view(np.float32),
             np.uint32(x & np.uint32(0xFFFF0000)).view(np.float32),
         )
-    if x.name == "int32":  # the exponent moves to its place in float32, where it counts from 127, not from 15
-        more = np.float32(2.0**112)
+    if x.name == "int32":
+        raised = _raise_exponent()
         return lambda x: (
-            np.int32((np.int32(x << np.int32(16)) >> np.int32(3)) & np.int32(-0x70002000)).view(np.float32) * more,
-            np.int32((x >> np.int32(3)) & np.int32(-0x70002000)).view(np.float32) * more,
+            raised(np.int32((np.int32(x << np.int32(16)) >> np.int32(3)) & np.int32(-0x70002000)).view(np.float32)),
+            raised(np.int32((x >> np.int32(3)) & np.int32(-0x70002000)).view(np.float32)),
         )
     return lambda x: (x.real, x.imag)
+
+
+def _raise_exponent() -> Any:
+    """A product of float32 and 2^112 for compiled code, as it stands: a part of no sum that may be reordered.
+
+    It is what is missing once the bits of a float16 number are at their place in float32, where exponents count from
+    127, not from 15. Taken out of a sum, it would leave products that float32 cannot hold. Infinity and NaN become
+    numbers from 65,536 on.
+    """
+    import numba
+
+    exponent = np.float32(2.0**112)
+    return numba.njit(fastmath=False, forceinline=True)(lambda x: x * exponent)
 
 
 @compiled

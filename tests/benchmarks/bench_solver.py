@@ -31,7 +31,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from probes import fit_logistic
+from probes import LogisticFit, fit_logistic
 from probes.solver.penalty import list_penalties
 from tests.support.places import ROOT
 
@@ -127,9 +127,9 @@ def time_in_turns(runs: Sequence[Callable[[], object]], turns: int = 5) -> list[
     return least
 
 
-def ours(acts: Tensor, labels: Tensor, l2: float | Sequence[float] = L2) -> list:
-    """Fits of cells [C, N, D] with label sets [K, C, N], one cell after another."""
-    return [fit_logistic(acts[c : c + 1], labels[:, c : c + 1], l2=l2, standardize=True) for c in range(len(acts))]
+def ours(acts: Tensor, labels: Tensor, l2: float | Sequence[float] = L2) -> LogisticFit:
+    """The fit of cells [C, N, D] with label sets [K, C, N], as a run fits a block of its grid: in one call."""
+    return fit_logistic(acts, labels, l2=l2, standardize=True)
 
 
 def theirs(X: NDArray, labels: Tensor) -> LogisticRegression:

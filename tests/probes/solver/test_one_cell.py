@@ -195,8 +195,33 @@ def test_cells_whose_passes_are_rounded_end_at_the_same_optimum(seed, K, monkeyp
     for dtype in (torch.float32, torch.float64):
         fit = fit_logistic(acts[None].to(dtype), label_sets, l2=l2, standardize=True)
         assert fit.converged.all()
+        _, reason = solve_cell(acts.to(dtype), 2.0 * label_sets[:, 0].numpy() - 1, np.array([l2]), 1e-4, 1000, True)
+        assert (reason == 0).all()  # without the help of Newton's method
         rounding = 1e-10 if dtype == torch.float64 else 1e-7
         torch.testing.assert_close(fit.objective.double(), exact.objective, rtol=rounding, atol=0)
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_descents_end_below_a_small_tolerance(dtype, K, monkeypatch):
+    monkeypatch.setattr("probes.solver.rows.LARGE", 1)
+    acts, labels = made(500, 60, dtype)
+    s = np.stack([2.0 * labels.roll(50 * k).numpy() - 1 for k in range(K)])
+    optimum, reason = solve_cell(acts, s, np.array([100.0]), 1e-8, 1000, True)
+    assert (reason == 0).all()
+    assert optimum.gradient_norm.max() <= 1e-8
+    assert optimum.iterations.max() < 60
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("l2", [1e5, 1e6, 1e7, 1e9, 1e12])
+def test_a_strong_penalty_takes_few_steps(dtype, l2):
+    generator = torch.Generator().manual_seed(0)
+    acts = torch.randn(300, 200, generator=generator)
+    s = np.where(acts[:, 0] + torch.randn(300, generator=generator) > 1, 1.0, -1.0)[None]
+    optimum, reason = solve_cell(acts.to(dtype), s, np.array([l2]), 1e-4, 1000, True)
+    assert reason.item() == 0
+    assert optimum.iterations.item() <= 8
 
 
 def test_few_rows_and_one_column():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes.solver.passes import Scratch, apply_factor, evaluate, exponential, gather, spread
+from probes.solver.passes import Scratch, add_up, apply_factor, evaluate, exponential, gather, multiply, spread
 from probes.solver.rows import describe_columns, standardise, store, unpair
 
 N, D = 30, 57  # no multiples of four, and no even number
@@ -166,6 +166,39 @@ def test_large_cells_are_rounded_for_passes_where_the_penalty_is_strong(dtype, L
     np.testing.assert_allclose(unpair(rows.X)[:, :D], standardised(acts), rtol=2**-11 if coarse else 1e-5, atol=1e-6)
     assert rows.stored is stored
     assert not rows_of(made(torch.float16)).is_coarse
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 3e4])
+def test_passes_keep_their_digits_whatever_the_size_of_the_factors(dtype, lanes, scale):
+    random = np.random.default_rng(0)
+    acts = torch.from_numpy(random.normal(size=(64, 58)).clip(-2, 2) * scale).to(dtype)
+    pairs, X = store(acts), acts.double().numpy()
+    for size in (1e-25, 1e-20, 1e-10, 1.0, 1e10, 1e20):
+        factors = (random.normal(size=(4, 58)) * size).astype(np.float32)
+        t, expected = np.zeros((4, 64), np.float32), factors.astype(float) @ X.T
+        a, b = factors[:, ::2].copy(), factors[:, 1::2].copy()
+        multiply(pairs, lanes, a, b, t, False, True if lanes > 1 else None)
+        np.testing.assert_allclose(t[:lanes], expected[:lanes], rtol=0, atol=1e-6 * np.abs(expected).max())
+        t = (random.normal(size=(4, 64)) * size).astype(np.float32)
+        expected = t.astype(float) @ X
+        add_up(pairs, lanes, t, a, b, False, True if lanes > 1 else None)
+        sums = np.stack((a, b), 2).reshape(4, 58)
+        np.testing.assert_allclose(sums[:lanes], expected[:lanes], rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_small_numbers_count_where_float32_is_flushed_to_zero():
+    acts = made(torch.float16) * 1e-5
+    expected = describe_columns(store(acts), N)
+    torch.set_flush_denormal(True)
+    try:
+        found = describe_columns(store(acts), N)
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.deviation, expected.deviation, rtol=1e-12)
+    assert (found.deviation > 0).sum() == D - 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
