@@ -27,6 +27,7 @@ from probes.solver.together import descend_together
 FACTORED_ROWS, FACTORED_COLUMNS = 128, 512  # cells with no more rows or no more columns are small, on a GPU
 TINY = 8  # with no more rows or no more columns, factoring at every step costs nothing
 GRAM_ROWS = 3000  # with more rows, passes over the activations cost less than the products of all their pairs
+CPU_ROWS = 32  # taken to float64 at a time, so that they stay in cache
 GRAM_SETS = 12  # with fewer label sets, descents cost less than the Gram matrix
 
 
@@ -275,16 +276,24 @@ def _centred(X: Tensor, used: Tensor, standardize: bool) -> tuple[Tensor, Tensor
     if not used.all():
         X = torch.where(used[..., None], X, 0.0)
     count = used.sum(1, keepdim=True).clamp(min=1)
-    mean = (X.sum(1, dtype=torch.float64) / count).to(X.dtype)
+    mean = (_sum_rows(X) / count).to(X.dtype)
     X = X - mean[:, None]
     if not used.all():
         X *= used[..., None]
     scale = torch.ones_like(mean, dtype=torch.float64)
     if standardize:
-        drift = X.sum(1, dtype=torch.float64) / count  # the mean was rounded
-        spread = (X.square().sum(1, dtype=torch.float64) / count - drift.square()).clamp(min=0).sqrt()
+        drift = _sum_rows(X) / count  # the mean was rounded
+        spread = (_sum_rows(X.square()) / count - drift.square()).clamp(min=0).sqrt()
         digits = X.shape[1] if X.dtype == torch.float64 else 1
         constant = spread <= digits * torch.finfo(X.dtype).eps * mean.abs()  # but for rounding
         scale = torch.where(constant, 1.0, spread)
         X = torch.where(constant[:, None], 0.0, X / scale[:, None].to(X.dtype))
     return X, mean.double() / scale, scale
+
+
+def _sum_rows(X: Tensor) -> Tensor:
+    """Sums of the columns of X [c, n, D] in float64, [c, D]."""
+    if X.is_cuda:
+        return X.sum(1, dtype=torch.float64)
+    # A few rows at a time: one call that sums in another dtype takes three times as long.
+    return torch.stack([some.double().sum(1) for some in X.split(CPU_ROWS, 1)]).sum(0)
