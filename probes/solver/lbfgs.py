@@ -81,7 +81,9 @@ class Descents(NamedTuple):
     scratch: Scratch
 
     @classmethod
-    def empty(cls, L: int, n: int, measure: NDArray, shift: NDArray, aims: tuple[float, ...]) -> "Descents":
+    def empty(
+        cls, L: int, n: int, measure: NDArray, shift: NDArray, aims: tuple[float, float, float, float]
+    ) -> "Descents":
         """Room for L problems, all idle."""
         D = len(measure)
         s, offset, z, r, dz, dr = np.zeros((6, L, n))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from probes.solver.ladder import factor_hessian
-from probes.solver.lbfgs import BEGUN, CONVERGED, Descents, descend, norm
+from probes.solver.lbfgs import ANCHORED, BEGUN, CONVERGED, Descents, descend, norm
 from probes.solver.rows import describe_columns, standardise, store
 from tests.support.places import ROOT
 
@@ -23,7 +23,7 @@ def follow(acts: torch.Tensor, s: np.ndarray, l2: float, first: int | None) -> t
     stored = store(acts)
     columns = describe_columns(stored, N)
     rows = standardise(stored, columns)
-    d = Descents.empty(1, N, np.ones(D), columns.mean / columns.deviation, (1e-9, 1.0, 0.0))
+    d = Descents.empty(1, N, np.ones(D), columns.mean / columns.deviation, (1e-9, 0.0, np.inf, ANCHORED))
     d.s[0], d.ridge[0, :D], d.state["most"], d.state["status"] = s, l2, 10 * MOST, BEGUN
     descend(rows, d, None, 0, None)
     factor, norms = None, [norm(d.measure, d.shift, d.g[0])]
