@@ -117,7 +117,8 @@ def standardise(stored: NDArray, columns: Columns, ridge: float = 0.0) -> Rows:
     block = max(1, BLOCK // given.shape[1])
     for some, out in zip(given.split(block), X.split(block), strict=True):
         out.copy_((some - mean).mul_(scale))
-    return Rows(store(X), np.zeros(len(unit)), np.ones(len(unit)), stored, columns.mean, unit)
+    pairs = X.numpy().view(PAIRS[X.dtype])
+    return Rows(pairs, np.zeros(len(unit)), np.ones(len(unit)), stored, columns.mean, unit)
 
 
 def pair(x: Any) -> Any:
