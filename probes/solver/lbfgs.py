@@ -201,8 +201,9 @@ def judge(
         state.status = CONVERGED
     else:
         state.anchors += 1
-        steep = now > state.tol or state.excess <= EXCESS * state.value  # then a smaller gradient alone is no help
-        state.goal, state.low = 0.7 * state.tol if steep else 0.1 * now, aims[3] * now
+        # The gradient has to fall below tol only where it does not bound the objective yet.
+        unbounded = now <= state.tol and state.excess > EXCESS * state.value
+        state.goal, state.low = 0.1 * now if unbounded else 0.7 * state.tol, aims[3] * now
         stuck = state.status == GIVEN_UP or state.length == 0.0 or state.anchors == ANCHORS
         state.status = SPENT if spent else STUCK if stuck else RUNNING
 

@@ -37,8 +37,8 @@ class Rows(NamedTuple):
 
     @property
     def is_coarse(self) -> bool:
-        """Whether X holds fewer digits than what was given."""
-        return self.X.itemsize < self.stored.itemsize and self.X.dtype == np.int32
+        """Whether X was rounded to float16."""
+        return self.X.dtype == np.int32 and self.stored.dtype != np.int32
 
 
 class Columns(NamedTuple):
@@ -72,7 +72,7 @@ def store(acts: Tensor) -> NDArray:
     Fewer than four rows are filled up with the first one, and an odd number of columns with one of zeros.
     """
     n, D = acts.shape
-    # Where float32 is flushed to zero below its least exponent, so would be small numbers in float16.
+    # Compiled code widens small float16 numbers by way of subnormal float32 ones, which some programs flush to zero.
     flushed = acts.dtype == torch.float16 and np.float32(1e-40) * np.float32(1) == 0
     raw = acts.float() if flushed else acts
     if n < 4 or D % 2 or not raw.is_contiguous() or raw.data_ptr() % (2 * raw.element_size()):
@@ -143,11 +143,11 @@ def _pair(x):
 
 
 def _raise_exponent() -> Any:
-    """A product of float32 and 2^112 for compiled code, as it stands: a part of no sum that may be reordered.
+    """A function for compiled code that multiplies a float32 number by 2^112.
 
-    It is what is missing once the bits of a float16 number are at their place in float32, where exponents count from
-    127, not from 15. Taken out of a sum, it would leave products that float32 cannot hold. Infinity and NaN become
-    numbers from 65,536 on.
+    The bits of a float16 number, moved to their place in float32, mean 2^-112 of it, because exponents count from 127
+    there and from 15 here. Infinity and NaN become numbers of at least 65,536. The function has no fast arithmetic:
+    otherwise the compiler takes the factor out of a sum, whose terms are then too small or too large for float32.
     """
     import numba
 

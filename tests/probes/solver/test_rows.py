@@ -188,12 +188,14 @@ def test_passes_keep_their_digits_whatever_the_size_of_the_factors(dtype, lanes,
         np.testing.assert_allclose(sums[:lanes], expected[:lanes], rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-def test_small_numbers_count_where_float32_is_flushed_to_zero():
-    acts = made(torch.float16) * 1e-5
+def test_small_numbers_count_where_float32_is_flushed_to_zero(monkeypatch):
+    monkeypatch.setattr("probes.solver.rows.LARGE", 1)
+    acts, wide = made(torch.float16) * 1e-5, store(made(torch.float32))
     expected = describe_columns(store(acts), N)
     torch.set_flush_denormal(True)
     try:
         found = describe_columns(store(acts), N)
+        assert standardise(wide, describe_columns(wide, N), 1.0).is_coarse
     finally:
         torch.set_flush_denormal(False)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
